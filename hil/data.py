@@ -214,9 +214,9 @@ def read_permutation(
     path,  # exp/rand_perm_cam.mat
 ) -> dict:  # {(camid, pid): int array [trials, images]}, image numbers from 1, in the order in which they are drawn
     "SYSU-MM01's official draws: a cell per camera holds a cell per identity number holds a row per trial. Raises DataError."
+    if not Path(path).is_file():
+        raise DataError(f"{path}: no such file. It comes with SYSU-MM01's evaluation code, as data_split/rand_perm_cam.mat.")
     try: cams = loadmat(path)["rand_perm_cam"].ravel()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file. It comes with SYSU-MM01's evaluation code, as data_split/rand_perm_cam.mat.") from None
     except (KeyError, ValueError, TypeError, NotImplementedError):
         raise DataError(f"{path}: not a MATLAB file with the variable rand_perm_cam. Copy it again from SYSU-MM01's evaluation code.") from None
     return {(cam, pid): np.atleast_2d(perm).astype(int) for cam, ids in enumerate(cams, 1) for pid, perm in enumerate(ids.ravel(), 1) if perm.size}
@@ -281,4 +281,6 @@ def merge_truth(
     truth = truth.drop_duplicates("path").set_index("path").drop(columns=list(table.columns), errors="ignore")
     if absent := sorted(set(table.path) - set(truth.index)):
         raise DataError(f"{file}: no row for {_some(absent)}. Expected one for each image. Render the data set again.")
-    return table.join(truth, on="path")
+    merged = table.join(truth, on="path")
+    merged.attrs = dict(table.attrs)
+    return merged
