@@ -83,18 +83,22 @@ def _check_layout(root, strict):
     if outside := sorted(set(cams) - set(MODALITY)):
         raise DataError(f"{root}: camera outside the protocol: {_some(f'cam{c}' for c in outside)}. Expected cam1 ... cam6 "
                         f"(visible {VISIBLE_CAMS}, infrared {INFRARED_CAMS}). Move the folder away.")
+    if (root / "exp" / "plan.json").is_file() and not (root / "synth.json").is_file():
+        raise DataError(f"{root}: its rendering was interrupted (exp/plan.json, but no synth.json). Call hil.synth.render again with the "
+                        "same settings: it continues where it stopped.")
     if not lists:
-        raise DataError(f"{root}: camera folders, but no exp/train_id.txt, val_id.txt, test_id.txt. If hil.synth was rendering here, it was "
-                        "interrupted: run hil.synth.render again, it continues. If this is SYSU-MM01, copy its folder exp as well.")
+        raise DataError(f"{root}: camera folders, but no exp/train_id.txt, val_id.txt, test_id.txt. If hil.synth made this folder, call "
+                        "hil.synth.render again, it writes what is missing. If this is SYSU-MM01, copy its folder exp as well.")
     missing = [f"cam{c}" for c in MODALITY if c not in cams] + [f"exp/{s}_id.txt" for s in SPLITS if s not in lists]
     _report(root, [f"missing: {', '.join(missing)}"] * bool(missing), strict)
 
 
 def _report(root, problems, strict, causes=()):
     "Raise one DataError that names all problems, or log them when a subset is wanted."
+    again = "Delete the folder and render it again" if (root / "synth.json").is_file() else "Copy it again"
     if problems and strict:
         raise DataError("\n".join([f"{root} is not the whole data set:", *(f"  {p}" for p in problems), *causes,
-            "Copy it again (or render it again: what is there is kept); for a subset kept on purpose: load_sysu(root, strict=False)."]))
+                                   f"{again}, or, for a subset kept on purpose: load_sysu(root, strict=False)."]))
     for problem in problems: log.warning("%s: %s", root, problem)
 
 
@@ -131,11 +135,12 @@ CAUSES = {("train + val identities", 367): "Known cause: a half-copied SYSU-MM01
 
 def counts(
     table,  # as from `load_sysu`
-) -> dict:  # {"train identities": n, "train visible images": n, ..., "train + val identities": n, ...}
-    "Identities and images of each split, and of train + val together, which the field trains on."
+) -> dict:  # {"train identities": n, "train visible images": n, ..., "train + val identities": n, ..., "cam1 images": n, ...}
+    "Identities and images of each split, of train + val together (the field trains on both), and of each camera."
     rows = {s: table[table.split == s] for s in SPLITS} | {"train + val": table[table.split != "test"]}
-    return {f"{s} {what}": int(n) for s, t in rows.items() for what, n in
-            {"identities": t.pid.nunique(), "visible images": (t.camid.isin(VISIBLE_CAMS)).sum(), "infrared images": (t.camid.isin(INFRARED_CAMS)).sum()}.items()}
+    split = {f"{s} {what}": int(n) for s, t in rows.items() for what, n in
+             {"identities": t.pid.nunique(), "visible images": t.camid.isin(VISIBLE_CAMS).sum(), "infrared images": t.camid.isin(INFRARED_CAMS).sum()}.items()}
+    return split | {f"cam{cam} images": int((table.camid == cam).sum()) for cam in MODALITY}
 
 
 def _expected_counts(root):
@@ -143,11 +148,12 @@ def _expected_counts(root):
     file = root / "synth.json"
     if not file.is_file(): return SYSU_COUNTS
     try:
-        named = {"ids": "identities", "visible": "visible images", "infrared": "infrared images"}
-        return {f"{s} {named[key]}": int(n) for s, part in json.loads(file.read_text("utf-8"))["counts"].items() for key, n in part.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{file}: not a manifest of hil.synth, which is JSON with counts of ids, visible and infrared for each split. "
-                        "Render the data set again.") from None
+        manifest = json.loads(file.read_text("utf-8"))
+        return ({f"{s} identities": len(manifest["ids"][s]) for s in SPLITS} |
+                {f"cam{cam} images": int(manifest["images_per_camera"][str(cam)]) for cam in MODALITY})
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{file}: not a manifest of hil.synth, which is JSON with ids (of each split) and images_per_camera. "
+                        "Delete the folder and render it again.") from None
 
 
 def _check_content(root, table, split_of, strict):
@@ -276,7 +282,7 @@ def merge_truth(
     "Join what only a rendering knows about its images, if the folder has truth.csv. Raises DataError."
     file = Path(table.attrs.get("root", "")) / "truth.csv"
     if not file.is_file(): return table
-    truth = pd.read_csv(file)
+    truth = pd.read_csv(file, keep_default_na=False)
     if "path" not in truth: raise DataError(f"{file}: expected a column path, found {_some(truth.columns)}. Render the data set again.")
     truth = truth.drop_duplicates("path").set_index("path").drop(columns=list(table.columns), errors="ignore")
     if absent := sorted(set(table.path) - set(truth.index)):
