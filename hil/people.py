@@ -268,9 +268,10 @@ def paint(
     hits,   # [n, 9] rows of `cast`
 ):
     "Slot number [n] of each hit point: later lines paint over earlier ones."
+    parts = parts.astype(np.uint8)
     x, y, z, along, around = hits[:, PX], hits[:, PY], hits[:, PZ], hits[:, ALONG], hits[:, AROUND]
     is_ = {k: parts == n for k, n in PIECE.items()}
-    out, front = np.zeros(len(parts), np.int64), z > 0
+    out, front = np.zeros(len(parts), np.uint8), z > 0
     def put(where, slot): out[where] = SLOT[slot]
     # lower garment
     limb = is_["thigh"] & (p.lower not in BARE_LEGS) | is_["shin"] & (p.lower not in BARE_LEGS) | is_["skirt"] & (p.lower == "shorts")

@@ -58,7 +58,7 @@ def frame(
     return m, a, b, length
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def first_hit(
     ox, oy, oz,  # ray origin in shape coordinates
     dx, dy, dz,  # ray direction, unit length
@@ -109,12 +109,14 @@ def cast(
         i1 = min(height, int((top - min(a[1] - ra * wide, b[1] - rb * wide)) * sy) + 1)
         stretch = np.sqrt((m[:, 2] ** 2).sum())      # a squeezed space measures the ray differently
         dx, dy, dz = -m[0, 2] / stretch, -m[1, 2] / stretch, -m[2, 2] / stretch
+        nearest_z = -max(a[2] + ra * wide, b[2] + rb * wide)
         for row in range(i0, i1):
             uy = top - (row + 0.5) / sy - a[1]
             for col in range(j0, j1):
                 ux = left + (col + 0.5) / sx - a[0]
                 ox, oy = m[0, 0] * ux + m[0, 1] * uy - m[0, 2] * a[2], m[1, 0] * ux + m[1, 1] * uy - m[1, 2] * a[2]
                 oz = m[2, 0] * ux + m[2, 1] * uy - m[2, 2] * a[2]
+                if depth[row, col] < nearest_z: continue            # something in front already
                 t, where = first_hit(ox, oy, oz, dx, dy, dz, length, ra, rb, shapes[i, OPEN] > 0)
                 if t < FAR and t / stretch < depth[row, col]:
                     hits += nearest[row, col] < 0
@@ -125,7 +127,7 @@ def cast(
 @njit(cache=True, nogil=True)
 def describe(nearest, depth, side, shapes, frames, origins, lengths, rotation, left, top, sx, sy, hits):
     "Rows [hits, 9] for the pixels that `cast` hit: normal, point in body coordinates, place along and around the shape, depth."
-    out, k = np.empty((hits, 9), np.float32), 0
+    out, k = np.empty((9, hits), np.float32), 0        # column after column: numpy reads each as one run
     for row in range(nearest.shape[0]):
         for col in range(nearest.shape[1]):
             i = nearest[row, col]
@@ -138,11 +140,11 @@ def describe(nearest, depth, side, shapes, frames, origins, lengths, rotation, l
             else: rise = hy - length * (side[row, col] - 1)
             nx, ny, nz = m[0, 0] * hx + m[1, 0] * rise + m[2, 0] * hz, m[0, 1] * hx + m[1, 1] * rise + m[2, 1] * hz, m[0, 2] * hx + m[1, 2] * rise + m[2, 2] * hz
             norm = max(np.sqrt(nx * nx + ny * ny + nz * nz), 1e-9)
-            out[k, NX], out[k, NY], out[k, NZ] = nx / norm, ny / norm, nz / norm
-            for c in range(3): out[k, PX + c] = rotation[0, c] * x + rotation[1, c] * y + rotation[2, c] * z
-            out[k, ALONG], out[k, AROUND], out[k, DEPTH] = hy / length, np.arctan2(hx, hz), z
+            out[NX, k], out[NY, k], out[NZ, k] = nx / norm, ny / norm, nz / norm
+            for c in range(3): out[PX + c, k] = rotation[0, c] * x + rotation[1, c] * y + rotation[2, c] * z
+            out[ALONG, k], out[AROUND, k], out[DEPTH, k] = hy / length, np.arctan2(hx, hz), z
             k += 1
-    return out
+    return out.T
 
 # %% ../nbs/01a_raster.ipynb #e032d01f
 def shade(
@@ -155,8 +157,9 @@ def shade(
     "Light that leaves each hit point towards the camera [n], for a surface of reflectance 1 (Lambert's law, ambient term, inverse square for a lamp)."
     normal = hits[:, NX:PX]
     facing = np.maximum(normal @ (np.asarray(light) / np.linalg.norm(light)).astype(np.float32), 0)
+    sharp = facing * facing * facing
     sky = 0.76 + 0.24 * (normal[:, 1] * 0.5 + 0.5)                # the ground reflects less than the sky
-    out = (ambient + (1 - ambient) * facing) * sky + gloss * facing**12
+    out = (ambient + (1 - ambient) * facing) * sky + gloss * (sharp * sharp) ** 2  # highlight: facing ** 12
     return out if lamp is None else out * (lamp / (lamp - hits[:, DEPTH])) ** 2
 
 
@@ -172,12 +175,12 @@ def expose(
     height, width, channels = noise.shape
     taps = np.exp(-(np.arange(-2, 3) ** 2) / (2 * blur * blur)).astype(np.float32)
     taps /= taps.sum()
-    small, rows, out = np.empty((height, width), np.float32), np.empty((height, width), np.float32), np.empty((height, width, channels), np.uint8)
+    gain, small, rows, out = gain.astype(np.float32) * np.float32(0.25), np.empty((height, width), np.float32), np.empty((height, width), np.float32), np.empty((height, width, channels), np.uint8)
     curve = np.round(255 * (np.arange(4096) / 4095) ** (1 / gamma)).astype(np.uint8)
     for c in range(channels):
         for i in range(height):
             for j in range(width):
-                small[i, j] = gain[c] * 0.25 * (canvas[2 * i, 2 * j, c] + canvas[2 * i, 2 * j + 1, c] + canvas[2 * i + 1, 2 * j, c] + canvas[2 * i + 1, 2 * j + 1, c])
+                small[i, j] = gain[c] * (canvas[2 * i, 2 * j, c] + canvas[2 * i, 2 * j + 1, c] + canvas[2 * i + 1, 2 * j, c] + canvas[2 * i + 1, 2 * j + 1, c])
         for i in range(height):
             for j in range(width):
                 total = np.float32(0)

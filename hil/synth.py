@@ -13,6 +13,7 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -279,13 +280,13 @@ def frame_person(shapes, rotation, cam, rng, difficulty):
 def put_in(canvas, shapes, rotation, window, materials, cam, light):
     "Cast, paint and light `shapes` onto the canvas in place."
     ids, hits = cast(shapes, rotation, window, *canvas.shape[:2])
-    where = ids >= 0
-    surface = materials(shapes[ids[where], PART].astype(np.int64), hits)
+    where = np.flatnonzero(ids >= 0)
+    surface = materials(shapes[:, PART].astype(np.uint8)[ids.ravel()[where]], hits)
     glow = shade(hits, light, cam.ambient, surface[:, 4], LAMP if cam.infrared else None)
     if cam.infrared:
         glow = np.where(surface[:, 3] == TAPE, 1.8, glow)              # retro-reflectors send the lamp's light straight back
-        canvas[where] = surface[:, 3:4] * glow[:, None]
-    else: canvas[where] = surface[:, :3] * glow[:, None]
+    pixels = canvas.reshape(-1, canvas.shape[2])
+    pixels[where] = (surface[:, 3:4] if cam.infrared else surface[:, :3]) * glow[:, None]
 
 
 TAPE = np.float32(0.95)  # near-infrared reflectance that only retro-reflective tape has
@@ -415,7 +416,9 @@ def render_person(root, pid, cameras, seed, images, backdrops, difficulty):
         beside = folder.with_name(f"{pid:04d}.part{os.getpid()}")
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
-        for shot, rng in shots: Image.fromarray(picture(person, shot, rng, backdrops, difficulty)).save(beside / f"{shot.index:04d}.jpg", quality=94)
+        for shot, rng in shots:
+            Image.fromarray(picture(person, shot, rng, backdrops, difficulty)).save(coded := BytesIO(), "JPEG", quality=94)
+            (beside / f"{shot.index:04d}.jpg").write_bytes(coded.getvalue())
         beside.rename(folder)
     return rows
 
