@@ -1,0 +1,77 @@
+# hil: `make` lists what can be made. Python 3.11 or newer; another one: make setup PYTHON=python3.12
+PYTHON ?= python3
+# cpu or gpu: which build of faiss is installed (never both); once chosen it stays
+FAISS ?= $(or $(patsubst .venv/.made-for-%,%,$(wildcard .venv/.made-for-*)),cpu)
+# more arguments for `make train` (ARGS="-p seed 1") and `make bench` (ARGS=--quick)
+ARGS ?=
+
+BIN := .venv/bin
+STAMP := .venv/.made-for-$(FAISS)
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+# these two take minutes and are checked by running them through papermill in tests/
+LONG := ^([_.]|train|ablation)
+
+# large arrays come and go all the time: keep their memory instead of handing it back to the system
+export MALLOC_MMAP_THRESHOLD_ := 1000000000
+export MALLOC_TRIM_THRESHOLD_ := 1000000000
+
+.PHONY: help setup train test lab bench export notebooks clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make setup      install into .venv, once (GPU machine: make setup FAISS=gpu)"
+	@echo "make train      train HIL on the embedded benchmark; the report is runs/train.ipynb"
+	@echo "make test       run the notebooks and the tests"
+	@echo "make lab        open the notebooks in JupyterLab"
+	@echo "make bench      measure speed and memory (everyday size: ARGS=--quick)"
+	@echo "make export     write hil/ from the notebooks, clean the notebooks"
+	@echo "make notebooks  run all lessons again and keep their outputs"
+	@echo "make clean      remove .venv and caches; runs/ stays"
+
+setup: $(STAMP)
+	@:
+
+$(STAMP): settings.ini setup.py pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "hil needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>/dev/null || echo not there). Name another one: make setup PYTHON=python3.12"; exit 1; }
+	@case "$(FAISS)" in cpu|gpu) ;; *) echo "FAISS=$(FAISS): expected cpu or gpu"; exit 1;; esac
+	@echo "[1/3] $$($(PYTHON) -V) -> .venv"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip uninstall -q -y --disable-pip-version-check $(if $(filter gpu,$(FAISS)),faiss-cpu,faiss-gpu) 2>/dev/null || true
+	@echo "[2/3] $$(grep '^torch==' constraints.txt) (the largest download)"
+	@$(PIP) "$$(grep '^torch==' constraints.txt)"
+	@echo "[3/3] JupyterLab, scikit-learn, faiss-$(FAISS) and the rest (about a minute)"
+	@$(PIP) -e ".[$(FAISS),dev]"
+	@rm -f .venv/.made-for-*
+	@touch $@
+	@echo "done: .venv is ready"
+
+train: setup
+	@mkdir -p runs
+	@$(BIN)/papermill nbs/train.ipynb runs/train.ipynb --kernel python3 --progress-bar $(ARGS) || \
+	  { echo "The run stopped; runs/train.ipynb shows how far it came and why."; exit 1; }
+	@echo "The report is runs/train.ipynb. To open it: $(BIN)/jupyter lab runs/train.ipynb"
+
+# pytest comes last: its last line is the count of tests
+test: setup
+	@echo "== notebooks as tests"
+	@OMP_NUM_THREADS=1 $(BIN)/nbdev-test nbs --n-workers 2 --skip-file-re '$(LONG)' --timing
+	@echo "== pytest (with the check that hil/ is what the notebooks export)"
+	@$(BIN)/python -m pytest $(ARGS)
+
+lab: setup
+	@$(BIN)/jupyter lab nbs
+
+bench: setup
+	@$(BIN)/python tests/bench.py $(ARGS)
+
+export: setup
+	@$(BIN)/nbdev-export
+	@$(BIN)/nbdev-clean
+
+notebooks: setup
+	@$(BIN)/python tests/execute.py nbs/[0-9]*.ipynb
+
+clean:
+	rm -rf .venv build dist *.egg-info _proc .pytest_cache .hypothesis
+	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
