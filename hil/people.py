@@ -136,7 +136,7 @@ def body(
     "Shapes [n, 11] of a dressed person, feet at y = 0, facing +z."
     lean = np.sin(np.radians(p.lean))
     forward = lambda y: lean * (y - p.hip)
-    shapes, stride = [], np.radians(p.stride) * vigour
+    shapes, stride = [], np.radians(p.stride) * vigour * (0.8 if p.upper == "coat" or p.lower == "skirt" else 1.0)  # a long hem shortens the step
     for limb in (head, trunk, legs, arms, bag): shapes += limb(p, forward, phase, stride, vigour)
     return np.array(shapes)
 
@@ -174,8 +174,9 @@ def trunk(p, forward, phase, stride, *_):
     waist = (0, p.hip + 0.13, forward(p.hip + 0.13))
     def drape(part, start, drop, r0, r1):  # an open tube down to `drop` below the hip, deep enough for the swinging thighs
         depth = np.sin(stride) * max(drop, 0) + 0.072 * w**0.8
-        radius = max(r1, hips * 0.5 + 0.062 * w**0.9 + 0.01)
-        return cone(part, start, (0, p.hip - drop, 0), r0, radius, max(0.74, min(1.0, depth / radius)), True)
+        outer = hips * 0.5 + 0.062 * w**0.9 + 0.01                   # the thighs' outer side
+        radius = max(r1, outer)
+        return cone(part, start, (0, p.hip - drop, 0), max(r0, outer), radius, max(0.74, min(1.3, depth / radius)), True)
     if p.lower == "skirt": out.append(drape(skirt, (0, p.hip + 0.07, 0), p.length, hips * 1.0 + 0.012, hips * 1.3 + 0.02))
     if p.upper in ("jacket", "suit"): out.append(drape(shell, waist, 0.05, hips * 1.06 + 0.012, hips * 1.12 + 0.016))
     if p.upper == "coat": out.append(drape(shell, (0, SHOULDER - 0.25, forward(SHOULDER - 0.25)), p.length, hips * 1.08 + 0.01, hips * 1.3 + 0.03))

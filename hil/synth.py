@@ -5,12 +5,13 @@ __all__ = ['PRESETS', 'GREY', 'LAMP', 'CAMERAS', 'HEIGHT', 'WIDTH', 'MARGIN', 'V
            'PLACES', 'PROPS', 'OCCLUDERS', 'TAPE', 'Difficulty', 'Preset', 'Camera', 'clouds', 'panel', 'hall',
            'corridor', 'street', 'garden', 'passage', 'backdrop', 'railing', 'bin_', 'pillar', 'plant', 'in_front',
            'Shot', 'draw_shot', 'frame_person', 'put_in', 'picture', 'shadow', 'sense', 'default_root', 'plan',
-           'check_root', 'render', 'render_person', 'truth_row', 'write', 'load_truth']
+           'complete', 'render', 'render_person', 'write_folder', 'truth_row', 'write', 'load_truth']
 
 # %% ../nbs/01_synth.ipynb #394fce3c
 import json
 import os
 import shutil
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -349,28 +350,29 @@ def plan(
     preset, seed, overlap,   # see `render`
     difficulty=Difficulty(), # levers
 ):
-    "What will be rendered: the manifest, with ids per split and which modalities each person appears in."
+    "The manifest of a rendering: its settings, ids per split, who appears in one modality only, images per camera. ValueError on settings out of range."
     if preset not in PRESETS: raise ValueError(f"preset {preset!r} is unknown: choose one of {', '.join(PRESETS)}")
-    if not 0 <= overlap <= 1: raise ValueError(f"overlap is {overlap}: it is a share of people and must lie between 0 and 1")
+    if not 0 <= overlap <= 1: raise ValueError(f"overlap is {overlap}: it is a share of people, choose a value from 0 to 1")
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0: raise ValueError(f"seed is {seed!r}: choose a whole number from 0 up")
     size = PRESETS[preset]
     ids = np.random.default_rng([seed, 11]).permutation(size.train + size.val + size.test) + 1
     train, val, test = (part.tolist() for part in np.split(ids, [size.train, size.train + size.val]))
     single = train[round(overlap * len(train)) :]
-    missing = {pid: ("visible", "infrared")[k % 2] for k, pid in enumerate(single)}  # alternating, so that both modalities lose as many
-    seen = {c: sorted(p for p in ids.tolist() if missing.get(p) != ("infrared" if CAMERAS[c].infrared else "visible")) for c in CAMERAS}
-    return {"format": FORMAT, "preset": preset, "seed": seed, "overlap": overlap, "difficulty": asdict(difficulty), "images_per_camera": {str(c): len(seen[c]) * size.images for c in CAMERAS},
-            "ids": {"train": sorted(train), "val": sorted(val), "test": sorted(test)}, "single_modality": sorted(single)}, {c: set(p) for c, p in seen.items()}
+    only = {"visible": sorted(single[::2]), "infrared": sorted(single[1::2])}   # alternating: both modalities lose as many
+    count = {c: size.images * (len(ids) - len(only["visible" if CAMERAS[c].infrared else "infrared"])) for c in CAMERAS}
+    return {"format": FORMAT, "preset": preset, "seed": int(seed), "overlap": float(overlap), "difficulty": asdict(difficulty), "images": size.images,
+            "images_per_camera": {str(c): n for c, n in count.items()}, "ids": {"train": sorted(train), "val": sorted(val), "test": sorted(test)}, "only_in": only}
 
 
-def check_root(root, manifest):
+def complete(root, manifest):
     "True if `root` holds this rendering in full, False if it may be written to; ValueError if it holds something else."
     for name in ("synth.json", "exp/plan.json"):
         if not (root / name).exists(): continue
         found = json.loads((root / name).read_text())
-        differ = [k for k in manifest if found.get(k) != json.loads(json.dumps(manifest[k]))]
-        if differ: raise ValueError(f"{root} holds another rendering ({', '.join(f'{k} {found.get(k)!r:.60} instead of {manifest[k]!r:.60}' for k in differ)}): choose another root or delete that folder")
+        differ = [f"{k} is {str(found.get(k)):.80}, not {str(manifest[k]):.80}" for k in manifest if found.get(k) != manifest[k]]
+        if differ: raise ValueError(f"{root} holds another rendering ({'; '.join(differ)}). Choose another root, or delete that folder to render it anew.")
         return name == "synth.json"
-    if root.exists() and any(root.iterdir()): raise ValueError(f"{root} is not empty and was not made by hil.synth (no synth.json, no exp/plan.json): choose another root")
+    if root.exists() and any(root.iterdir()): raise ValueError(f"{root} is not empty and was not made by hil.synth (no synth.json, no exp/plan.json). Choose another root.")
     return False
 
 
@@ -379,60 +381,70 @@ def render(
     seed=0,                  # of people and pictures
     overlap=1.0,             # share of the training people who appear in both modalities; the others appear in one, alternating
     root=None,               # folder; None: default_root(preset, seed, overlap)
-    workers=None,            # threads; None: as many as there are cores
+    workers=None,            # threads; None: one per core
     progress=True,           # show a progress bar
     difficulty=Difficulty(), # levers
 ):
-    "Render the benchmark once in SYSU-MM01's layout and return its root; a complete rendering is returned at once, an interrupted one goes on. ValueError if root holds another."
-    manifest, seen = plan(preset, seed, overlap, difficulty)
+    "Render the benchmark once in SYSU-MM01's layout; returns its root. Complete: returns at once; interrupted: goes on. ValueError if root holds another rendering."
+    manifest = plan(preset, seed, overlap, difficulty)
     root = Path(root) if root is not None else default_root(preset, seed, overlap)
-    if check_root(root, manifest): return root
+    if complete(root, manifest): return root
     (root / "exp").mkdir(parents=True, exist_ok=True)
     write(root / "exp/plan.json", json.dumps(manifest, indent=1))
     everyone = sorted(sum(manifest["ids"].values(), []))
     for split, ids in (*manifest["ids"].items(), ("available", everyone)): write(root / f"exp/{split}_id.txt", ",".join(map(str, ids)) + "\n")
     backdrops = {(c, v): backdrop(c, v) for c in CAMERAS for v in range(VARIANTS)}
-    def one(pid): return render_person(root, pid, [c for c in CAMERAS if pid in seen[c]], seed, PRESETS[preset].images, backdrops, difficulty)
-    pool = ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or os.cpu_count())
-    try: rows = list(tqdm(pool.map(one, everyone), total=len(everyone), desc=f"rendering {root.name}", unit="person", disable=not progress))
-    finally: pool.shutdown(cancel_futures=True)
-    splits = {p: s for s, ids in manifest["ids"].items() for p in ids}
-    truth = pd.DataFrame(sum(rows, []))
-    truth.insert(3, "split", truth.pid.map(splits))
-    write(root / "truth.csv", truth.to_csv(index=False))
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        try: rows = list(tqdm(pool.map(lambda pid: render_person(root, pid, manifest, backdrops, difficulty), everyone), total=len(everyone), desc="rendering", unit=" people", disable=not progress))
+        finally: pool.shutdown(cancel_futures=True)   # an interrupt or an error drops the people not begun
+    write(root / "truth.csv", pd.DataFrame(sum(rows, [])).to_csv(index=False))
+    for left in root.glob(".part-*"): shutil.rmtree(left, ignore_errors=True)   # of renderings that were killed
     write(root / "synth.json", json.dumps(manifest, indent=1))
     return root
 
 
-def render_person(root, pid, cameras, seed, images, backdrops, difficulty):
+def render_person(
+    root,       # Path
+    pid,        # person
+    manifest,   # of `plan`
+    backdrops,  # {(camera, variant): array}
+    difficulty, # levers
+):
     "Write the missing folders of one person, each in one piece; returns the person's lines of truth."
-    person = draw_person(np.random.default_rng([seed, pid]), (difficulty.luminance_tie, difficulty.dye_tie))
-    rows = []
-    for c in cameras:
-        shots = [draw_shot(seed, pid, c, k + 1, difficulty) for k in range(images)]
-        rows += [truth_row(person, shot) for shot, _ in shots]
+    person = draw_person(np.random.default_rng([manifest["seed"], pid]), (difficulty.luminance_tie, difficulty.dye_tie))
+    split, rows = next(s for s, ids in manifest["ids"].items() if pid in ids), []
+    for c in (c for c, cam in CAMERAS.items() if pid not in manifest["only_in"]["visible" if cam.infrared else "infrared"]):
+        shots = [draw_shot(manifest["seed"], pid, c, k + 1, difficulty) for k in range(manifest["images"])]
+        rows += [truth_row(person, shot, split) for shot, _ in shots]
         folder = root / f"cam{c}" / f"{pid:04d}"
-        if folder.exists(): continue
-        beside = folder.with_name(f"{pid:04d}.part{os.getpid()}")
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        for shot, rng in shots:
-            Image.fromarray(picture(person, shot, rng, backdrops, difficulty)).save(coded := BytesIO(), "JPEG", quality=94)
-            (beside / f"{shot.index:04d}.jpg").write_bytes(coded.getvalue())
-        beside.rename(folder)
+        if not folder.exists(): write_folder(root, folder, {f"{shot.index:04d}.jpg": picture(person, shot, rng, backdrops, difficulty) for shot, rng in shots})
     return rows
 
 
-def truth_row(person, shot):
+def write_folder(root, folder, pictures):
+    "Write {name: picture} as JPEG into a new folder in one piece: beside it first, then renamed."
+    beside = Path(tempfile.mkdtemp(prefix=".part-", dir=root))
+    try:
+        for name, pixels in pictures.items():
+            Image.fromarray(pixels).save(coded := BytesIO(), "JPEG", quality=94)
+            (beside / name).write_bytes(coded.getvalue())
+        beside.chmod(0o755)
+        folder.parent.mkdir(exist_ok=True)
+        beside.rename(folder)
+    except OSError:
+        if not folder.exists(): raise   # else a second process at work on the same root was faster, with the same bytes
+
+
+def truth_row(person, shot, split):
     "One line of truth.csv."
-    return {"path": f"cam{shot.camid}/{shot.pid:04d}/{shot.index:04d}.jpg", "pid": shot.pid, "camid": shot.camid, "modality": "infrared" if CAMERAS[shot.camid].infrared else "visible",
+    return {"path": f"cam{shot.camid}/{shot.pid:04d}/{shot.index:04d}.jpg", "pid": shot.pid, "camid": shot.camid, "modality": "infrared" if CAMERAS[shot.camid].infrared else "visible", "split": split,
             "azimuth": round(shot.azimuth, 1), "viewpoint": shot.viewpoint, "upper": person.upper, "lower": person.lower, "pattern": person.pattern, "lower_pattern": person.lower_pattern, "bag": person.bag,
             "hat": person.hat, "hair": person.hair, "tape": person.tape, "occluded": shot.occluder != "none", "occluder": shot.occluder, "gait_phase": round(shot.phase, 3), "walking": shot.walking}
 
 
 def write(path, text):
     "Write a text file in one piece."
-    beside = path.with_name(path.name + f".part{os.getpid()}")
+    beside = path.with_name(f".part-{os.getpid()}-{path.name}")
     beside.write_text(text)
     beside.replace(path)
 
