@@ -52,12 +52,13 @@ train: setup
 	  { echo "The run stopped; runs/train.ipynb shows how far it came and why."; exit 1; }
 	@echo "The report is runs/train.ipynb. To open it: $(BIN)/jupyter lab runs/train.ipynb"
 
-# pytest comes last: its last line is the count of tests
+# both parts always run; pytest comes last, because its last line counts the tests
 test: setup
 	@echo "== notebooks as tests"
-	@OMP_NUM_THREADS=1 $(BIN)/nbdev-test nbs --n-workers 2 --skip-file-re '$(LONG)' --timing
-	@echo "== pytest (with the check that hil/ is what the notebooks export)"
-	@$(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/nbdev-test nbs --n-workers 2 --skip-file-re '$(LONG)' --timing && notebooks=0 || notebooks=1; \
+	echo "== pytest (with the check that hil/ is what the notebooks export)"; \
+	test $$notebooks = 0 || echo "notebooks FAILED, see above"; \
+	$(BIN)/python -m pytest $(ARGS) && exit $$notebooks
 
 lab: setup
 	@$(BIN)/jupyter lab nbs
@@ -74,4 +75,4 @@ notebooks: setup
 
 clean:
 	rm -rf .venv build dist *.egg-info _proc .pytest_cache .hypothesis
-	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
