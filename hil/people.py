@@ -204,7 +204,7 @@ def arms(p, forward, phase, stride, vigour):
     w, shoulders, out = p.girth, p.shoulders * (0.75 + 0.25 * p.girth), []
     thick = 1.14 if p.upper in ("jacket", "suit", "coat", "hoodie") else 1.0
     for s in (-1, 1):
-        swing, out_ = -s * np.radians(p.swing) * vigour * np.sin(phase) + 0.02, s * 0.13 * w**1.5
+        swing, out_ = -s * np.radians(p.swing) * vigour * np.sin(phase) + 0.02, s * (0.13 * w**1.5 + (0.07 if p.upper == "coat" or p.lower == "skirt" else 0.0))  # a wide hem keeps the arms off
         bend = np.radians(p.elbow) * (1 + 0.25 * np.sin(phase * s))
         a = np.array([s * shoulders * 0.98, SHOULDER - 0.035, forward(SHOULDER - 0.03)])
         elbow = a + 0.165 * p.arm * np.array([np.sin(out_), -np.cos(swing), np.sin(swing)])
@@ -278,7 +278,7 @@ def paint(
     limb = is_["thigh"] & (p.lower not in BARE_LEGS) | is_["shin"] & (p.lower not in BARE_LEGS) | is_["skirt"] & (p.lower == "shorts")
     waistline = p.hip + (0.075 if p.tucked and p.upper in ("tee", "shirt", "hoodie") else 0.0)
     cloth = limb | is_["pelvis"] | is_["skirt"] | is_["torso"] & (y < waistline)
-    fall = np.where(is_["skirt"], along * (0.46 if p.lower == "shorts" else p.length / p.hip), np.where(is_["thigh"], along * 0.5, np.where(is_["shin"], 0.5 + along * 0.5, (p.hip - y) / p.hip)))
+    fall = np.where(is_["skirt"] & (p.lower == "shorts"), along * 0.46, np.where(is_["thigh"], along * 0.5, np.where(is_["shin"], 0.5 + along * 0.5, (p.hip - y) / p.hip)))
     put(cloth, "lower")
     put(lower_pattern(p, hits, fall, limb, cloth), "lower2")
     # upper garment

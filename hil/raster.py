@@ -73,7 +73,7 @@ def first_hit(
         c = np.sqrt(1 - s * s)
         k, g = (ra - s * oy) / c, s * dy / c
         qa, qb, qc = dx * dx + dz * dz - g * g, ox * dx + oz * dz + g * k, ox * ox + oz * oz - k * k
-        if qa > 1e-9 and qb * qb > qa * qc:
+        if abs(qa) > 1e-9 and qb * qb > qa * qc:                       # qa < 0: the ray is steeper than the cone; the root is the same
             t = (-qb - np.sqrt(qb * qb - qa * qc)) / qa
             if s * ra <= oy + t * dy <= length + s * rb: best = t
     if hollow: return best, where
