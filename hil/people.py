@@ -277,7 +277,7 @@ def paint(
     # lower garment
     limb = is_["thigh"] & (p.lower not in BARE_LEGS) | is_["shin"] & (p.lower not in BARE_LEGS) | is_["skirt"] & (p.lower == "shorts")
     waistline = p.hip + (0.075 if p.tucked and p.upper in ("tee", "shirt", "hoodie") else 0.0)
-    cloth = limb | is_["pelvis"] | is_["skirt"] | is_["torso"] & (y < waistline)
+    cloth = limb | is_["thigh"] & (y > p.hip - 0.06) | is_["pelvis"] | is_["skirt"] | is_["torso"] & (y < waistline)
     fall = np.where(is_["skirt"] & (p.lower == "shorts"), along * 0.46, np.where(is_["thigh"], along * 0.5, np.where(is_["shin"], 0.5 + along * 0.5, (p.hip - y) / p.hip)))
     put(cloth, "lower")
     put(lower_pattern(p, hits, fall, limb, cloth), "lower2")

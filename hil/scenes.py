@@ -59,9 +59,9 @@ def clouds(
 def panel(wall, line, x0, x1, y0, y1, factor, frame=0.8):
     "Paint a door, window or notice on the wall: a box in shares of width and of the wall's height, with a darker frame."
     h, w = line, wall.shape[1]
-    a, b, c, d = int(y0 * h), int(y1 * h), int(x0 * w), int(x1 * w)
+    a, b, c, d = int(y0 * h), int(y1 * h), max(0, int(x0 * w)), max(0, int(x1 * w))
     wall[a:b, c:d] *= frame
-    wall[a + 3 : b - 3, c + 3 : d - 3] *= np.asarray(factor, np.float32) / frame
+    wall[a + 3 : b - 3, c + 3 : max(d - 3, 0)] *= np.asarray(factor, np.float32) / frame
 
 
 def hall(rng, wall, line, night):
@@ -76,8 +76,8 @@ def corridor(rng, wall, line, night):
     "Two doors with a window slit and a rail along the wall."
     x = rng.uniform(-0.1, 0.3)
     for shift in (0.0, 0.45):
-        panel(wall, line, max(0, x + shift), x + shift + 0.2, 0.1, 1.0, rng.uniform(0.78, 1.2))
-        panel(wall, line, max(0, x + shift + 0.05), x + shift + 0.09, 0.2, 0.5, 1.2)
+        panel(wall, line, x + shift, x + shift + 0.2, 0.1, 1.0, rng.uniform(0.78, 1.2))
+        panel(wall, line, x + shift + 0.05, x + shift + 0.09, 0.2, 0.5, 1.2)
     wall[int(line * 0.72) : int(line * 0.72) + 4] *= 0.8
 
 
@@ -180,7 +180,7 @@ def in_front(
     side = rng.choice((-1, 1))
     if occluder == "person":
         other = draw_person(rng, ties)
-        near = np.array([-side * rng.uniform(0.24, 0.32), 0.5, window[2] * 0.85, window[3] * 0.85])   # closer, hence larger, and beside
+        near = np.array([-side * rng.uniform(0.18, 0.28), 0.5, window[2] * 0.85, window[3] * 0.85])   # closer, hence larger, and beside
         return body(other, rng.uniform(0, 2 * np.pi)), turn(rng.uniform(0, 360), 10), near, lambda parts, hits: other.materials[paint(other, parts, hits)]
     shapes = np.array(PROPS[occluder](rng, side))
     t = rng.uniform(0.15, 0.5)

@@ -276,6 +276,7 @@ def test_everybody_has_shoes_and_a_head_and_no_bare_pelvis(seed):
     assert np.isfinite(hits).all() and np.isfinite(shapes).all() and slots.max() < len(SLOT)
     assert (PIECE["shoe"] in parts or p.lower == "wide") and {SLOT["skin"], SLOT["hair"], SLOT["hat"]} & set(slots.tolist())
     assert not (slots[parts == PIECE["pelvis"]] == SLOT["skin"]).any(), "a bare pelvis"
+    assert not ((parts == PIECE["thigh"]) & (hits[:, PY] > p.hip - 0.05) & (slots == SLOT["skin"])).any(), "a bare hip"
     assert shapes[:, [1, 4]].min() > -0.05 and shapes[:, [1, 4]].max() < 1.05
 
 
