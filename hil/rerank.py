@@ -133,7 +133,7 @@ def _weight_rows(start, stop, x, rank, back, half):
 
 # %% ../nbs/04_rerank.ipynb #0f034181
 @njit(nogil=True, cache=True)
-def _distance_rows(start, stop, indptr, indices, data, t_indptr, t_indices, t_data):
+def _distance_rows(start, stop, indptr, indices, data, t_indptr, t_indices, t_data, keep):
     "Rows start..stop of the Jaccard distance, from V by rows and V by columns -> entries per row, columns, values."
     n = len(indptr) - 1
     shared, met = np.zeros(n, np.float32), np.empty(n, np.int32)
@@ -155,7 +155,7 @@ def _distance_rows(start, stop, indptr, indices, data, t_indptr, t_indices, t_da
         for j in met[:n_met]:
             distance = np.float32(1 - shared[j] / (2 - shared[j]))
             shared[j] = 0
-            if distance < 1:
+            if distance < keep:
                 columns[used], values[used] = j, max(distance, np.float32(0))
                 used += 1
                 counts[i - start] += 1
@@ -175,10 +175,12 @@ def jaccard_distance(
     features, # [N, D] array or tensor, any float type, unit or not
     k1=30,    # neighbours per row for the reciprocal sets, the row itself included
     k2=6,     # neighbours per row for the query expansion, the row itself included; 1 switches it off
-):            # -> csr_array [N, N] float32, symmetric: the pairs with distance < 1, diagonal included; a missing entry means 1
+    keep=1.0, # store the pairs with a distance below this; DBSCAN needs no more than its eps (weak features: less memory)
+):            # -> csr_array [N, N] float32, symmetric: the pairs with distance < keep, diagonal included; a missing entry means 1
     "k-reciprocal Jaccard distance as a sparse matrix (Zhong et al. 2017, section 3; HIL section 3.1)."
     if not 1 <= k2 <= k1 or k1 != int(k1) or k2 != int(k2):
         raise ValueError(f"k1 and k2 must be whole numbers with 1 <= k2 <= k1, got k1={k1}, k2={k2}")
+    if not 0 < keep <= 1: raise ValueError(f"keep must lie in (0, 1], got {keep}")
     x = unit(features)
     rank = _neighbours(x, k1)
     n, k = rank.shape                                                 # k < k1 where there are fewer rows than that
@@ -190,4 +192,4 @@ def jaccard_distance(
     weights.sort_indices()
     by_column = weights.tocsc()
     return _by_blocks(_distance_rows, n, weights.indptr, weights.indices, weights.data,
-                      by_column.indptr, by_column.indices, by_column.data)
+                      by_column.indptr, by_column.indices, by_column.data, keep)
