@@ -153,3 +153,8 @@ def test_bad_input_is_refused():
 def test_same_views_on_a_gpu():
     f, x = Augment(32, 16, "adaptive_gray"), images()
     torch.testing.assert_close(f(x.cuda(), seeded(0)).cpu(), f(x, seeded(0)), rtol=1e-4, atol=1e-4)
+
+
+def test_erased_boxes_reach_every_edge():
+    y = erase(torch.zeros(3000, 3, 12, 12), torch.rand(3000, 1 + 4 * ATTEMPTS, generator=seeded(0)), probability=1.)[:, 0] != 0
+    for edge in (y[:, 0], y[:, -1], y[:, :, 0], y[:, :, -1]): assert edge.any(1).float().mean() > .05

@@ -342,3 +342,9 @@ def test_bad_arguments_are_refused():
                         "needs the pseudo-labels": lambda: mccl_loss(f, {"deep": torch.ones(2, 1, 4)}, variant="softmax"),
                         "must have shape": lambda: mccl_loss(f, f), "views": lambda: neighbor_loss(f, {"deep": torch.ones(3, 4)}, {"deep": torch.eye(4)})}.items():
         with pytest.raises(ValueError, match=match): call()
+
+
+def test_the_neighbor_mask_is_strict():
+    "At a best similarity of 0 nothing is above 0.9 * 0; at ratio 1 nothing is above the best."
+    m = {"deep": torch.eye(3)}
+    assert not len(neighbor_pairs({"deep": torch.zeros(1, 3)}, m)[0]) and not len(neighbor_pairs(m, m, ratio=1.)[0])
