@@ -244,7 +244,7 @@ def sub_centers(
     labels, n_clusters = _checked_labels(labels, len(features))
     groups = np.where((labels >= 0) & (sub < n_sub), labels * n_sub + sub, -1)
     m, sizes = _group_means(features, groups, n_clusters * n_sub)
-    m = torch.where(sizes > 0, m, mu.expand(-1, n_sub, -1).flatten(0, 1)).view(n_clusters, n_sub, -1)
+    m = torch.where(sizes > 0, m, mu.expand(-1, n_sub, -1).flatten(0, 1)).view(n_clusters, n_sub, mu.shape[-1])
     return torch.cat([mu, mu + (1 - shrink) * (m - mu)], dim=1)
 
 def secondary_cluster(

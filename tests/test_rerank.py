@@ -1,0 +1,120 @@
+"""hil.rerank against the release's figures, against the slow reference, and against what must hold for any data."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from hil.rerank import jaccard_distance, knn, unit
+from reference import as_dense, dense_jaccard, nearest
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "jaccard_n600_d64.npz")
+
+
+def golden(k1):
+    "The release's dense matrix, unpacked."
+    n = len(GOLDEN["features"])
+    upper = np.triu_indices(n)
+    stored = np.unpackbits(GOLDEN[f"k{k1}_triu_mask_packed"])[: len(upper[0])].astype(bool)
+    values = np.ones(len(stored))
+    values[stored] = GOLDEN[f"k{k1}_triu_values"]
+    full = np.ones((n, n))
+    full[upper] = full.T[upper] = values
+    return full
+
+
+@pytest.mark.parametrize("k1", [30, 20])
+def test_release_figures(k1):
+    x = GOLDEN["features"]
+    ours, theirs = jaccard_distance(x, k1), golden(k1)
+    assert (knn(x, k1) == GOLDEN[f"k{k1}_rank"]).all()
+    assert np.abs(as_dense(ours) - theirs).max() < 1e-5
+    assert ours.nnz == (theirs != 1).sum()
+    assert np.abs(as_dense(jaccard_distance(x, k1, k2=1)).sum(1) - GOLDEN[f"k{k1}_noqe_rowsum"]).max() < 1e-3
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**31), st.integers(2, 45), st.integers(2, 12), st.integers(1, 35), st.data())
+def test_agrees_with_the_reference(seed, n, d, k1, data):
+    k2 = data.draw(st.integers(1, k1))
+    x = unit(np.random.default_rng(seed).normal(size=(n, d)))
+    assert (knn(x, k1) == nearest(x, k1)).all() or d == 2             # float32 may swap near ties where angles crowd
+    ours = jaccard_distance(x, k1, k2)
+    assert np.abs(as_dense(ours) - dense_jaccard(x, k1, k2, rank=knn(x, k1))).max() < 1e-4
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 60), st.sampled_from([1, 2, 3, 8]), st.sampled_from([1, 2, 3, 5, 30]), st.booleans())
+def test_form_of_the_result(seed, n, d, k1, copies):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, d))
+    if copies: x = x[rng.integers(max(n // 4, 1), size=n)]
+    distance = jaccard_distance(x, k1, min(6, k1))
+    full = as_dense(distance)
+    assert distance.shape == (n, n) and distance.dtype == np.float32 and distance.has_canonical_format
+    assert (distance.data >= 0).all() and (distance.data < 1).all()
+    assert np.abs(np.diag(full)).max() < 1e-6 and (np.diff(distance.indptr) >= 1).all()
+    assert (full == full.T).all()
+    assert (full == as_dense(jaccard_distance(x, k1, min(6, k1)))).all()
+    assert (knn(x, k1)[:, 0] == np.arange(n)).all()
+    assert all(len(set(row)) == min(k1, n) for row in knn(x, k1).tolist())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31), st.integers(5, 60))
+def test_shuffling_the_rows_shuffles_the_result(seed, n):
+    rng = np.random.default_rng(seed)
+    x, order = rng.normal(size=(n, 8)), rng.permutation(n)
+    shuffled = as_dense(jaccard_distance(x[order], 10, 4))
+    assert np.abs(shuffled - as_dense(jaccard_distance(x, 10, 4))[np.ix_(order, order)]).max() < 1e-5
+
+
+def test_number_types_and_containers():
+    x = np.random.default_rng(0).normal(size=(80, 16)).astype(np.float16)
+    wanted = as_dense(jaccard_distance(x.astype(np.float32)))
+    for same in (x, x.astype(np.float64), 7 * x.astype(np.float64), torch.tensor(x), torch.tensor(x).double().requires_grad_(), x.astype(np.float32)[:, ::-1]):
+        assert np.abs(as_dense(jaccard_distance(same)) - wanted).max() < 1e-5
+    bfloat = torch.tensor(x).bfloat16()
+    assert np.abs(as_dense(jaccard_distance(bfloat)) - as_dense(jaccard_distance(bfloat.float()))).max() == 0
+    assert np.isfinite(unit(np.float64([[1e-200, 0], [1e200, 1e200]]))).all()
+
+
+def test_equal_rows_and_one_dimension():
+    assert np.abs(as_dense(jaccard_distance(np.ones((20, 3)), 30, 6))).max() < 1e-6           # all equal, N < k1: one clique
+    line = as_dense(jaccard_distance(np.r_[np.full(6, 2.), np.full(6, -1.)][:, None], 6, 3))    # D = 1: two directions
+    assert np.abs(line - (1 - np.kron(np.eye(2), np.ones((6, 6))))).max() < 1e-6
+    crowd = jaccard_distance(np.ones((500, 4)), 5, 2)                                         # far more copies than k1
+    assert np.isfinite(crowd.data).all() and np.abs(crowd.diagonal()).max() < 1e-6
+    assert as_dense(jaccard_distance([[3.0, 4.0]])) == 0                                      # a single image
+
+
+def test_keep_bounds_what_is_stored():
+    x = np.random.default_rng(0).normal(size=(200, 6))
+    everything, near = jaccard_distance(x), jaccard_distance(x, keep=0.5)
+    full, kept = as_dense(everything), as_dense(near)
+    assert near.data.max() < 0.5 and (kept[full < 0.5] == full[full < 0.5]).all() and near.nnz == (full < 0.5).sum()
+
+
+@pytest.mark.parametrize("bad, message", [
+    ([[1, 0], [np.nan, 0]], "row 1 holds NaN"), ([[1, 0], [0, 1], [np.inf, 0]], "row 2 holds NaN or infinity"),
+    ([[0, 0], [1, 0]], "row 0 is all zeros"), ([1, 2, 3], r"shape \[N, D\]"), (np.empty((0, 4)), r"shape \[N, D\]")])
+def test_bad_features(bad, message):
+    for function in (jaccard_distance, lambda x: knn(x, 2)):
+        with pytest.raises(ValueError, match=message): function(bad)
+
+
+def test_bad_row_is_found_far_down():
+    x = np.ones((5000, 2))
+    x[4500, 1] = np.nan
+    with pytest.raises(ValueError, match="row 4500"): jaccard_distance(x)
+
+
+@pytest.mark.parametrize("k1, k2", [(0, 0), (5, 6), (5, 0), (2.5, 1), (-3, 1)])
+def test_bad_settings(k1, k2):
+    with pytest.raises(ValueError, match="1 <= k2 <= k1"): jaccard_distance(np.eye(4), k1, k2)
+
+
+def test_bad_k_and_keep():
+    with pytest.raises(ValueError, match="at least 1, got 0"): knn(np.eye(4), 0)
+    with pytest.raises(ValueError, match="keep must lie"): jaccard_distance(np.eye(4), keep=1.5)
