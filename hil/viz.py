@@ -211,11 +211,11 @@ def _history_panel(ax, epoch, history, ylabel, head, lines, told, show, missing)
     for column, (label, color, dash) in lines.items():
         ax.plot(epoch, history[column], dash, color=color, label=label, marker="o", ms=3 if len(epoch) < 40 else 0)
     ax.set(xlabel="epoch", ylabel=ylabel)
-    ax.margins(y=0.12)
+    ax.margins(y=0.3 if len(lines) > 2 else 0.12)                                # room for the legend
     ax.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
-    if len(lines) > 1: ax.legend(loc="lower center", bbox_to_anchor=(0.5, -0.52), ncols=4 if len(lines) != 3 else 3, columnspacing=0.9, handlelength=1.6, fontsize=7.5)
+    if len(lines) > 1: ax.legend(loc="best", ncols=2 if len(lines) > 2 else 1, columnspacing=0.9, handlelength=1.6, fontsize=7.5)
     if not lines: _empty(ax, missing)
-    ax.set_title(textwrap.fill(f"{head}: {_change(history, {c: lines[c][0] for c in list(lines)[:told]}, show) or 'not recorded'}", 46))
+    ax.set_title(textwrap.fill(f"{head}: {_change(history, {c: lines[c][0] for c in list(lines)[:told]}, show) or 'not recorded'}", 43))
 
 
 @_styled
@@ -228,7 +228,7 @@ def history_plot(
     history, marks = pd.DataFrame(history), {k: v for k, v in (marks or {}).items() if v is not None and np.isfinite(v)}
     epoch = history["epoch"].to_numpy() if "epoch" in history else np.arange(len(history))
     if (np.diff(epoch) <= 0).any(): epoch = np.arange(len(history))              # stages that count anew
-    fig, axes = plt.subplots(2, 3, figsize=(10.6, 6.2), layout="constrained")
+    fig, axes = plt.subplots(2, 3, figsize=(10.6, 5.8), layout="constrained")
     pairs = lambda *names: {f"{c}_{m}": (f"{m} {label}".strip(), COLORS[m], dash) for c, label, dash in names for m in MARKERS}
     losses = {c: (c.removeprefix("loss_"), _HUES[i % 10], "-") for i, c in enumerate(c for c in history if c.startswith("loss_"))}
     spent = f"{history['seconds'].sum():,.0f} s" if "seconds" in history else "time"
@@ -380,7 +380,7 @@ def _sheet(cells, row_labels, col_labels, title):
     cells = [list(row) for row in cells]
     n_cols = max([len(row) for row in cells] + [len(col_labels or [])] + [1])
     first = next((to_display(c[0]) for row in cells for c in row if c is not None), np.zeros((2, 1, 3)))
-    h = int(np.clip(np.sqrt(170_000 / max(sum(map(len, cells)), 1) / (first.shape[1] / first.shape[0])), 44, 112))
+    h = int(np.clip(np.sqrt(150_000 / max(sum(map(len, cells)), 1) / (first.shape[1] / first.shape[0])), 44, 96))
     w = int(np.clip(round(h * first.shape[1] / first.shape[0]), 16, 3 * h))
     note = 13 if any(c and c[2] for row in cells for c in row) else 0               # room for captions
     dh, dw = h + 10 + note, max(w + 10, 6 * max([len(c[2]) for row in cells for c in row if c] + [0]) + 6)
