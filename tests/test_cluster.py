@@ -100,6 +100,17 @@ def test_large_clusters_take_the_other_road_to_the_same_place():
     assert (hil.cluster._split(x, 3, 0, large=100) == hil.cluster._split(x, 3, 0)).all()
 
 
+def test_copies_are_not_split_by_rounding():
+    rng = np.random.default_rng(0)
+    for n_distinct in (1, 2, 5, 8):
+        x = (100 + rng.normal(size=(n_distinct, 300)))[rng.integers(n_distinct, size=67)].astype(np.float32)
+        assert (secondary_assign(x, np.zeros(67, int), 9) == 0).all()
+        assert (secondary_cluster(x, np.zeros(67, int), 9) == x_mean(x)).all()
+
+
+def x_mean(x): return centroids(x, np.zeros(len(x), int))[:, None]
+
+
 def test_sub_clusters_of_all_kinds():
     x, labels = random_clusters(1)
     sub = secondary_assign(x, labels, 5, random_state=3)
