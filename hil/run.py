@@ -44,12 +44,12 @@ class Config:
     weights: str = ""  # "": the model's own pretrained weights; "random"; or a checkpoint file
     trainable: str = "heads"  # "heads": frozen trunk, views computed once; "all": the whole network on fresh views
     dropout: float = 0.2  # in the heads
-    n_views: int = 2  # heads: augmented draws kept of each training view
+    n_views: int = 1  # heads: augmented draws kept of each training view
     flip: bool = True  # features are means over an image and its mirror image
     # schedule (paper: 30 + 30 epochs of 100 iterations, SGD 3.5e-5 on a ViT)
     stage1_epochs: int = 1  # modalities apart
     stage2_epochs: int = 6  # HIL: one label space
-    iterations: int = 50  # steps an epoch
+    iterations: int = 60  # steps an epoch
     batch_ids: int = 24  # pseudo-identities a batch and modality (paper: 8)
     instances: int = 4  # images of each (paper: 16)
     same_ids: bool = True  # stage 2: both halves of a batch hold the same pseudo-identities (release: drawn apart)
@@ -60,8 +60,8 @@ class Config:
     # coarse clusters, each modality alone
     eps: float = 0.6  # DBSCAN on the Jaccard distance (0.6 SYSU-MM01, 0.3 RegDB)
     min_samples: int = 4  # DBSCAN
-    k1: int = 20  # neighbours of the k-reciprocal sets, itself included (paper: 30; a person has 16 visible images here)
-    k1_infrared: int = 12  # the same in infrared, where a person has 8 images; 0: as k1
+    k1: int = 30  # neighbours of the k-reciprocal sets, itself included
+    k1_infrared: int = 12  # the same in infrared, where a person has half as many images; 0: as k1
     k2: int = 6  # neighbours of the query expansion
     # secondary clusters
     n_sub: int = 9  # sub-clusters K a cluster (9 SYSU-MM01, 2 RegDB); 0 switches them off
@@ -69,13 +69,13 @@ class Config:
     update_sub_centers: bool = False  # move sub-centres within an epoch too
     # transfer
     matcher: str = "brst"  # "brst", "none" (modalities never meet), "one_way", "mutual", "hungarian", "sinkhorn"
-    threshold: float = 0.5  # t of the reverse selection (0.5 SYSU-MM01, 0.8 RegDB)
-    level: str = "sample"  # "sample": each image decides; "cluster": each cluster as a whole
+    threshold: float = 0.8  # t of the reverse selection (0.5 SYSU-MM01, 0.8 RegDB)
+    level: str = "cluster"  # "cluster": each cluster as a whole; "sample": each image decides (release)
     brst_direction: str = "alternate"  # "alternate" by epoch, "visible_to_infrared" (release) or "infrared_to_visible"
     # losses
     temp: float = 0.05  # tau
     momentum: float = 0.1  # share of a cluster memory row that stays
-    memory_update: str = "sample"  # "sample": each in turn; "mean": the batch mean; "hard": the least similar one
+    memory_update: str = "mean"  # "mean": the batch mean; "sample": each in turn (release); "hard": the least similar one
     cluster_weight: float = 1.0  # cluster contrast; 0 switches it off
     mccl_weight: float = 1.0  # multi-centre contrast; 0 switches it off
     mccl_warmup: int = 4  # stage-2 epochs in which it counts a tenth (paper: 20 of 30)

@@ -28,17 +28,17 @@ from .scenes import CAMERAS, GAMMA, HEIGHT, LAMP, MARGIN, OCCLUDERS, VARIANTS, W
 @dataclass(frozen=True)
 class Difficulty:
     "Levers of the benchmark's difficulty; every default is a modelling choice."
-    infrared_zoom: float = 1.2     # infrared boxes are this much looser than visible ones
-    infrared_shift: float = 0.03   # ... and this much higher [body heights]
-    framing: float = 0.5           # jitter of every box, 0 none
-    vigour: float = 0.7            # scales stride and arm swing
+    infrared_zoom: float = 1.1     # infrared boxes are this much looser than visible ones
+    infrared_shift: float = 0.035   # ... and this much higher [body heights]
+    framing: float = 0.25           # jitter of every box, 0 none
+    vigour: float = 0.5            # scales stride and arm swing
     standing: float = 0.15         # share of the pictures in which the person stands
-    track_spread: float = 20.0     # [degrees] of a person's two walking directions around the camera's two
-    heading_spread: float = 10.0   # [degrees] within a walk
-    occluded: float = 0.06         # share of the pictures with something in front of the person
+    track_spread: float = 12.0     # [degrees] of a person's two walking directions around the camera's two
+    heading_spread: float = 6.0   # [degrees] within a walk
+    occluded: float = 0.04         # share of the pictures with something in front of the person
     visible_noise: float = 1.0     # scales the sensor noise of the visible cameras
-    infrared_noise: float = 1.0    # ... and of the infrared cameras
-    exposure: float = 1.0          # scales the jitter of exposure and white balance
+    infrared_noise: float = 0.6    # ... and of the infrared cameras
+    exposure: float = 0.7          # scales the jitter of exposure and white balance
     luminance_tie: float = 0.45    # how much luminance by day says about reflectance by night (a correlation)
     dye_tie: float = 0.75          # how much the hue says about it
 
@@ -52,10 +52,10 @@ class Preset:
     images: int
 
 
-FORMAT = 1  # raise it whenever the pictures change
+FORMAT = 2  # raise it whenever the pictures change
 PRESETS = {
     "tiny": Preset(24, 8, 8, 2),       # seconds: for tests
-    "default": Preset(320, 60, 60, 4), # 10,560 images
+    "default": Preset(320, 60, 60, 6), # 15,840 images
     "large": Preset(520, 80, 96, 8),   # 33,408 images
 }
 

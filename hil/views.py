@@ -64,9 +64,11 @@ class CachedViews:
     def clean(self, modality, idx, flip=False): return self.store[modality]["clean"][int(flip)][idx].float()
 
     def batch(self, modality, idx, generator):
-        views = self.store[modality]["views"]
-        draws = torch.randint(views.shape[1], (len(views), len(idx)), generator=generator)
-        return torch.cat([views[v, d, idx].float() for v, d in enumerate(draws)])
+        views, plain = self.store[modality]["views"], self.store[modality]["clean"][0][idx]
+        draws = torch.randint(views.shape[1] + 1, (len(views), len(idx), 1), generator=generator)
+        pick = lambda v: views[v, draws[v, :, 0].clamp(max=views.shape[1] - 1), idx]
+        first = torch.where(draws[0] == views.shape[1], plain, pick(0))  # one draw more: the image as it is
+        return torch.cat([first, *(pick(v) for v in range(1, len(views)))]).float()
 
 # %% ../nbs/03a_views.ipynb #56e8fb21
 @torch.inference_mode()
