@@ -2,8 +2,7 @@
 
 # %% auto #0
 __all__ = ['COLORS', 'MARKERS', 'style', 'palette', 'embed', 'umap_panels', 'history_plot', 'LivePlot', 'cmc_plot',
-           'threshold_curve', 'eps_curve', 'to_display', 'contact_sheet', 'subcluster_sheet', 'match_graph',
-           'retrieval_sheet', 'hardest_mistakes']
+           'threshold_curve', 'eps_curve', 'match_graph']
 
 # %% ../nbs/10_viz.ipynb #b56c049a
 import sys
@@ -113,7 +112,7 @@ def embed(
     n_neighbors:int=15, # neighbours that UMAP tries to keep together
     min_dist:float=0.1, # smallest distance on the map: lower packs clusters tighter
     random_state:int=0, # seed of sample and layout
-    max_points:int=4000, # more rows than this are sampled
+    max_points:int=2000, # more rows than this are sampled
     groups=None # [n] labels over which the sample is spread evenly
 ) -> tuple: # (index [m] of the rows drawn, xy [m, 2] float32)
     "UMAP (McInnes et al., 2018) of features under cosine distance, seeded; raises `ValueError` on NaN or a wrong shape."
@@ -168,7 +167,8 @@ def umap_panels(
     for ax in axes.flat[len(columns):]: ax.axis("off")
     ranked = sorted((k for k in found if np.isfinite(found[k][0])), key=lambda k: (found[k][0] - found[k][1]) / max(1 - found[k][1], 1e-9))
     what = f"neighbours share {ranked[-1]} most" + (f", {ranked[0]} least" if len(ranked) > 1 else "") if ranked else "too few labels to measure neighbourhoods"
-    _title(fig, f"UMAP of {_of(n, total or n)} images: {what} (against chance, {'in feature space' if features is not None else 'on the map'})", 70 if cols < 2 else 112)
+    where = "in feature space" if features is not None else "on the map"
+    _title(fig, f"UMAP of {_of(n, total or n)} images: {what} (against chance, {where})", 70 if cols < 2 else 112)
     return fig
 
 
@@ -238,13 +238,14 @@ def history_plot(
         ("loss", "loss", losses, 1, real, "no column loss_*"),
         ("number", "clusters", pairs(("clusters", "", "-"), ("outliers", "outliers", ":")), 2, count, "no column clusters_*"),
         ("agreement with truth", "ARI", pairs(("ari", "", "-"), ("ami", "AMI", ":")), 2, _pct, "ARI and AMI need true identities:\nno truth known"),
-        ("share of samples", "transfer", {"transfer_precision": ("precision", COLORS["right"], "-"), "transfer_coverage": ("coverage", "#E69F00", "--")}, 2, _pct,
-         "the modalities never met,\nor no truth is known"),
+        ("share of samples", "transfer", {"transfer_precision": ("precision", COLORS["right"], "-"), "transfer_coverage": ("coverage", "#E69F00", "--")},
+         2, _pct, "the modalities never met,\nor no truth is known"),
         ("seconds an epoch", f"{spent} in all", {"seconds": ("an epoch", "#222222", "-")}, 1, lambda v: f"{v:.1f} s", "no column seconds")]
     for ax, panel in zip(axes.flat, panels): _history_panel(ax, epoch, history, *panel)
     for name, value in marks.items():
         axes[0, 0].axhline(value, color="#999999", ls=(0, (4, 2, 1, 2)), lw=1.2)
-        axes[0, 0].annotate(f"{name} mAP {_pct(value)}", (0.99, value), (0, 2), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", fontsize=8, color="#666666")
+        axes[0, 0].annotate(f"{name} mAP {_pct(value)}", (0.99, value), (0, 2), xycoords=("axes fraction", "data"), textcoords="offset points",
+                            ha="right", fontsize=8, color="#666666")
     for ax in (axes[0, 0], axes[1, 0], axes[1, 1]): ax.set_ylim(-0.02, 1.04)
     stage = history["stage"].to_numpy() if "stage" in history else np.zeros(len(history))
     for ax in (ax for ax in axes.flat if ax.has_data() and len(epoch)):
@@ -259,7 +260,8 @@ def _history_finding(history, marks):
     score = history["mAP"].dropna() if "mAP" in history else []
     if not len(score): return f"{_s(len(history), 'epoch')}: retrieval was not measured" if len(history) else "No epoch recorded yet"
     low, high = marks.get("untrained", np.nan), marks.get("supervised", np.nan)
-    way = f"{_pct((score.iloc[-1] - low) / (high - low))} of the way from untrained ({_pct(low)}) to supervised ({_pct(high)})" if high > low else ", ".join(f"{k} {_pct(v)}" for k, v in marks.items())
+    way = ", ".join(f"{k} {_pct(v)}" for k, v in marks.items())
+    if high > low: way = f"{_pct((score.iloc[-1] - low) / (high - low))} of the way from untrained ({_pct(low)}) to supervised ({_pct(high)})"
     return f"After {_s(len(history), 'epoch')} mAP is {_pct(score.iloc[-1])}" + (f": {way}" if way else "")
 
 # %% ../nbs/10_viz.ipynb #93995ac9
@@ -295,7 +297,8 @@ def cmc_plot(
     curves = {k: np.asarray(v, float)[:max_rank] for k, v in curves.items() if v is not None and np.isfinite(v).any()}
     dashes, colors = ("-", "--", ":", "-."), ("#222222", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
     for i, (name, cmc) in enumerate(curves.items()):
-        ax.plot(np.arange(1, len(cmc) + 1), cmc, dashes[i % 4], color=colors[i % 5], marker="o", ms=3, label=f"{name}: {_pct(cmc[0])} at rank 1, {_pct(cmc[-1])} at {len(cmc)}")
+        label = f"{name}: {_pct(cmc[0])} at rank 1, {_pct(cmc[-1])} at {len(cmc)}"
+        ax.plot(np.arange(1, len(cmc) + 1), cmc, dashes[i % 4], color=colors[i % 5], marker="o", ms=3, label=label)
     ax.set(xlabel="rank (how many gallery identities are looked at)", ylabel="share of queries with a match", ylim=(0, 1.02))
     ax.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
     if not curves:
@@ -347,7 +350,8 @@ def eps_curve(
     found = []
     for m, part in df.groupby("modality", sort=False) if "modality" in df else [("all images", df)]:
         part = part.sort_values("eps")
-        for ax, name in zip(axes, ("clusters", "outliers")): ax.plot(part["eps"], part[name], color=COLORS.get(m, "#222222"), marker=MARKERS.get(m, "o"), ms=4, label=m)
+        for ax, name in zip(axes, ("clusters", "outliers")):
+            ax.plot(part["eps"], part[name], color=COLORS.get(m, "#222222"), marker=MARKERS.get(m, "o"), ms=4, label=m)
         top = part.loc[part["clusters"].idxmax()]
         found.append(f"{m} peaks with {_s(int(top.clusters), 'cluster')} at eps {top.eps:g}")
     if people: axes[0].axhline(people, color="#777777", ls="--", lw=1.2, label=f"people: {people:,}")
@@ -357,117 +361,6 @@ def eps_curve(
         ax.legend(loc="best")
     _title(fig, "; ".join(found) + (f"; there are {people:,} people" if people else ""))
     return fig
-
-# %% ../nbs/10_viz.ipynb #0cb6409d
-def to_display(
-    image # [3, H, W] or [H, W, 3] or [H, W]: uint8, float in 0..1, or normalised float; array, tensor or PIL image
-) -> np.ndarray: # [H, W, 3] uint8
-    "Any image as uint8 RGB, ready to draw; normalised values are stretched to the full range."
-    a = np.asarray(image)
-    if a.ndim == 3 and a.shape[0] in (1, 3) and a.shape[2] not in (1, 3): a = a.transpose(1, 2, 0)
-    if a.ndim == 2: a = a[..., None]
-    if a.ndim != 3 or a.shape[2] not in (1, 3) or 0 in a.shape:
-        raise ValueError(f"viz.to_display: expected an image [3, H, W], [H, W, 3] or [H, W], got shape {np.shape(image)}: pass one image at a time")
-    if a.dtype != np.uint8:
-        a = np.nan_to_num(a.astype(np.float32) / (255 if a.dtype.kind in "iu" else 1))
-        if a.min() < -1e-3 or a.max() > 1 + 1e-3: a = (a - a.min()) / max(a.max() - a.min(), 1e-9)
-        a = (a.clip(0, 1) * 255).round().astype(np.uint8)
-    return np.repeat(a, 3 // a.shape[2], axis=2)
-
-
-def _sheet(cells, row_labels, col_labels, title):
-    "Draw rows of cells, each None or (image, frame colour, caption), as one mosaic at screen resolution."
-    cells = [list(row) for row in cells]
-    n_cols = max([len(row) for row in cells] + [len(col_labels or [])] + [1])
-    first = next((to_display(c[0]) for row in cells for c in row if c is not None), np.zeros((2, 1, 3)))
-    h = int(np.clip(np.sqrt(150_000 / max(sum(map(len, cells)), 1) / (first.shape[1] / first.shape[0])), 44, 96))
-    w = int(np.clip(round(h * first.shape[1] / first.shape[0]), 16, 3 * h))
-    note = 13 if any(c and c[2] for row in cells for c in row) else 0               # room for captions
-    dh, dw = h + 10 + note, max(w + 10, 6 * max([len(c[2]) for row in cells for c in row if c] + [0]) + 6)
-    canvas, texts = np.full((max(len(cells), 1) * dh, n_cols * dw, 3), 255, np.uint8), []
-    for r, row in enumerate(cells):
-        for c, cell in enumerate(row):
-            if cell is None: continue
-            y, x = r * dh + 5, c * dw + (dw - w) // 2
-            frame = np.round(255 * np.array(plt.matplotlib.colors.to_rgb(cell[1]))).astype(np.uint8)
-            canvas[y - 3:y + h + 3, x - 3:x + w + 3] = frame
-            canvas[y:y + h, x:x + w] = np.asarray(Image.fromarray(to_display(cell[0])).resize((w, h), Image.Resampling.LANCZOS)) // 8 * 8 + 4
-            texts.append((x + w / 2, y + h + 4, cell[2], cell[1]))
-    left = 14 + max([max(map(len, str(s).split("\n"))) for s in row_labels or [""]]) * 6.2
-    wide = max(left + canvas.shape[1] + 8, 620)
-    lines = [line for part in title.split("\n") for line in textwrap.wrap(part, int(wide / 7.9))]
-    top, dpi = 12 + 18 * len(lines) + (20 if col_labels else 4), style()["figure.dpi"]
-    tall = top + canvas.shape[0] + 6
-    fig = plt.figure(figsize=(wide / dpi, tall / dpi))
-    ax = fig.add_axes((left / wide, 6 / tall, canvas.shape[1] / wide, canvas.shape[0] / tall))
-    ax.imshow(canvas, interpolation="nearest", aspect="auto", extent=(0, canvas.shape[1], canvas.shape[0], 0))
-    ax.axis("off")
-    for x, y, s, color in texts: ax.text(x, y, s, ha="center", va="top", fontsize=7.5, color=color)
-    for r, s in enumerate(row_labels or []): ax.text(-8, r * dh + 5 + h / 2, s, ha="right", va="center", fontsize=8)
-    for c, s in enumerate(col_labels or []): ax.text(c * dw + dw / 2, -4, s, ha="center", va="bottom", fontsize=8)
-    if not any(c is not None for row in cells for c in row): ax.text(canvas.shape[1] / 2, dh / 2, "nothing to show", ha="center", va="center", color="#777777")
-    fig.text(8 / wide, 1 - 6 / tall, "\n".join(lines), ha="left", va="top", fontweight="bold", fontsize=10.5)
-    return fig
-
-
-@_styled
-def contact_sheet(
-    images, # rows of columns of images (None = no such image), or one array [rows, cols, ...]
-    row_labels=None, # a name for each row, e.g. people
-    col_labels=None, # a name for each column, e.g. cameras
-    col_modality=None, # "visible" or "infrared" for each column: colour of the frames
-    title:str=None # instead of the computed one
-) -> Figure:
-    "A table of images, people x cameras."
-    kinds = list(col_modality) if col_modality is not None else None
-    cells = [[None if image is None else (image, COLORS[kinds[c]] if kinds else "#DDDDDD", "") for c, image in enumerate(row)] for row in images]
-    n_cols, have = max([len(row) for row in cells] + [0]), sum(cell is not None for row in cells for cell in row)
-    text = f"{_s(len(cells), 'row')} x {_s(n_cols, 'column')}: {_of(have, len(cells) * n_cols)} images are there"
-    kind = "".join(f", {_s(kinds.count(m), f'{m} column')}" for m in MARKERS if kinds and m in kinds)
-    return _sheet(cells, row_labels, col_labels, title or text + kind)
-
-# %% ../nbs/10_viz.ipynb #2201794a
-def _gives_away(sub, values):
-    "Share of rows whose value is the commonest of their sub-cluster, and the commonest of all."
-    values = pd.Series(pd.factorize(np.asarray(values))[0])
-    best = values.groupby(np.asarray(sub)).agg(lambda v: v.value_counts().iloc[0]).sum() / len(values)
-    return best, values.value_counts(normalize=True).iloc[0]
-
-
-def _composition(values):
-    "'1: 4, 3: 2': how often each value occurs, commonest first."
-    counts = pd.Series(np.asarray(values)).value_counts()
-    return ", ".join(f"{k}×{v}" for k, v in counts.iloc[:3].items()) + (" …" if len(counts) > 3 else "")
-
-
-@_styled
-def subcluster_sheet(
-    images, # [n, 3, H, W] uint8 images of ONE cluster
-    sub, # [n] sub-cluster of each image
-    modality, # [n] "visible" or "infrared": frame colour
-    camid, # [n] camera
-    pid=None, # [n] true person, where known
-    viewpoint=None, # [n] viewpoint name, where known
-    k:int=12, # thumbnails a row
-    title:str=None # put before the computed finding, e.g. "Cluster 17"
-) -> Figure:
-    "One cluster's sub-clusters, one a row (HIL, secondary clustering)."
-    sub, modality, camid, pid, viewpoint = (v if v is None else np.asarray(v) for v in (sub, modality, camid, pid, viewpoint))
-    order = pd.Series(sub).value_counts().index if len(sub) else []
-    cells, labels = [], []
-    for s in order:
-        rows = np.flatnonzero(sub == s)
-        rows = rows[np.argsort(modality[rows] == "infrared", kind="stable")]
-        labels.append(f"sub {s}: {_s(len(rows), 'image')}\ncam {_composition(camid[rows])}" + (f"\n{_composition(viewpoint[rows])}" if viewpoint is not None else ""))
-        rows = rows[np.linspace(0, len(rows) - 1, min(k, len(rows))).round().astype(int)]       # spread over both modalities
-        cells.append([(images[i], COLORS[modality[i]], f"cam {camid[i]}" + (f" id {pid[i]}" if pid is not None else "")) for i in rows])
-    if not len(sub): return _sheet([], None, None, f"{title or 'Cluster'}: empty")
-    found = [f"{name} in {_pct(a)} (guess {_pct(b)})" for name, v in (("camera", camid), ("viewpoint", viewpoint)) if v is not None for a, b in [_gives_away(sub, v)]]
-    people = len(np.unique(pid)) if pid is not None else None
-    who = "" if pid is None else " of one person" if people == 1 else f" of {people} people, MIXED"
-    kinds = " + ".join(f"{(modality == m).sum()} {m}" for m in MARKERS if (modality == m).any())
-    return _sheet(cells, labels, None, f"{title + ': ' if title else ''}{_s(len(sub), 'image')}{who} ({kinds}) in {_s(len(order), 'sub-cluster')}; "
-                  f"the sub-cluster gives away the {' and the '.join(found)}")
 
 # %% ../nbs/10_viz.ipynb #4662e66a
 def _barycentre(left, edges, sweeps=8):
@@ -484,7 +377,8 @@ def _barycentre(left, edges, sweeps=8):
 def _edge_kinds(table):
     "One row for each drawn line: pair, samples, accepted?, right / wrong / unknown."
     table = table.assign(truth=[("wrong", "right")[bool(c)] if pd.notna(c) else "unknown" for c in table["correct"]] if "correct" in table else "unknown")
-    return pd.concat([table.assign(n=table["n_accepted"], accepted=True), table.assign(n=table["n_samples"] - table["n_accepted"], accepted=False)]).query("n > 0")
+    refused = table["n_samples"] - table["n_accepted"]
+    return pd.concat([table.assign(n=table["n_accepted"], accepted=True), table.assign(n=refused, accepted=False)]).query("n > 0")
 
 
 def _troubled(table, max_clusters):
@@ -493,7 +387,8 @@ def _troubled(table, max_clusters):
     bad = table["n_samples"] - np.where(wrong, 0, table["n_accepted"])
     score = pd.DataFrame({"bad": bad, "n": table["n_samples"]}).groupby(table["source"]).sum().sort_values(["bad", "n"], ascending=False, kind="stable")
     if len(score) <= max_clusters: return score.index, f"all {_s(len(score), 'source cluster')} drawn"
-    return score.index[:max_clusters], f"{max_clusters} of {len(score)} source clusters drawn, most troubled first ({(score['bad'] > 0).sum()} have refused or wrong samples)"
+    trouble = f"{(score['bad'] > 0).sum()} have refused or wrong samples"
+    return score.index[:max_clusters], f"{max_clusters} of {len(score)} source clusters drawn, most troubled first ({trouble})"
 
 
 def _draw_edges(ax, edges, heights, ends):
@@ -506,7 +401,8 @@ def _draw_edges(ax, edges, heights, ends):
                                ls="-" if e["accepted"] else (0, (2.5, 1.5)), capstyle="butt"))
     for x, nodes, m in zip((0, 1), heights, MARKERS):
         ax.scatter([x] * len(nodes), list(nodes.values()), s=22, color=COLORS[m], zorder=3, marker=MARKERS[m])
-        for node, y in nodes.items(): ax.text(x + 0.05 * x - 0.025, y, str(node), ha="left" if x else "right", va="center", fontsize=7.5 if len(nodes) < 45 else 6)
+        for node, y in nodes.items():
+            ax.text(x + 0.05 * x - 0.025, y, str(node), ha="left" if x else "right", va="center", fontsize=7.5 if len(nodes) < 45 else 6)
         ax.text(x, -0.01, f"{m} clusters", ha="center", va="bottom", color=COLORS[m], fontweight="bold")
     ax.set(xlim=(-0.12, 1.12), ylim=(1, -0.04))
 
@@ -524,18 +420,21 @@ def match_graph(
     part = table[table["source"].isin(shown)] if len(table) else table
     ends = ["source", "target"] if source_modality == "visible" else ["target", "source"]
     tall = float(np.clip(1.5 + 0.2 * max([part[e].nunique() for e in ends], default=0), 4.2, 9.4)) if len(part) else 3.4
-    fig, at = plt.subplot_mosaic([["graph", "bars"], ["graph", "key"]], figsize=(10.4, tall), layout="constrained", width_ratios=(2.7, 1), height_ratios=(2.6, tall - 2.6) if tall > 4 else (2, 1))
+    fig, at = plt.subplot_mosaic([["graph", "bars"], ["graph", "key"]], figsize=(10.4, tall), layout="constrained", width_ratios=(2.7, 1),
+                                 height_ratios=(2.6, tall - 2.6) if tall > 4 else (2, 1))
     for ax in (at["graph"], at["key"]): ax.axis("off")
     at["bars"].set(xlabel="similarity of sample and cluster", ylabel="samples")
     if not len(table):
-        _empty(at["graph"], "no sample was matched"); _empty(at["bars"], "nothing to count"); _title(fig, f"{source_modality} → {target_modality}: nothing matched")
+        _empty(at["graph"], "no sample was matched"); _empty(at["bars"], "nothing to count")
+        _title(fig, f"{source_modality} → {target_modality}: nothing matched")
         return fig
     order = _barycentre(list(dict.fromkeys(part[ends[0]])), part[ends + ["n_samples"]])
     edges, every = _edge_kinds(part), _edge_kinds(table)
     _draw_edges(at["graph"], edges, [{node: (i + 0.5) / len(side) for node, i in side.items()} for side in order], ends)
     at["graph"].set_title(textwrap.fill(words, 95), color="#666666")
     kinds = edges[["accepted", "truth"]].drop_duplicates().sort_values(["accepted", "truth"], ascending=[False, True])
-    handles = [Line2D([], [], color=COLORS[t], lw=3, alpha=0.8 if a else 0.5, ls="-" if a else (0, (2.5, 1.5)), label=("accepted" if a else "refused") + (f", {t}" if t != "unknown" else "")) for a, t in kinds.values]
+    handles = [Line2D([], [], color=COLORS[t], lw=3, alpha=0.8 if a else 0.5, ls="-" if a else (0, (2.5, 1.5)),
+                      label=("accepted" if a else "refused") + (f", {t}" if t != "unknown" else "")) for a, t in kinds.values]
     at["key"].legend(handles=handles, loc="upper left", title=f"line width: 1 to {edges['n'].max():,} samples", title_fontsize=8, alignment="left")
     _similarity_bars(at["bars"], every.dropna(subset="similarity"))
     _title(fig, f"{source_modality} → {target_modality}: " + _match_finding(every))
@@ -546,7 +445,8 @@ def _similarity_bars(ax, edges):
     "Samples by the mean similarity of their pair, accepted and refused."
     if not len(edges): return _empty(ax, "similarity not recorded")
     halves = {a: edges[edges["accepted"] == a] for a in (True, False)}
-    ax.hist([h["similarity"] for h in halves.values()], weights=[h["n"] for h in halves.values()], bins=16, stacked=True, color=[COLORS["accept"], COLORS["refuse"]], label=["accepted", "refused"])
+    ax.hist([h["similarity"] for h in halves.values()], weights=[h["n"] for h in halves.values()], bins=16, stacked=True,
+            color=[COLORS["accept"], COLORS["refuse"]], label=["accepted", "refused"])
     ax.legend(loc="upper left")
     mean = {a: np.average(h["similarity"], weights=h["n"]) for a, h in halves.items() if len(h)}
     ax.set_title("mean similarity:\n" + ", ".join(f"{'accepted' if a else 'refused'} {v:.2f}" for a, v in mean.items()))
@@ -561,78 +461,3 @@ def _match_finding(edges):
     share = lambda part: part[part["truth"] == "right"]["n"].sum() / max(part["n"].sum(), 1)
     no = known[~known["accepted"]]
     return text + f", {_pct(share(known[known['accepted']]))} of them right" + (f" (of the refused, {_pct(share(no))} would have been)" if len(no) else "")
-
-# %% ../nbs/10_viz.ipynb #2ef8e6c3
-def _meets(q_camids, g_camids, never):
-    "[Q, G] whether a query may be compared with a gallery image under the protocol."
-    meets = np.ones((len(q_camids), len(g_camids)), bool)
-    for q, g in never: meets[np.ix_(np.asarray(q_camids) == q, np.asarray(g_camids) == g)] = False
-    return meets
-
-
-def _result(images, i, right, camid, extra=""):
-    "One framed gallery cell; `right` is True, False or None (no truth)."
-    mark, color = {True: ("✓ ", "right"), False: ("✗ ", "wrong"), None: ("", "unknown")}[right]
-    return images[i], COLORS[color], f"{mark}{extra or f'cam {camid}'}"
-
-
-@_styled
-def retrieval_sheet(
-    query_images, # [Q, 3, H, W] images
-    gallery_images, # [G, 3, H, W] images
-    ranking, # [Q, >=k] gallery indices, best first
-    q_pids, # [Q] person of each query, or None where no truth is known
-    g_pids, # [G] person of each gallery image, or None
-    q_camids, # [Q] camera
-    g_camids, # [G] camera
-    rows:int=6, # queries shown, evenly spread over all
-    k:int=8, # results a query
-    never=((3, 2),) # (query camera, gallery camera) pairs that the protocol leaves out
-) -> Figure:
-    "Queries and their first k results, right and wrong marked (SYSU-MM01's camera rule)."
-    meets, known = _meets(q_camids, g_camids, never), q_pids is not None and g_pids is not None
-    tops = [np.asarray(r)[meets[q][np.asarray(r)]][:k] for q, r in enumerate(ranking)]
-    right = [[bool(g_pids[i] == q_pids[q]) if known else None for i in top] for q, top in enumerate(tops)]
-    shown = np.unique(np.linspace(0, len(tops) - 1, min(rows, len(tops))).round().astype(int)) if len(tops) else []
-    cells = [[(query_images[q], "#222222", f"cam {q_camids[q]}")] + [_result(gallery_images, i, ok, g_camids[i]) for i, ok in zip(tops[q], right[q])] for q in shown]
-    labels = [f"id {q_pids[q]}" if known else f"query {q}" for q in shown]
-    first = [r[0] for r in right if r]
-    text = f"{_s(len(tops), 'query').replace('querys', 'queries')}, {len(shown)} shown: "
-    text += "no truth known" if not known else "nothing came back" if not first else \
-        f"the first result is right for {_pct(np.mean(first))}, {_pct(np.mean(np.concatenate(right)))} of the first {k} results are"
-    return _sheet(cells, labels, ["query"] + [str(i + 1) for i in range(max(map(len, tops), default=0))], text)
-
-
-@_styled
-def hardest_mistakes(
-    query_images, # [Q, 3, H, W] images
-    gallery_images, # [G, 3, H, W] images
-    distance, # [Q, G] smaller is nearer
-    q_pids, # [Q] person of each query
-    g_pids, # [G] person of each gallery image
-    q_camids, # [Q] camera
-    g_camids, # [G] camera
-    n:int=6, # queries shown
-    k:int=7, # results a query
-    never=((3, 2),) # (query camera, gallery camera) pairs that the protocol leaves out
-) -> Figure:
-    "The queries of lowest average precision, their results, and where the right person came first."
-    meets, q_pids, g_pids = _meets(q_camids, g_camids, never), np.asarray(q_pids), np.asarray(g_pids)
-    distance = np.where(meets, np.asarray(distance, float), np.inf)
-    order = np.argsort(distance, axis=1, kind="stable")
-    hit = np.take_along_axis((g_pids == q_pids[:, None]) & meets, order, 1)
-    ap = (hit * hit.cumsum(1) / np.arange(1, hit.shape[1] + 1)).sum(1) / np.maximum(hit.sum(1), 1)
-    rank, has = hit.argmax(1) + 1 if hit.size else np.zeros(len(hit), int), hit.any(1)
-    worst = np.lexsort((distance.min(1, initial=np.inf), ap))
-    worst = worst[(has & (ap < 1))[worst]][:n]
-    cells = []
-    for q in worst:
-        top = order[q][:min(k, meets[q].sum())]
-        row = [_result(gallery_images, i, bool(g_pids[i] == q_pids[q]), g_camids[i]) for i in top]
-        best = order[q][rank[q] - 1]
-        cells.append([(query_images[q], "#222222", f"cam {q_camids[q]}")] + row + [None] * (k - len(row)) + [_result(gallery_images, best, True, 0, f"rank {rank[q]}")])
-    heads = ["query"] + [str(i + 1) for i in range(k)] + ["first right"]
-    labels = [f"id {q_pids[q]}\nAP {_pct(ap[q])}" for q in worst]
-    if not len(worst): return _sheet([], None, None, "No mistake to show: " + (f"all {int(has.sum())} queries are ranked perfectly" if has.any() else "no query has a match in the gallery"))
-    lo, hi = rank[worst].min(), rank[worst].max()
-    return _sheet(cells, labels, heads, f"The {len(worst)} hardest of {int(has.sum()):,} queries: the right person comes first at rank {lo if lo == hi else f'{lo} to {hi}'} (median of all queries: {np.median(rank[has]):g})")
