@@ -4,6 +4,9 @@ PYTHON ?= python3
 FAISS ?= $(or $(patsubst .venv/.made-for-%,%,$(wildcard .venv/.made-for-*)),cpu)
 # more arguments for `make train` (ARGS="-p seed 1") and `make bench` (ARGS=--quick)
 ARGS ?=
+# the folder of `make train`; give an interrupted one with ARGS="-p resume True" to go on with it
+RUN ?= runs/$(shell date +%Y%m%d-%H%M%S)
+RUN := $(RUN)
 
 BIN := .venv/bin
 STAMP := .venv/.made-for-$(FAISS)
@@ -20,7 +23,7 @@ export MALLOC_TRIM_THRESHOLD_ := 1000000000
 
 help:
 	@echo "make setup      install into .venv, once (GPU machine: make setup FAISS=gpu)"
-	@echo "make train      train HIL on the embedded benchmark; the report is runs/train.ipynb"
+	@echo "make train      train HIL on the embedded benchmark; the report is in runs/"
 	@echo "make test       run the notebooks and the tests"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make bench      measure speed and memory (everyday size: ARGS=--quick)"
@@ -47,10 +50,10 @@ $(STAMP): settings.ini setup.py pyproject.toml constraints.txt
 	@echo "done: .venv is ready"
 
 train: setup
-	@mkdir -p runs
-	@$(BIN)/papermill nbs/train.ipynb runs/train.ipynb --kernel python3 --progress-bar $(ARGS) || \
-	  { echo "The run stopped; runs/train.ipynb shows how far it came and why."; exit 1; }
-	@echo "The report is runs/train.ipynb. To open it: $(BIN)/jupyter lab runs/train.ipynb"
+	@mkdir -p $(RUN)
+	@$(BIN)/papermill nbs/train.ipynb $(RUN)/report.ipynb --kernel python3 --progress-bar -p run_dir $(RUN) $(ARGS) || \
+	  { echo "The run stopped; $(RUN)/report.ipynb shows how far it came and why."; exit 1; }
+	@echo "The report is $(RUN)/report.ipynb. To open it: $(BIN)/jupyter lab $(RUN)/report.ipynb"
 
 # both parts always run; pytest comes last, because its last line counts the tests
 test: setup
@@ -64,7 +67,7 @@ lab: setup
 	@$(BIN)/jupyter lab nbs
 
 bench: setup
-	@$(BIN)/python tests/bench.py $(ARGS)
+	@$(BIN)/python tests/bench_cluster.py $(ARGS)
 
 export: setup
 	@$(BIN)/nbdev-export

@@ -49,7 +49,7 @@ class Config:
     # schedule (paper: 30 + 30 epochs of 100 iterations, SGD 3.5e-5 on a ViT)
     stage1_epochs: int = 1  # modalities apart
     stage2_epochs: int = 6  # HIL: one label space
-    iterations: int = 60  # steps an epoch
+    iterations: int = 50  # steps an epoch
     batch_ids: int = 24  # pseudo-identities a batch and modality (paper: 8)
     instances: int = 4  # images of each (paper: 16)
     same_ids: bool = True  # stage 2: both halves of a batch hold the same pseudo-identities (release: drawn apart)
