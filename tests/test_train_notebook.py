@@ -1,0 +1,104 @@
+"""nbs/train.ipynb through papermill, as a user calls it: from another folder, with settings right and wrong."""
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import SMALL
+
+from hil.run import Config, Run
+
+NOTEBOOK = Path(__file__).parents[1] / "nbs" / "train.ipynb"
+
+
+def papermill(folder, *args, **parameters):
+    "Call papermill in `folder`; HIL_HOME comes from the fixture hil_home."
+    given = [x for k, v in parameters.items() for x in ("-p", k, str(v))]
+    return subprocess.run([sys.executable, "-m", "papermill", *args, str(NOTEBOOK), *([] if "--help-notebook" in args else ["out.ipynb", "--no-progress-bar"]), *given],
+                          cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="session")
+def report(hil_home, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("elsewhere")
+    done = papermill(folder, run_dir="mine/first", **SMALL)
+    yield folder, done
+    for file in folder.rglob("*.pt"): file.unlink()
+
+
+def outputs(folder): return [o for c in nbformat.read(folder / "out.ipynb", 4).cells if c.cell_type == "code" for o in c.outputs]
+
+
+@pytest.mark.slow
+def test_from_another_folder_to_a_report(report):
+    folder, done = report
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = Run(folder / "mine" / "first")
+    assert run.history.epoch.tolist() == [0, 1, 2, 3] and run.checkpoint()["epoch"] == 3
+    assert {k: getattr(run.config, k) for k in SMALL} == SMALL
+    files = {str(p.relative_to(run.path)) for p in run.path.rglob("*") if p.is_file() and "supervised" not in p.parts}
+    assert files == {"config.json", "images.csv", "history.csv", "checkpoint.pt", *(f"epochs/000{e}.npz" for e in range(4))}
+    arrays, n = run.epoch(-1), run.images.groupby("modality").train.agg(["size", "sum"])
+    for m in ("visible", "infrared"):
+        assert arrays[f"features_{m}"].shape[0] == n.loc[m, "size"] and all(len(arrays[f"{k}_{m}"]) == n.loc[m, "sum"] for k in ("labels", "final", "sub"))
+    columns = ["loss_total", *(f"{k}_{m}" for k in ("clusters", "outliers", "ari", "ami") for m in ("visible", "infrared")), "rank1", "mAP", "mINP", "seconds"]
+    assert run.history.loc[1:, columns].notna().all(None) and run.history.loc[2:, ["transfer_precision", "transfer_coverage"]].notna().all(None)
+    assert Run(run.path / "supervised").config.supervision == "truth"
+    assert {p.name for p in folder.iterdir()} == {"mine", "out.ipynb"}, "a run writes into run_dir only"
+
+
+@pytest.mark.slow
+def test_the_report_has_its_pictures_and_no_error(report):
+    folder, _ = report
+    every = outputs(folder)
+    assert not [o for o in every if o.output_type == "error"]
+    assert not [o.text for o in every if o.output_type == "stream" and re.search("warning|traceback", o.text, re.I)]
+    # losses live, history, CMC, maps, two sub-cluster sheets, match graph, threshold, retrieval, mistakes
+    assert sum("image/png" in o.get("data", {}) for o in every) >= 8
+    assert re.search(r"the first epoch took \d+ s; about \d+ s to go", "".join(o.text for o in every if o.output_type == "stream"))
+
+
+@pytest.mark.slow
+def test_every_cell_after_a_picture_heading_shows_one(report):
+    cells, heading = nbformat.read(report[0] / "out.ipynb", 4).cells, ""
+    want = {"## Inside one identity: sub-clusters", "## Between the modalities: the match graph", "## The map", "## Retrieval", "### The hardest mistakes", "## What was learned"}
+    seen = {}
+    for c in cells:
+        if c.cell_type == "markdown": heading = c.source.splitlines()[0]
+        else: seen[heading] = seen.get(heading, 0) + sum("image/png" in o.get("data", {}) for o in c.outputs)
+    assert {h: seen.get(h) for h in want if not seen.get(h)} == {}
+
+
+@pytest.mark.slow
+def test_the_reports_figures_are_the_historys(report):
+    run = Run(report[0] / "mine" / "first")
+    text = next(o.data["text/markdown"] for o in outputs(report[0]) if "text/markdown" in o.get("data", {}))
+    rows = [[float(x) for x in re.findall(r"\| *(\d+\.\d) *(?=\|)", line)] for line in text.splitlines() if re.search(r"\d\.\d \|", line)]
+    ceiling = Run(run.path / "supervised").history
+    for row, h in zip(rows, (run.history.iloc[0], run.history.iloc[-1], ceiling.iloc[-1]), strict=True):
+        np.testing.assert_allclose(row, [100 * h[k] for k in ("rank1", "mAP", "mINP")], atol=.0501)
+    assert "after 3 epochs without a label" in text and "test_best" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parameters,says", [
+    (dict(stage2_epoch=3), "'stage2_epoch' is not a parameter; did you mean 'stage2_epochs'?"), (dict(stage2_epochs="three"), "stage2_epochs = 'three' is a str: expected a int"),
+    (dict(stage1_epochs=0, stage2_epochs=0), "nothing would be trained")])
+def test_wrong_parameters_stop_the_run_at_once(hil_home, tmp_path, parameters, says):
+    done = papermill(tmp_path, **parameters)
+    assert done.returncode == 1 and f"RunError: {says}" in done.stderr
+    if "stage2_epoch" in parameters: assert all(f.name in done.stderr.split("Parameters: ")[1] for f in fields(Config))
+    assert {p.name for p in tmp_path.iterdir()} == {"out.ipynb"}, "nothing is rendered or begun"
+
+
+def test_help_lists_every_parameter_with_its_comment(tmp_path):
+    done = papermill(tmp_path, "--help-notebook")
+    text = " ".join(done.stdout.split())
+    assert done.returncode == 0 and len(fields(Config)) == len(re.findall(r"\(default ", text))
+    for f in fields(Config): assert f"{f.name}: {f.type if isinstance(f.type, str) else f.type.__name__} (default" in text
+    for comment in ("DBSCAN on the Jaccard distance (0.6 SYSU-MM01, 0.3 RegDB)", "of everything random", "neighbour consistency; 0 switches it off"): assert comment in text
