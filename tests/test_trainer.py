@@ -383,7 +383,7 @@ def test_one_modality_alone(whole, quick, tmp_path, cams, left):
     root = tmp_path / "half"
     shutil.copytree(whole.data_root, root, ignore=lambda folder, names: [n for n in names if n in {f"cam{c}" for c in cams}])
     with pytest.raises(DataError) as error: quick(dataset="sysu", data_root=str(root))
-    assert left in str(error.value) and str(root) in str(error.value)
+    assert str(root) in str(error.value) and (left in str(error.value) or f"cam{cams[0]}" in str(error.value))
 
 
 def test_the_real_layout_is_read_like_the_rendered_one(whole, quick):
@@ -395,7 +395,7 @@ def test_the_real_layout_is_read_like_the_rendered_one(whole, quick):
 def test_people_in_one_modality_only(small, quick, overlap):
     run = quick(overlap=overlap)
     pids = run.images.query("train").groupby("modality").pid.agg(set)
-    assert len(pids.visible & pids.infrared) == overlap * len(pids.visible) and np.isfinite(run.history.loss_total.iloc[-1])
+    assert len(pids.visible & pids.infrared) == overlap * len(pids.visible | pids.infrared) and np.isfinite(run.history.loss_total.iloc[-1])
     if overlap == 0: assert run.history.transfer_precision.iloc[-1] == 0
 
 
