@@ -127,9 +127,10 @@ class Head(nn.Module):
             getattr(self, f"mean_{m}").copy_(x.mean(0))
             getattr(self, f"std_{m}").copy_(x.std(0) + 1e-3)
         z = torch.cat([self.standardise(x, m) for m, x in parts.items()])
-        values, axes = torch.linalg.eigh(z.T @ z / len(z))
         dim = min(self.shared.out_features, len(z) - 1)
-        values, axes = values.flip(0)[:dim], axes.flip(1)[:, :dim]
+        if len(z) < z.shape[1]: axes, values = (lambda u, s, v: (v.T, s ** 2 / len(z)))(*torch.linalg.svd(z, full_matrices=False))
+        else: values, axes = (x.flip(-1) for x in torch.linalg.eigh(z.T @ z / len(z)))  # largest first
+        values, axes = values[:dim], axes[:, :dim]
         axes = axes * axes.sum(0).sign()  # an axis has no direction of its own: fix one
         self.shared.weight.zero_()[:dim] = (axes / values.clamp_min(1e-6).sqrt()).T
         self.shared.bias.zero_()

@@ -28,17 +28,17 @@ from .scenes import CAMERAS, GAMMA, HEIGHT, LAMP, MARGIN, OCCLUDERS, VARIANTS, W
 @dataclass(frozen=True)
 class Difficulty:
     "Levers of the benchmark's difficulty; every default is a modelling choice."
-    infrared_zoom: float = 1.1     # infrared boxes are this much looser than visible ones
-    infrared_shift: float = 0.043   # ... and this much higher [body heights]
-    framing: float = 0.25           # jitter of every box, 0 none
-    vigour: float = 0.5            # scales stride and arm swing
+    infrared_zoom: float = 1.04     # infrared boxes are this much looser than visible ones
+    infrared_shift: float = 0.05   # ... and this much higher [body heights]
+    framing: float = 0.2           # jitter of every box, 0 none
+    vigour: float = 0.45            # scales stride and arm swing
     standing: float = 0.15         # share of the pictures in which the person stands
-    track_spread: float = 12.0     # [degrees] of a person's two walking directions around the camera's two
-    heading_spread: float = 6.0   # [degrees] within a walk
+    track_spread: float = 10.0     # [degrees] of a person's two walking directions around the camera's two
+    heading_spread: float = 5.0   # [degrees] within a walk
     occluded: float = 0.04         # share of the pictures with something in front of the person
     visible_noise: float = 1.0     # scales the sensor noise of the visible cameras
-    infrared_noise: float = 0.6    # ... and of the infrared cameras
-    exposure: float = 0.7          # scales the jitter of exposure and white balance
+    infrared_noise: float = 0.5    # ... and of the infrared cameras
+    exposure: float = 0.6          # scales the jitter of exposure and white balance
     luminance_tie: float = 0.45    # how much luminance by day says about reflectance by night (a correlation)
     dye_tie: float = 0.75          # how much the hue says about it
 
