@@ -236,7 +236,7 @@ class Run:
     def __repr__(self):
         h = self.history
         last = f", mAP {100 * h.mAP.iloc[-1]:.1f} %" if len(h) and "mAP" in h else ""
-        return f"Run({self.path.name}: {len(h)} of {self.config.epochs} epochs{last})"
+        return f"Run({self.path.name}: {(h.epoch > 0).sum()} of {self.config.epochs} epochs{last})"
 
 
 def save_npz(path, arrays):

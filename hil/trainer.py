@@ -119,7 +119,9 @@ def remember(
     return out
 
 # %% ../nbs/09_trainer.ipynb #4bd3c0a3
-def half_shallow(losses): return losses["deep"] + .5 * losses["shallow"]
+def half_shallow(losses):
+    "Deep loss plus half the shallow one (method, section 5)."
+    return losses["deep"] + .5 * losses["shallow"]
 
 
 def step_losses(
@@ -240,7 +242,8 @@ class Trainer:
         labels = {m: cluster.pseudo_labels(jaccard_distance(self.joined(m), k1[m], c.k2), c.eps, c.min_samples) for m in MODALITIES}
         for m, y in labels.items():
             if y.max() < 1:
-                found = "all images are outliers: raise eps, or lower min_samples" if y.max() < 0 else "all fell into one cluster: lower eps"
+                alone, few = int((y < 0).sum()), (y < 0).mean() > .5
+                found = f"{alone} outliers and {y.max() + 1} cluster(s), two are needed: " + ("raise eps, or lower min_samples" if few else "lower eps")
                 raise RunError(f"{m}: {len(y)} images, eps = {c.eps}, min_samples = {c.min_samples}: {found}. The run in {self.run.path} keeps every epoch before this one")
         return labels
 
@@ -276,9 +279,10 @@ class Trainer:
             rows = {m: idx.to(self.device) for m, idx in rows.items()}
             y = {m: y_all[m][idx].repeat(len(batch[m]) // len(idx)) for m, idx in rows.items()}
             features = self.model(batch)
+            self.check_finite({f"{d} {m} features": f for m, both in features.items() for d, f in both.items()}, e, step)
             losses = step_losses(features, y, rows, memories, c, stage2)
             total = sum(losses.values())
-            self.check_finite(total, losses, e, step)
+            self.check_finite({f"{k} loss": v for k, v in losses.items()}, e, step)
             self.optimizer.zero_grad()
             total.backward()
             self.optimizer.step()
@@ -287,11 +291,10 @@ class Trainer:
             self.bar.update()
         return dict(zip(("loss_total", *(f"loss_{k}" for k in losses)), np.mean(history, 0)))
 
-    def check_finite(self, total, losses, e, step):
-        if torch.isfinite(total): return
-        bad = [k for k, v in losses.items() if not torch.isfinite(v)]
-        raise RunError(f"epoch {e + 1}, step {step + 1}: the loss is {float(total)} ({', '.join(bad)}). Lower lr (now {self.config.lr}); "
-                       f"{self.run.path} keeps the run up to epoch {e}")
+    def check_finite(self, values, e, step):
+        "Raise RunError that names what is not finite, and where the run is kept."
+        bad = [k for k, v in values.items() if not torch.isfinite(v).all()]
+        if bad: raise RunError(f"epoch {e + 1}, step {step + 1}: NaN or infinity in {', '.join(bad)}. Lower lr (now {self.config.lr}); {self.run.path} keeps the run up to epoch {e}")
 
     def evaluate(self): # -> (Metrics, their spread over gallery draws)
         "The protocol of the data set on the images that were held out."
