@@ -118,7 +118,7 @@ def test_plan_keeps_its_promises_at_every_size(name, overlap):
     assert sum(map(len, only.values())) == size.train - round(overlap * size.train)
     assert abs(len(only["visible"]) - len(only["infrared"])) <= 1 and set(sum(only.values(), [])) <= set(m["ids"]["train"])
     assert json.loads(json.dumps(m)) == m
-    if (name, overlap) == ("default", 1.0): assert sum(m["images_per_camera"].values()) == 10_560
+    if (name, overlap) == ("default", 1.0): assert sum(m["images_per_camera"].values()) == 15_840
 
 
 def test_overlap_leaves_people_in_one_modality_and_their_pictures_as_they_were(whole, tmp_path):
