@@ -204,7 +204,7 @@ class Trainer:
         "One epoch, step by step."
         start, stage2 = time.time(), e - self.config.stage1_epochs
         self.reseed(e)
-        apart = self.coarse(stage2)                                     # cluster: each modality alone
+        apart = self.coarse()                                           # cluster: each modality alone
         labels, moved = self.match(apart, stage2)                       # match: one label space
         memories = self.remember(labels, bool(moved), stage2)           # remember: centres, sub-clusters, instances
         losses = self.train(labels, memories, e)                        # train
@@ -232,7 +232,7 @@ class Trainer:
         "What is clustered and matched: deep and shallow side by side."
         return torch.cat(list(self.training(m).values()), 1)
 
-    def coarse(self, stage2): # -> {modality: int [N]}
+    def coarse(self): # -> {modality: int [N]}
         "Pseudo-labels of each modality (section 3.1); the true identities where a ceiling is asked for."
         c = self.config
         if c.supervision == "truth":
