@@ -12,6 +12,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 # %% ../nbs/07_memory.ipynb #32bc118c
 def unit(
@@ -35,10 +36,15 @@ def _check(name, features, dim, labels=None, n=None):
         raise ValueError(f"{name}: labels must lie in 0..{n - 1}, got {labels.min().item()}..{labels.max().item()}; leave outliers (-1) out of the batch")
 
 
+def _wide(features, memory):
+    "Features in the wider of both types: a distance of 2 - 2 cos is lost in 16 bits."
+    return features.to(torch.promote_types(features.dtype, memory.dtype))
+
+
 def _similarities(features, memory):
-    "`features @ memory.T` in the wider of both types, whatever autocast says: a distance of 2 - 2 cos is lost in 16 bits."
-    dtype = torch.promote_types(features.dtype, memory.dtype)
-    with torch.autocast(features.device.type, enabled=False): return features.to(dtype) @ memory.to(dtype).T
+    "`features @ memory.T` in the wider of both types, whatever autocast says."
+    features = _wide(features, memory)
+    with torch.autocast(features.device.type, enabled=False): return features @ memory.to(features.dtype).T
 
 # %% ../nbs/07_memory.ipynb #9fc1c7de
 def occurrence(
@@ -144,7 +150,7 @@ class InstanceMemory(nn.Module):
         features, # [B, D] raw
         indices, # int [B] in 0..N-1: which image each row shows
     ):
-        "After `backward`: `W_i <- unit(m W_i + (1 - m) f)`, in place, repeats in batch order."
+        "After the losses: `W_i <- unit(m W_i + (1 - m) f)`, in place, repeats in batch order."
         _check("InstanceMemory.update", features, self.features.shape[1], indices, len(self.features))
         move(self.features, unit(features) if self.mix == "unit" else features, indices, self.momentum)
 
@@ -156,7 +162,12 @@ def sub_center_cosines(
     "Cosine of every feature with every centre of a multi-centre bank (HIL, secondary clustering), one matrix product."
     if bank.ndim != 3 or not bank.numel(): raise ValueError(f"mccl: a bank must have shape [C, P, D] with C, P >= 1, got {tuple(bank.shape)}")
     _check("mccl", features, bank.shape[2])
-    return _similarities(unit(features), unit(bank.detach()).flatten(0, 1)).unflatten(1, bank.shape[:2])
+    return (_similarities(unit(features), bank.detach().flatten(0, 1)) * _inverse_length(bank)).unflatten(1, bank.shape[:2])
+
+
+def _inverse_length(bank):
+    "1 / length of every centre [C * P]: cheaper on the products than on the centres."
+    return 1 / bank.detach().flatten(0, 1).norm(dim=1).clamp_min(1e-12)
 
 
 def _distance(cosine):
@@ -164,15 +175,29 @@ def _distance(cosine):
     return (2 - 2 * cosine).clamp_min(8 * torch.finfo(cosine.dtype).eps).sqrt()
 
 
-def _inverse_distance_loss(
-    cosines, # [B, C, P]
-    best, # [B, C] largest cosine per cluster
-    nearest, # int [B] cluster n
-): # [B]
-    "`log(1 + neg / pos)`: inverse distances to the centres of n against those to the other clusters; 0 if there are none."
-    pos = (1 / _distance(cosines[torch.arange(len(nearest)), nearest])).mean(1)
-    others = (1 / _distance(best)).scatter(1, nearest[:, None], 0.)
-    return torch.log1p(others.sum(1) / max(best.shape[1] - 1, 1) / pos)
+def _slope(cosine, distance):
+    "Derivative of 1/d by the cosine, d^-3; 0 where d sits on its floor."
+    return (2 - 2 * cosine >= 8 * torch.finfo(cosine.dtype).eps) / distance**3
+
+
+class _InverseDistances(torch.autograd.Function):
+    "`log(1 + neg / pos)` of each row, with its gradient: only C + P - 1 of the C * P centres pull at a row, all others weigh 0."
+    @staticmethod
+    def forward(ctx, x, bank, cosines, nearest): # [A, D] unit rows, [C, P, D], [A, C, P], int [A] cluster n -> [A]
+        (A, C, P), rows, n = cosines.shape, torch.arange(len(x), device=x.device), nearest[:, None]
+        (best, which), near = cosines.max(2), cosines[rows, nearest]
+        d_c, d_n = _distance(best), _distance(near)
+        pos = (1 / d_n).mean(1, keepdim=True)
+        neg = (1 / d_c).scatter(1, n, 0.).sum(1, keepdim=True) / max(C - 1, 1)
+        if ctx.needs_input_grad[0]:
+            weights = torch.zeros_like(cosines).scatter_(2, which[:, :, None], (_slope(best, d_c) / ((pos + neg) * max(C - 1, 1)))[:, :, None])
+            weights[rows, nearest] = -neg / (pos * (pos + neg) * P) * _slope(near, d_n)
+            ctx.save_for_backward(_similarities(weights.flatten(1) * _inverse_length(bank), bank.flatten(0, 1).T))
+        return torch.log1p(neg / pos)[:, 0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient): return gradient[:, None] * ctx.saved_tensors[0], None, None, None
 
 # %% ../nbs/07_memory.ipynb #f62befe3
 def mccl_loss(
@@ -187,13 +212,14 @@ def mccl_loss(
     if variant == "softmax":
         if labels is None: raise ValueError('mccl_loss: variant "softmax" needs the pseudo-labels; pass labels=')
         for level in features: _check("mccl_loss", features[level], banks[level].shape[2], labels, len(banks[level]))
-    cosines = {level: sub_center_cosines(features[level], banks[level]) for level in features}
+    with torch.set_grad_enabled(variant == "softmax"): cosines = {level: sub_center_cosines(features[level], banks[level]) for level in features}
     best = {level: c.amax(2) for level, c in cosines.items()}  # d_c, as a cosine
     nearest = {level: b.argmax(1) for level, b in best.items()}  # n
     agree = torch.stack([n == next(iter(nearest.values())) for n in nearest.values()]).all(0)
-    losses = {level: F.cross_entropy(best[level] / temp, labels, reduction="none") if variant == "softmax"
-              else _inverse_distance_loss(cosines[level], best[level], nearest[level]) for level in features}
-    return {level: (loss * agree).sum() / agree.sum().clamp(min=1) for level, loss in losses.items()}
+    if variant == "softmax": losses = {level: F.cross_entropy(b / temp, labels, reduction="none")[agree] for level, b in best.items()}
+    else: losses = {level: _InverseDistances.apply(_wide(unit(f), banks[level])[agree], banks[level].detach(), cosines[level][agree], nearest[level][agree])
+                    for level, f in features.items()}
+    return {level: loss.sum() / agree.sum().clamp(min=1) for level, loss in losses.items()}
 
 # %% ../nbs/07_memory.ipynb #3aa77dca
 @torch.no_grad()
@@ -211,21 +237,97 @@ def update_sub_centers(
     nearest = 1 + torch.einsum("bd,bkd->bk", x, bank[labels, 1:]).argmax(1)
     return move(bank.flatten(0, 1).clone(), x, labels * P + nearest, momentum).unflatten(0, (C, P))
 
-# %% ../nbs/07_memory.ipynb #edab1daf
+# %% ../nbs/07_memory.ipynb #487970aa
+def _products(x, memory, size=1024):
+    "Similarities of x with a memory in blocks that stay in cache: first row, rows [n, D], x @ rows.T [B, n] (gone with the next block)."
+    if x.device.type != "cpu": size = max(2**26 // len(x), size)  # a GPU wants large blocks
+    room = x.new_empty(len(x) * min(size, len(memory)))
+    for start in range(0, len(memory), size):
+        rows = memory[start:start + size].to(x.dtype)
+        yield start, rows, torch.mm(x, rows.T, out=room[:len(x) * len(rows)].view(len(x), len(rows)))
+
+
+def _candidates(q, memory, ratio):
+    "Pairs above ratio times the best similarity of their query -> int [M], int [M], in order."
+    top, found = q.new_full((len(q), 1), -math.inf), []
+    for start, _, s in _products(q, memory):
+        top = torch.maximum(top, s.amax(1, keepdim=True))  # the best so far: what fails now fails at the end
+        r, c = (s > ratio * top).nonzero(as_tuple=True)
+        found.append((r, c + start, s[r, c]))
+    rows, cols, s = (torch.cat(part) for part in zip(*found))
+    keep = s > ratio * top[rows, 0]
+    order = rows[keep].argsort(stable=True)
+    return rows[keep][order], cols[keep][order]
+
+
+def _confirm(q, memory, rows, cols, ratio):
+    "Which of the pairs are above ratio times the best similarity of their query in this memory too -> bool [M]."
+    s = torch.cat([(q[r] * memory[c].to(q.dtype)).sum(1) for r, c in zip(rows.split(256), cols.split(256))])
+    top = q.new_full((len(q),), -math.inf).scatter_reduce(0, rows, s, "amax")
+    open = (top > -math.inf) & (top < (1 - 1e-6) * q.norm(dim=1))  # a cosine of 1 cannot be beaten; the others look through the whole memory
+    if open.any(): top[open] = torch.stack([p.amax(1) for _, _, p in _products(q[open], memory)]).amax(0)
+    return s > ratio * top[rows]
+
+
+@torch.no_grad()
 def neighbor_pairs(
     queries, # {"deep": [Q, D], "shallow": [Q, D]} the memory entries of the batch's images
-    memories, # {"deep": [N, D], "shallow": [N, D]} the memory to search, of the same or the other modality
+    memories, # {"deep": [N, D], "shallow": [N, D]} unit rows to search, of the same or the other modality
     ratio=0.9, # a neighbour is more similar than this share of the best
-): # int [M], int [M]: query row and memory row of every neighbour pair
+): # int [M], int [M]: query row and memory row of every neighbour pair, in this order
     "Memory entries close to a query in deep and in shallow memory (SDCL, neighbour mask)."
-    mask = None
-    for level in queries:
-        s = _similarities(queries[level], memories[level])
-        near = s > ratio * s.amax(1, keepdim=True)
-        mask = near if mask is None else mask & near
-    return mask.nonzero(as_tuple=True)
+    first, *others = ((_wide(queries[level], memories[level]), memories[level]) for level in queries)
+    rows, cols = _candidates(*first, ratio)
+    for q, memory in others:
+        near = _confirm(q, memory, rows, cols, ratio)
+        rows, cols = rows[near], cols[near]
+    return rows, cols
 
-# %% ../nbs/07_memory.ipynb #487970aa
+# %% ../nbs/07_memory.ipynb #7b350ec9
+def _softmax_pass(x, memory, rows, cols, mean):
+    "One pass over the memory -> logsumexp [B] of x . W, the logits of the pairs [M], and the softmax mean of W [B, D] if asked for."
+    order = cols.argsort()
+    top, total, sums, logits = x.new_full((len(x), 1), -math.inf), x.new_zeros(len(x), 1), torch.zeros_like(x), x.new_empty(len(rows))
+    edges = cols[order]
+    for start, w, s in _products(x, memory):
+        here = order[slice(*torch.searchsorted(edges, edges.new_tensor([start, start + len(w)])).tolist())]
+        logits[here] = s[rows[here], cols[here] - start]
+        best = torch.maximum(top, s.amax(1, keepdim=True))
+        fade, top = (top - best).exp_(), best
+        s.sub_(top).exp_()
+        total.mul_(fade).add_(s.sum(1, keepdim=True))
+        if mean: sums.mul_(fade).addmm_(s, w)
+    return (top + total.log())[:, 0], logits, sums.div_(total)
+
+
+def _weighted_sum(rows, cols, weights, memory, n):
+    "Sum of weight * W[col] of each row's pairs -> [n, D], pairs in order of their rows."
+    if len(rows) * 16 < n * len(memory):
+        count = rows.bincount(minlength=n)
+        return F.embedding_bag(cols, memory.to(weights.dtype), count.cumsum(0) - count, mode="sum", per_sample_weights=weights)
+    dense = weights.new_zeros(n, len(memory))  # nearly everything is everybody's neighbour
+    dense[rows, cols] = weights
+    return dense.mm(memory.to(weights.dtype))
+
+
+class _NeighborSoftmax(torch.autograd.Function):
+    "Sum over pairs of share * -log softmax, probabilities below 1e-8 counting as 1e-8; the gradient comes out of the same pass."
+    @staticmethod
+    def forward(ctx, x, memory, rows, cols, temp): # [B, D] unit rows, [N, D], int [M], int [M] -> scalar
+        log_sum, logits, mean = _softmax_pass(x / temp, memory, rows, cols, ctx.needs_input_grad[0])
+        share = (1 / (rows.bincount(minlength=len(x)) + 1).to(x.dtype))[rows] / len(x)
+        nll, cap = log_sum[rows] - logits, -math.log(1e-8)
+        if ctx.needs_input_grad[0]:
+            pull = share * (nll <= cap)
+            push = x.new_zeros(len(x), 1).index_add_(0, rows, pull[:, None])
+            ctx.save_for_backward((push * mean - _weighted_sum(rows, cols, pull, memory, len(x))) / temp)
+        return (nll.clamp(max=cap) * share).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient): return gradient * ctx.saved_tensors[0], None, None, None, None
+
+# %% ../nbs/07_memory.ipynb #6e492c8c
 def neighbor_loss(
     features, # {"deep": [B, D], "shallow": [B, D]} raw features
     queries, # {"deep": [Q, D], "shallow": [Q, D]} their own memory entries; B = V * Q where the batch is V views of Q images, view after view
@@ -239,9 +341,4 @@ def neighbor_loss(
     for level in features: _check("neighbor_loss", features[level], memories[level].shape[1])
     rows, cols = neighbor_pairs(queries, memories, ratio)
     rows, cols = torch.cat([rows + v for v in range(0, B, Q)]), cols.repeat(B // Q)  # the same neighbours for every view
-    losses = {}
-    for level, f in features.items():
-        logits = _similarities(unit(f) / temp, memories[level])  # [B, N], the only product with a gradient
-        nll = (logits.logsumexp(1)[rows] - logits[rows, cols]).clamp(max=-math.log(1e-8))
-        losses[level] = (nll / (rows.bincount(minlength=B) + 1)[rows]).sum() / B
-    return losses
+    return {level: _NeighborSoftmax.apply(_wide(unit(f), memories[level]), memories[level], rows, cols, temp) for level, f in features.items()}

@@ -2,7 +2,9 @@
 import warnings
 
 import numpy as np
+import torch
 from sklearn.cluster import DBSCAN, KMeans
+from torch.nn.functional import normalize
 
 
 def unit_rows(features):
@@ -94,3 +96,35 @@ def label_transfer(features, labels, prototypes, threshold=0.5):
         target = int(np.argmax(similarity))
         new.append(target if label != -1 and similarity[target] >= threshold * best_fan[target] else -1)
     return np.array(new)
+
+
+def neighbor_loss(features, queries, memories, temp=0.05, ratio=0.9):
+    "Neighbour consistency as the release writes it: similarities for the mask, again for the loss, dense masks, autograd through everything."
+    near = {level: queries[level] @ memories[level].T for level in queries}                       # [B, N]
+    mask = torch.stack([s > ratio * s.amax(1, keepdim=True) for s in near.values()]).all(0)
+    losses = {}
+    for level, f in features.items():
+        p = torch.softmax(normalize(f, dim=1) @ memories[level].T / temp, dim=1).clamp_min(1e-8)
+        losses[level] = (-(p.log() * mask).sum(1) / (mask.sum(1) + 1)).mean()
+    return losses
+
+
+def mccl_loss(features, banks):
+    "Multi-centre contrast (HIL, MCCL) with all distances written out and autograd through everything."
+    inverse, chosen = {}, {}
+    for level, f in features.items():
+        distance = torch.cdist(normalize(f, dim=1), banks[level].flatten(0, 1)).unflatten(1, banks[level].shape[:2])
+        nearest, n = distance.min(2).values, distance.min(2).values.min(1).indices
+        own = torch.zeros_like(nearest, dtype=torch.bool).scatter(1, n[:, None], True)
+        pos = (1 / distance[own]).mean(1)
+        neg = (1 / nearest)[~own].view(len(f), -1).mean(1)
+        inverse[level], chosen[level] = -torch.log(pos / (pos + neg)), n
+    agree = torch.stack([n == chosen["deep"] for n in chosen.values()]).all(0)
+    return {level: loss[agree].mean() for level, loss in inverse.items()}
+
+
+def move(memory, features, labels, momentum):
+    "Memory rows after the samples, one after the other: `M_y <- unit(m M_y + (1 - m) f)`."
+    memory = memory.clone()
+    for f, y in zip(features, labels.tolist()): memory[y] = normalize(momentum * memory[y] + (1 - momentum) * f, dim=0)
+    return memory
