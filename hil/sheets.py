@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .viz import COLORS, MARKERS, _of, _pct, _s, _styled, style
+from .style import COLORS, MARKERS, _of, _pct, _s, _styled, style
 
 # %% ../nbs/10a_sheets.ipynb #b6a09b7b
 def to_display(
