@@ -16,8 +16,9 @@ from hypothesis import given, settings, strategies as st
 from test_memory import close, load
 
 from hil import match
+from hil.cluster import centroids
 from hil.data import DataError
-from hil.memory import ClusterMemory, InstanceMemory, mccl_loss
+from hil.memory import ClusterMemory, InstanceMemory, mccl_loss, unit
 from hil.models import DEPTHS, MODALITIES
 from hil.run import CHOICES, Config, Run, RunError
 from hil.trainer import Memories, Trainer, draw_batch, find_device, move_memories, remember, step_losses
@@ -184,13 +185,22 @@ def test_validation_people_indoors(quick):
     assert set(quick("more", train_splits="train+val").images.query("train").split) == {"train", "val"}
 
 
+def met_across(run, e):
+    "Share of the training people's infrared images whose nearest visible centre is their own, from the features saved in epoch `e`."
+    t, z = run.images.query("train"), run.epoch(e)
+    pids = {m: t.pid[t.modality == m].to_numpy() for m in MODALITIES}
+    x = {m: torch.from_numpy(z[f"features_{m}"][:len(p)]).float() for m, p in pids.items()}  # training images come first
+    names, y = np.unique(pids["visible"], return_inverse=True)
+    return (names[(unit(x["infrared"]) @ unit(centroids(x["visible"], y)).T).argmax(1)] == pids["infrared"]).mean()
+
+
 def test_the_ceiling_trains_on_the_truth(quick):
     run = quick(iterations=30, weights="", supervision="truth")
     t, z = run.images.query("train"), run.epoch(1)
     names = np.unique(t.pid)
     for m in MODALITIES: assert (names[z[f"final_{m}"]] == t.pid[t.modality == m]).all()
     assert run.history.transfer_direction.iloc[-1] == "truth" and run.history.ari_visible.iloc[-1] == 1 and "loss_mccl" not in run.history
-    assert run.history.mAP.iloc[-1] > run.history.mAP.iloc[0] + .05, "what is told must help"
+    assert met_across(run, 1) > met_across(run, 0) + .2, "who is told who is who must learn it"  # 16 people; by seed and rendering .02-.05 becomes .58-.67
 
 
 def test_best_epoch_on_the_test_labels(quick):
@@ -344,10 +354,14 @@ def fails(train, error, says, **changes):
     return str(caught.value)
 
 
-def test_all_outliers(quick): assert "run" in fails(quick, RunError, "visible: 192 images, eps = 1e-06, min_samples = 30: 192 outliers and 0 cluster(s), two are needed: raise eps, or lower min_samples", eps=1e-6, min_samples=30)
+def test_all_outliers(whole, quick):
+    n = (whole.images.query("train").modality == "visible").sum()
+    assert "run" in fails(quick, RunError, f"visible: {n} images, eps = 1e-06, min_samples = 30: {n} outliers and 0 cluster(s), two are needed: raise eps, or lower min_samples", eps=1e-6, min_samples=30)
 
 
-def test_one_cluster(quick): fails(quick, RunError, "0 outliers and 1 cluster(s), two are needed: lower eps", eps=.9999, k1=48, k1_infrared=48)
+def test_one_cluster(quick):
+    "Everybody is everybody's neighbour."
+    fails(quick, RunError, "0 outliers and 1 cluster(s), two are needed: lower eps", eps=.9999, k1=999, k1_infrared=999)
 
 
 def test_nothing_is_lost_when_an_epoch_fails(small, tmp_path, monkeypatch):
