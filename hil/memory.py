@@ -262,7 +262,11 @@ def _candidates(q, memory, ratio):
 
 def _confirm(q, memory, rows, cols, ratio):
     "Which of the pairs are above ratio times the best similarity of their query in this memory too -> bool [M]."
-    s = torch.cat([(q[r] * memory[c].to(q.dtype)).sum(1) for r, c in zip(rows.split(256), cols.split(256))])
+    if 16 * len(rows) > len(q) * len(memory):  # nearly everything is near: one product is cheaper than many rows
+        near = torch.zeros(len(q), len(memory), dtype=torch.bool, device=q.device)
+        near[_candidates(q, memory, ratio)] = True
+        return near[rows, cols]
+    s = torch.cat([(q.index_select(0, r) * memory.index_select(0, c).to(q.dtype)).sum(1) for r, c in zip(rows.split(512), cols.split(512))])
     top = q.new_full((len(q),), -math.inf).scatter_reduce(0, rows, s, "amax")
     open = (top > -math.inf) & (top < (1 - 1e-6) * q.norm(dim=1))  # a cosine of 1 cannot be beaten; the others look through the whole memory
     if open.any(): top[open] = torch.stack([p.amax(1) for _, _, p in _products(q[open], memory)]).amax(0)
