@@ -57,7 +57,7 @@ def palette(
     return shades[np.arange(n) % len(shades)]
 
 
-def _pct(x): return "unknown" if x is None or not np.isfinite(x) else f"{100 * x:.0f} %"
+def _pct(x): return "unknown" if x is None or not np.isfinite(x) else f"{round(100 * x)} %"
 def _of(n, total): return f"{n:,}" if n == total else f"{n:,} of {total:,}"
 def _s(n, word): return f"{n:,} {word}" + ("" if n == 1 else "s")
 

@@ -36,7 +36,8 @@ def _history_panel(ax, epoch, history, ylabel, head, lines, told, show, missing)
     ax.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
     if len(lines) > 1: ax.legend(loc="best", ncols=2 if len(lines) > 2 else 1, columnspacing=0.9, handlelength=1.6, fontsize=7.5)
     if not lines: _empty(ax, missing)
-    ax.set_title(textwrap.fill(f"{head}: {_change(history, {c: lines[c][0] for c in list(lines)[:told]}, show) or 'not recorded'}", 43))
+    title = textwrap.wrap(f"{head}: {_change(history, {c: lines[c][0] for c in list(lines)[:told]}, show) or 'not recorded'}", 43)
+    ax.set_title("\n".join([""] * (2 - len(title)) + title))                     # always two lines: axes stay where they are while a run grows
 
 
 def _history_panels(history):

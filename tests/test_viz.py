@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from jupyter_client.manager import start_new_kernel
-from pictures import check_drawing, said
+from pictures import check_drawing, png, said
 from PIL import Image
 
 from hil import maps, style, viz
@@ -102,6 +102,21 @@ def test_live_plot_keeps_its_room_on_the_page(kernel_messages):
         assert image.convert("RGBA").getpixel((1, 1)) == (255, 255, 255, 255), "white ground, for the dark theme"
         sizes.add(image.size)
     assert len(sizes) == 1
+
+
+def test_axes_stay_where_they_are_while_a_run_grows():
+    "In the live plot nothing but the lines should move; tick labels may take a few pixels."
+    boxes = []
+    for n in (1, 2, 4):
+        fig = viz.history_plot(HISTORY[:n], total_epochs=4)
+        png(fig)
+        boxes.append([ax.get_position().bounds for ax in fig.axes])
+    np.testing.assert_allclose(boxes[0], boxes[2], atol=0.012)
+    np.testing.assert_allclose(boxes[1], boxes[2], atol=0.012)
+
+
+def test_no_minus_nought():
+    assert [style._pct(x) for x in (-0.001, 0.004, 0.415, 1, np.nan, None)] == ["0 %", "0 %", "42 %", "100 %", "unknown", "unknown"]
 
 
 def test_what_the_other_modules_draw_is_at_hand():
