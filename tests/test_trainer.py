@@ -21,7 +21,8 @@ from hil.data import DataError
 from hil.memory import ClusterMemory, InstanceMemory, mccl_loss, unit
 from hil.models import DEPTHS, MODALITIES
 from hil.run import CHOICES, Config, Run, RunError
-from hil.trainer import Memories, Trainer, draw_batch, find_device, move_memories, remember, step_losses
+from hil.step import Memories, draw_batch, move_memories, remember, step_losses
+from hil.trainer import Trainer, find_device
 from hil.views import CHANNELS, CachedViews, PixelViews, cache_views, cached, store_key
 
 
