@@ -143,8 +143,8 @@ class Trainer:
         if c.supervision == "truth":
             names = np.unique(np.concatenate(list(self.pids.values())))
             return {m: np.searchsorted(names, p) for m, p in self.pids.items()}
-        k1 = {"visible": c.k1, "infrared": c.k1_infrared or c.k1}
-        labels = {m: cluster.pseudo_labels(jaccard_distance(self.joined(m), k1[m], c.k2), c.eps, c.min_samples) for m in MODALITIES}
+        k1, keep = {"visible": c.k1, "infrared": c.k1_infrared or c.k1}, min(1., c.eps + 1e-6)  # DBSCAN looks no further than eps
+        labels = {m: cluster.pseudo_labels(jaccard_distance(self.joined(m), k1[m], c.k2, keep=keep), c.eps, c.min_samples) for m in MODALITIES}
         for m, y in labels.items():
             if y.max() < 1:
                 alone, few = int((y < 0).sum()), (y < 0).mean() > .5

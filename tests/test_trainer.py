@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,10 +17,11 @@ from hypothesis import given, settings, strategies as st
 from test_memory import close, load
 
 from hil import match
-from hil.cluster import centroids
+from hil.cluster import centroids, pseudo_labels
 from hil.data import DataError
 from hil.memory import ClusterMemory, InstanceMemory, mccl_loss, unit
 from hil.models import DEPTHS, MODALITIES
+from hil.rerank import jaccard_distance
 from hil.run import CHOICES, Config, Run, RunError
 from hil.step import Memories, draw_batch, move_memories, remember, step_losses
 from hil.trainer import Trainer, find_device
@@ -295,6 +297,30 @@ def test_sub_centers_move_in_both_modalities_or_stay():
         before = memories.banks["visible"]["deep"].clone()
         move_memories(batch, t, {m: torch.arange(6) for m in x}, memories, Config(update_sub_centers=moves))
         assert memories.banks["visible"]["deep"] is memories.banks["infrared"]["deep"] and torch.equal(memories.banks["visible"]["deep"], before) != moves
+
+
+# --- coarse clusters ------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("noise", [.6, .9])
+def test_labels_are_those_of_the_whole_distance(monkeypatch, noise):
+    "The trainer stores only the pairs that DBSCAN looks at: the same labels, also for an eps that is some pair's distance."
+    g = torch.Generator().manual_seed(0)
+    x = {m: torch.randn(20, 1, 32, generator=g).add(noise * torch.randn(20, n, 32, generator=g)).flatten(0, 1) for m, n in (("visible", 15), ("infrared", 9))}
+    every, stored = {m: jaccard_distance(f, 12, 4) for m, f in x.items()}, []
+    def storing(*args, **options):
+        stored.append(jaccard_distance(*args, **options))
+        return stored[-1]
+    monkeypatch.setattr("hil.trainer.jaccard_distance", storing)
+    kinds = set()
+    for eps in (.3, .6, .9, 1 - 1e-9, *np.unique(every["visible"].data)[10:-10:100].tolist()):
+        want = {m: pseudo_labels(d, eps, 4) for m, d in every.items()}
+        if min(y.max() for y in want.values()) < 1: continue
+        config = Config(eps=eps, k1=12, k1_infrared=0, k2=4)
+        got = Trainer.coarse(SimpleNamespace(config=config, joined=x.get))
+        for m in MODALITIES: np.testing.assert_array_equal(got[m], want[m], err_msg=f"{m}, eps = {eps}")
+        assert all(s.data.max() <= eps + 1e-5 for s in stored[-2:]), "nothing is stored that DBSCAN would not look at"
+        kinds.add(tuple(want["visible"]))
+    assert len(kinds) > 5, len(kinds)
 
 
 # --- the release's trainer, one iteration ---------------------------------------------------------------------------
