@@ -25,7 +25,7 @@ from hil.rerank import jaccard_distance
 from hil.run import CHOICES, Config, Run, RunError
 from hil.step import Memories, draw_batch, move_memories, remember, step_losses
 from hil.trainer import Trainer, find_device
-from hil.views import CHANNELS, CachedViews, PixelViews, cache_views, cached, store_key
+from hil.views import VIEWS, CachedViews, PixelViews, cache_views, cached, store_key
 
 
 def same_runs(a, b):
@@ -475,7 +475,7 @@ def test_both_kinds_of_views_answer_alike(tmp_path):
     idx = torch.tensor([4, 0, 4])
     for m in images:
         a, b = pixels.batch(m, idx, g), stores[0].batch(m, idx, g)
-        assert len(a) == len(b) == len(CHANNELS[m]) * 3 and b.dtype == torch.float32
+        assert len(a) == len(b) == len(VIEWS[m]) * 3 and b.dtype == torch.float32
         for flip in (False, True): close(stores[1].clean(m, idx, flip), trunk({m: pixels.clean(m, idx, flip)})[m], rtol=2e-2, atol=2e-2)
         one, two = (stores[0].batch(m, idx, torch.Generator().manual_seed(3)) for _ in range(2))
         assert torch.equal(one, two)
