@@ -1,4 +1,5 @@
 """hil.rerank against the release's figures, against the slow reference, and against what must hold for any data."""
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from hil.rerank import jaccard_distance, knn, unit
+from hil.rerank import jaccard_distance, knn, knn_recall, unit
 from reference import as_dense, dense_jaccard, nearest
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "jaccard_n600_d64.npz")
@@ -118,3 +119,50 @@ def test_bad_settings(k1, k2):
 def test_bad_k_and_keep():
     with pytest.raises(ValueError, match="at least 1, got 0"): knn(np.eye(4), 0)
     with pytest.raises(ValueError, match="keep must lie"): jaccard_distance(np.eye(4), keep=1.5)
+
+
+def crowd(n_people, n_images=35, d=48, noise=.7, seed=0):
+    "People of n_images rows each around a direction, shuffled."
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n_people, d)).repeat(n_images, 0) + noise * rng.normal(size=(n_people * n_images, d))
+    return x[rng.permutation(len(x))]
+
+
+def test_approximate_neighbours_find_nearly_all(caplog):
+    x = crowd(120)
+    with caplog.at_level(logging.INFO, "hil.rerank"): found = knn(x, 30, "ivf")
+    assert "recall@30" in caplog.text and caplog.records[-1].levelno == logging.INFO
+    assert knn_recall(x, found, n_sample=1000, seed=9) > .93 and knn_recall(x, knn(x, 30)) == 1
+    assert (found[:, 0] == np.arange(len(x))).all() and all(len(set(row)) == 30 for row in found.tolist())
+    assert (found == knn(x, 30, "ivf")).all() and (found != knn(x, 30, "ivf", seed=1)).any()      # a seed, a result
+    exact = (found == knn(x, 30)).all(1)
+    assert .05 < exact.mean() < 1                                                               # it does leave something out
+
+
+def test_approximate_distance_is_close_and_exact_stays_the_default():
+    x = crowd(60)
+    exact, near = jaccard_distance(x), jaccard_distance(x, neighbors="ivf", recall=.98)
+    assert (exact != jaccard_distance(x, neighbors="exact")).nnz == 0
+    assert np.abs(as_dense(exact) - as_dense(near)).mean() < .01
+
+
+def test_a_recall_that_is_missed_is_a_warning(caplog):
+    x = np.random.default_rng(0).normal(size=(6000, 32))                                         # no clusters: no list helps
+    with caplog.at_level(logging.INFO, "hil.rerank"): found = knn(x, 30, "ivf", recall=.999)
+    assert caplog.records[-1].levelno == logging.WARNING and 0 < knn_recall(x, found) < .999
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 200), st.sampled_from([1, 2, 8]), st.booleans())
+def test_approximate_neighbours_of_odd_worlds(seed, n, d, copies):
+    "Fewer rows than k, one dimension, copies: lists may be empty or short."
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, d))
+    if copies: x = x[rng.integers(max(n // 20, 1), size=n)]
+    found = knn(x, 30, "ivf")
+    assert found.shape == (n, min(30, n)) and (found[:, 0] == np.arange(n)).all() and all(len(set(row)) == len(row) for row in found.tolist())
+
+
+def test_bad_neighbours():
+    with pytest.raises(ValueError, match='"exact" or "ivf", got \'annoy\''): jaccard_distance(np.eye(4), neighbors="annoy")
+    with pytest.raises(ValueError, match="recall must lie"): knn(np.eye(4), 2, "ivf", recall=0)
