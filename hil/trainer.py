@@ -9,6 +9,7 @@ __all__ = ['log', 'load_images', 'find_device', 'keep_freed_memory', 'Trainer']
 import ctypes
 import logging
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -50,11 +51,10 @@ def find_device(
 ) -> torch.device:
     "The device by name; `auto` takes a GPU where there is one. Raises RunError if it is not there."
     if name == "auto": return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try: device = torch.device(name)
-    except RuntimeError: raise RunError(f'device = {name!r}: expected "auto", "cpu", "cuda" or "cuda:1"') from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if not re.fullmatch("cpu|cuda(:(0|[1-9][0-9]*))?", name): raise RunError(f'device = {name!r}: expected "auto", "cpu", "cuda" or "cuda:1"')
+    if name != "cpu" and int(name.partition(":")[2] or 0) >= torch.cuda.device_count():
         raise RunError(f'device = {name!r}: this machine shows {torch.cuda.device_count()} CUDA devices to torch; use device = "auto" or "cpu"')
-    return device
+    return torch.device(name)
 
 # %% ../nbs/09_trainer.ipynb #7bc26ff1
 def keep_freed_memory(size=1 << 30):
@@ -75,8 +75,7 @@ class Trainer:
         self.config, self.on_epoch, self.progress = config, on_epoch, progress
         keep_freed_memory()
         self.device = find_device(config.device)
-        self.run = Run(config.run_dir) if config.resume else None
-        if self.run: self.run.check_resumable(config)
+        self.run = Run.resume(config) if config.resume else None
         self.images = load_images(config, progress)
         self.tables = {m: self.images[self.images.modality == m] for m in MODALITIES}
         self.pids = {m: t.pid[t.train].to_numpy() for m, t in self.tables.items()}

@@ -205,6 +205,24 @@ def test_an_epoch_told_twice_counts_once(run):
     assert run.history.mAP.tolist() == [0, .7]
 
 
+def test_resuming_sweeps_up_after_a_killed_process_and_touches_nothing_else(run):
+    def stop(part): raise MemoryError
+    names = []
+    for file in sorted(p for p in run.path.rglob("*") if p.is_file()):  # the names that write_atomic gives to this run's files
+        with pytest.raises(MemoryError): write_atomic(file, lambda part: (names.append(part), stop(part)))
+    names.append(run.path / ".77-best.pt")
+    others = [run.path / n for n in (".7-notes.txt", ".gitignore", "7-history.csv", ".x-history.csv", ".7-history.csv.bak", ".-history.csv", "supervised/.7-history.csv")]
+    (run.path / "supervised").mkdir()
+    for file in (*names, *others): file.write_bytes(b"half")
+    before = content(run.path)
+    with pytest.raises(RunError, match="other settings"): Run.resume(Config(run_dir=str(run.path), lr=.5))
+    Run(run.path)
+    assert content(run.path) == before, "only a run that is gone on with is swept"
+    assert Run.resume(Config(run_dir=str(run.path), resume=True)).history.epoch.tolist() == [0, 1]
+    assert len(names) == 7 and content(run.path) == {k: v for k, v in before.items() if run.path / k not in names}
+    with pytest.raises(RunError, match="no run here"): Run.resume(Config(run_dir=str(run.path / "epochs"), resume=True))
+
+
 def test_save_npz_adds_no_suffix(tmp_path):
     save_npz(tmp_path / "odd.part", {"a": np.arange(3)})
     assert [p.name for p in tmp_path.iterdir()] == ["odd.part"]

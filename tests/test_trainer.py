@@ -73,10 +73,13 @@ def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path, moment, record
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     run = Run(config.run_dir)
     assert run.checkpoint()["epoch"] == 1 and len(run.history) == recorded
+    half = [p.name for p in run.path.rglob(".*")]
+    assert len(half) == (moment == "save") and all(n.endswith("-checkpoint.pt") for n in half)
     resumed = Trainer(replace(config, resume=True), progress=False).fit()
     same_runs(whole, resumed)
     a, b = whole.checkpoint(), resumed.checkpoint()
     for k in a["model"]: assert torch.equal(a["model"][k], b["model"][k]), k
+    assert not list(run.path.rglob(".*")), "what was half written is gone"
     before = (run.path / "history.csv").read_bytes()
     Trainer(replace(config, resume=True), progress=False).fit()  # a finished run: nothing to do
     assert (run.path / "history.csv").read_bytes() == before
@@ -413,8 +416,10 @@ def test_a_loss_that_is_not_finite(quick, stage):
 
 def test_a_gpu_that_is_not_there(quick):
     n = torch.cuda.device_count()
+    for i in (n, 256, 10**9):  # torch takes an index modulo 256
+        with pytest.raises(RunError, match=f"device = 'cuda:{i}': this machine shows {n} CUDA devices to torch"): find_device(f"cuda:{i}")
     fails(quick, RunError, f"device = 'cuda:{n}': this machine shows {n} CUDA devices to torch", device=f"cuda:{n}")
-    for name in ("tpu", "", "cuda:-1", "gpu"):
+    for name in ("tpu", "", "cuda:-1", "gpu", "mps", "meta", "cpu:0", "cuda:", "cuda:01", "CUDA", "cuda:1 "):
         with pytest.raises(RunError, match='expected "auto", "cpu", "cuda" or "cuda:1"'): find_device(name)
 
 
