@@ -3,7 +3,8 @@
 # %% auto #0
 __all__ = ['DYES', 'FIBRES', 'EYE', 'DYE_SCORE', 'FIBRE_SCORE', 'CHOICES', 'RANGES', 'ODDS', 'SLOTS', 'PARTS', 'SLOT', 'PIECE',
            'BARE_LEGS', 'NECK', 'SHOULDER', 'HEAD', 'material', 'contrasting', 'draw_person', 'dress_up', 'body',
-           'head', 'trunk', 'legs', 'arms', 'bag', 'pattern', 'lower_pattern', 'emblem', 'paint']
+           'head', 'trunk', 'legs', 'arms', 'bag', 'pattern', 'lower_pattern', 'emblem', 'paint_lower', 'paint_upper',
+           'paint_rest', 'paint']
 
 # %% ../nbs/01b_people.ipynb #940a48ea
 from statistics import NormalDist
@@ -263,51 +264,62 @@ def emblem(p, x, y):
             "cross": (dx < s * 0.35) & (dy < s * 1.3) | (dy < s * 0.35) & (dx < s * 1.1), "two": (dx < s * 1.2) & (np.abs(dy - s * 0.6) < s * 0.3)}[p.emblem_shape]
 
 
+def paint_lower(p, is_, hits, waistline):
+    "(where, slot) of what is worn below `waistline`, layer by layer; `is_`: {part: [n] bool}."
+    y, along = hits[:, PY], hits[:, ALONG]
+    limb = is_["thigh"] & (p.lower not in BARE_LEGS) | is_["shin"] & (p.lower not in BARE_LEGS) | is_["skirt"] & (p.lower == "shorts")
+    cloth = limb | is_["thigh"] & (y > p.hip - 0.06) | is_["pelvis"] | is_["skirt"] | is_["torso"] & (y < waistline)
+    fall = np.where(is_["skirt"] & (p.lower == "shorts"), along * 0.46, np.where(is_["thigh"], along * 0.5, np.where(is_["shin"], 0.5 + along * 0.5, (p.hip - y) / p.hip)))
+    yield cloth, "lower"
+    yield lower_pattern(p, hits, fall, limb, cloth), "lower2"
+
+
+def paint_upper(p, is_, hits, trunk):
+    "(where, slot) of what is worn on `trunk` [n] bool and arms, layer by layer."
+    x, y, along, front = hits[:, PX], hits[:, PY], hits[:, ALONG], hits[:, PZ] > 0
+    sleeve = is_["upperarm"] | is_["forearm"] & (p.upper not in ("tee", "dress"))
+    upper, down = trunk | sleeve, np.where(is_["upperarm"], along * 0.165, np.where(is_["forearm"], 0.165 + along * 0.145, SHOULDER - y))
+    yield upper, "upper"
+    yield upper & pattern(p, hits, down, sleeve), "upper2"
+    if p.cuffs: yield is_["forearm"] & sleeve & (along > 0.8) | is_["upperarm"] & (along > 0.85) & (p.upper in ("tee", "dress")), "upper2"
+    if p.belt: yield trunk & (np.abs(y - p.hip - 0.055) < 0.011) & (not p.open or ~front), "accent"
+    if p.emblem in ("front", "both") and not p.open: yield trunk & front & emblem(p, x, y), "inner"
+    if p.emblem in ("back", "both"): yield trunk & ~front & emblem(p, x, y), "inner"
+    if p.open:  # an open front shows the shirt, and below the waist what is worn there; a suit opens in a V and may show a tie
+        gap = np.abs(x) < (np.clip((y - 0.60) * 0.30, 0, 0.06) if p.upper == "suit" else p.opening)
+        yield trunk & front & gap & (y > p.hip + 0.03), "inner"
+        yield trunk & front & gap & (y <= p.hip + 0.03), "lower"
+        if p.upper == "suit" and p.belt: yield trunk & front & gap & (np.abs(x) < 0.011), "accent"
+    if p.upper == "shirt" and p.pattern == "plain": yield trunk & front & (np.abs(x) < 0.007), "upper2"
+    if p.tape == "chest": yield trunk & (np.abs(y - 0.62) < 0.013), "tape"
+    if p.tape == "arms": yield is_["upperarm"] & (np.abs(along - 0.7) < 0.1), "tape"
+
+
+def paint_rest(p, is_, hits, trunk):
+    "(where, slot) of head, hands, feet and bag, layer by layer; straps run over `trunk` [n] bool."
+    x, y, along, front = hits[:, PX], hits[:, PY], hits[:, ALONG], hits[:, PZ] > 0
+    for part, slot in (("hair", "hair"), ("hat", "hat"), ("scarf", "accent"), ("bag", "bag"), ("pocket", "bag2"), ("shoe", "shoe")): yield is_[part], slot
+    yield is_["skin"] & front & (np.abs(y - HEAD - 0.004) < 0.007) & (np.abs(np.abs(x) - 0.021) < 0.009), "eyes"
+    if p.boots: yield is_["shin"] & (along > 1 - p.boots), "shoe"
+    if p.gloves: yield is_["hand"], "accent"
+    if p.tape == "legs": yield is_["shin"] & (np.abs(along - 0.5) < 0.07), "tape"
+    if p.bag_pattern == "half": yield is_["bag"] & (along > 0.5), "bag2"
+    if p.bag_pattern == "stripe": yield is_["bag"] & (np.abs(along - 0.5) < 0.16), "bag2"
+    if p.bag == "backpack": yield trunk & front & (np.abs(np.abs(x) - p.shoulders * 0.55) < 0.013), "bag"
+    if p.bag == "shoulder": yield trunk & (np.abs(x + p.side * (y - 0.70) * 0.9) < 0.013), "bag"
+
+
 def paint(
     p,      # person
     parts,  # [n] part number of each hit
     hits,   # [n, 9] rows of `cast`
 ):
-    "Slot number [n] of each hit point: later lines paint over earlier ones."
+    "Slot number [n] of each hit point: later layers paint over earlier ones."
     parts = parts.astype(np.uint8)
-    x, y, z, along, around = hits[:, PX], hits[:, PY], hits[:, PZ], hits[:, ALONG], hits[:, AROUND]
     is_ = {k: parts == n for k, n in PIECE.items()}
-    out, front = np.zeros(len(parts), np.uint8), z > 0
-    def put(where, slot): out[where] = SLOT[slot]
-    # lower garment
-    limb = is_["thigh"] & (p.lower not in BARE_LEGS) | is_["shin"] & (p.lower not in BARE_LEGS) | is_["skirt"] & (p.lower == "shorts")
     waistline = p.hip + (0.075 if p.tucked and p.upper in ("tee", "shirt", "hoodie") else 0.0)
-    cloth = limb | is_["thigh"] & (y > p.hip - 0.06) | is_["pelvis"] | is_["skirt"] | is_["torso"] & (y < waistline)
-    fall = np.where(is_["skirt"] & (p.lower == "shorts"), along * 0.46, np.where(is_["thigh"], along * 0.5, np.where(is_["shin"], 0.5 + along * 0.5, (p.hip - y) / p.hip)))
-    put(cloth, "lower")
-    put(lower_pattern(p, hits, fall, limb, cloth), "lower2")
-    # upper garment
-    sleeve = is_["upperarm"] | is_["forearm"] & (p.upper not in ("tee", "dress"))
-    trunk = is_["torso"] & (y >= waistline) | is_["shell"]
-    upper, down = trunk | sleeve, np.where(is_["upperarm"], along * 0.165, np.where(is_["forearm"], 0.165 + along * 0.145, SHOULDER - y))
-    put(upper, "upper")
-    put(upper & pattern(p, hits, down, sleeve), "upper2")
-    if p.cuffs: put(is_["forearm"] & sleeve & (along > 0.8) | is_["upperarm"] & (along > 0.85) & (p.upper in ("tee", "dress")), "upper2")
-    if p.belt: put(trunk & (np.abs(y - p.hip - 0.055) < 0.011) & (not p.open or ~front), "accent")
-    if p.emblem in ("front", "both") and not p.open: put(trunk & front & emblem(p, x, y), "inner")
-    if p.emblem in ("back", "both"): put(trunk & ~front & emblem(p, x, y), "inner")
-    if p.open:  # an open front shows the shirt, and below the waist what is worn there; a suit opens in a V and may show a tie
-        gap = np.abs(x) < (np.clip((y - 0.60) * 0.30, 0, 0.06) if p.upper == "suit" else p.opening)
-        put(trunk & front & gap & (y > p.hip + 0.03), "inner")
-        put(trunk & front & gap & (y <= p.hip + 0.03), "lower")
-        if p.upper == "suit" and p.belt: put(trunk & front & gap & (np.abs(x) < 0.011), "accent")
-    if p.upper == "shirt" and p.pattern == "plain": put(trunk & front & (np.abs(x) < 0.007), "upper2")
-    if p.tape == "chest": put(trunk & (np.abs(y - 0.62) < 0.013), "tape")
-    if p.tape == "arms": put(is_["upperarm"] & (np.abs(along - 0.7) < 0.1), "tape")
-    # the rest
-    for part, slot in (("hair", "hair"), ("hat", "hat"), ("scarf", "accent"), ("bag", "bag"), ("pocket", "bag2"), ("shoe", "shoe")): put(is_[part], slot)
-    face = is_["skin"] & front & (np.abs(y - HEAD - 0.004) < 0.007) & (np.abs(np.abs(x) - 0.021) < 0.009)
-    put(face, "eyes")
-    if p.boots: put(is_["shin"] & (along > 1 - p.boots), "shoe")
-    if p.gloves: put(is_["hand"], "accent")
-    if p.tape == "legs": put(is_["shin"] & (np.abs(along - 0.5) < 0.07), "tape")
-    if p.bag_pattern == "half": put(is_["bag"] & (along > 0.5), "bag2")
-    if p.bag_pattern == "stripe": put(is_["bag"] & (np.abs(along - 0.5) < 0.16), "bag2")
-    if p.bag == "backpack": put(trunk & front & (np.abs(np.abs(x) - p.shoulders * 0.55) < 0.013), "bag")
-    if p.bag == "shoulder": put(trunk & (np.abs(x + p.side * (y - 0.70) * 0.9) < 0.013), "bag")
+    trunk = is_["torso"] & (hits[:, PY] >= waistline) | is_["shell"]
+    out = np.zeros(len(parts), np.uint8)
+    for layers in (paint_lower(p, is_, hits, waistline), paint_upper(p, is_, hits, trunk), paint_rest(p, is_, hits, trunk)):
+        for where, slot in layers: out[where] = SLOT[slot]
     return out
