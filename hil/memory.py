@@ -238,7 +238,7 @@ def update_sub_centers(
     return move(bank.flatten(0, 1).clone(), x, labels * P + nearest, momentum).unflatten(0, (C, P))
 
 # %% ../nbs/07_memory.ipynb #487970aa
-def _products(x, memory, size=1024):
+def _products(x, memory, size=4096):
     "Similarities of x with a memory in blocks that stay in cache: first row, rows [n, D], x @ rows.T [B, n] (gone with the next block)."
     if x.device.type != "cpu": size = max(2**26 // len(x), size)  # a GPU wants large blocks
     room = x.new_empty(len(x) * min(size, len(memory)))

@@ -1,8 +1,11 @@
-"""One epoch's clustering phase at SYSU-MM01's size, against the hardware's floor and the slow reference, measured in one run.
+"""The entry of `make bench`: one epoch's clustering phase and one step's losses at SYSU-MM01's size, against the hardware's floor and the slow
+reference, measured in one run -> a table here and in nbs/bench/full.json (quick.json).
 
-python tests/bench_cluster.py [--quick]     # --quick: an eighth of the size
+python tests/bench_cluster.py [--quick]             # --quick: an eighth of the size
+python tests/bench_cluster.py --scale [sizes ...]   # instead: how clustering grows (bench_scale.py)
 """
 import argparse
+import json
 import os
 import platform
 import threading
@@ -15,12 +18,15 @@ import numpy as np
 import sklearn
 import torch
 
+import bench_losses
+import bench_scale
 import reference
 from hil.cluster import centroids, pseudo_labels, secondary_cluster
 from hil.match import brst
 from hil.rerank import jaccard_distance, unit
 
-SIZES, D, PER_PERSON, SHARE = {"visible": 22258, "infrared": 11909}, 1536, 56, 6
+SIZES, D, PER_PERSON, SHARE = {"visible": 22258, "infrared": 11909}, 1536, 56, 3
+RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "bench"
 STEPS = ("jaccard", "dbscan", "centres", "sub-centres", "transfer")
 
 
@@ -102,37 +108,57 @@ def floor(features, k=30):
     return times
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="an eighth of the size, the reference measured in full")
-    quick = parser.parse_args().quick
-    sizes = {name: n // 8 if quick else n for name, n in SIZES.items()}
-    share = 1 if quick else SHARE
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; Python {platform.python_version()}, torch {torch.__version__}, "
-          f"faiss {faiss.__version__}, numba {numba.__version__}, scikit-learn {sklearn.__version__}")
-    print(f"{sizes['visible']:,} visible + {sizes['infrared']:,} infrared x {D}; load {os.getloadavg()[0]:.1f} at the start\n", flush=True)
-    ours(world({"visible": 400, "infrared": 300}))                                       # compile
+def machine():
+    "Where and with what the figures were measured."
+    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.machine())
+    return (f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} at the start; Python {platform.python_version()}, "
+            f"torch {torch.__version__}, faiss {faiss.__version__}, numba {numba.__version__}, scikit-learn {sklearn.__version__}")
 
+
+def clustering(sizes, quick):
+    "Rows (step, ours, reference, floor) in seconds, and what else is worth knowing."
+    ours(world({"visible": 400, "infrared": 300}))                                       # compile
     features = world(sizes)
     bare = floor(features)
     with Peak() as peak: fast, labels = ours(features)
-    small = features if quick else world({name: n // share for name, n in sizes.items()})
+    small = features if quick else world({name: n // SHARE for name, n in sizes.items()})
     slow, slow_labels = plain(small)
     agree = np.mean(np.concatenate([slow_labels[m] == (labels if quick else ours(small)[1])[m] for m in small]))
     if not quick:                                                                        # along the line through two sizes, log-log
-        less = plain(world({name: n // (2 * share) for name, n in sizes.items()}))[0]
-        slow = {step: seconds * share ** np.clip(np.log2(seconds / less[step]), 1, 2) for step, seconds in slow.items()}
+        less = plain(world({name: n // (2 * SHARE) for name, n in sizes.items()}))[0]
+        slow = {step: seconds * SHARE ** np.clip(np.log2(seconds / less[step]), 1, 2) for step, seconds in slow.items()}
+    rows = [(step, fast[step], slow[step], min(bare.values())) for step in STEPS]
+    rows.append(("clustering phase", sum(fast.values()), sum(slow.values()), min(bare.values())))
+    notes = [f"{sizes['visible']:,} visible + {sizes['infrared']:,} infrared images x {D}; floor of the clustering steps: bare exact kNN, both modalities: "
+             f"faiss {bare['faiss']:.2f} s, torch {bare['torch']:.2f} s",
+             f"peak memory above the features: {peak.above:.2f} GB", f"labels equal to the reference's: {agree:.2%} of the images"]
+    if not quick: notes.append(f"the clustering reference was measured at 1/{2 * SHARE} and 1/{SHARE} of the size and extrapolated, at most as N^2")
+    return rows, notes
 
-    print("| step | seconds | reference | reference / ours | ours / floor |\n|---|---|---|---|---|")
-    best = min(bare.values())
-    for step in (*STEPS, "all"):
-        mine, theirs = (sum(t.values()) if step == "all" else t[step] for t in (fast, slow))
-        print(f"| {step} | {mine:.2f} | {theirs:.1f} | {theirs / mine:.0f}x | {mine / best:.2f} |")
-    print(f"\nfloor (bare exact kNN, both modalities): faiss {bare['faiss']:.2f} s, torch {bare['torch']:.2f} s"
-          f"\npeak memory above the features: {peak.above:.2f} GB"
-          f"\nlabels equal to the reference's: {agree:.2%} of the images; clusters {[int(y.max()) + 1 for y in labels.values()]}, "
-          f"outliers {[int((y < 0).sum()) for y in labels.values()]}"
-          + ("" if quick else f"\nreference extrapolated from 1/{2 * share} and 1/{share} of the size, at most as N^2"))
+
+def table(result):
+    "The result as Markdown."
+    lines = ["| step | seconds | reference | reference / ours | ours / floor |", "|---|---|---|---|---|"]
+    for row in result["rows"]:
+        above = f"{row['ours'] / row['floor']:.2f}" if row["floor"] else ""
+        lines.append(f"| {row['step']} | {row['ours']:.3g} | {row['reference']:.3g} | {row['reference'] / row['ours']:.1f}x | {above} |")
+    return "\n".join([*lines, "", *(f"- {note}" for note in result["notes"]), f"- {result['machine']}"])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="an eighth of the size, the reference measured in full")
+    parser.add_argument("--scale", nargs="*", type=int, metavar="IMAGES", help="measure growth instead, at these sizes")
+    asked = parser.parse_args()
+    if asked.scale is not None: return bench_scale.main(asked.scale)
+    result = dict(machine=machine(), rows=[], notes=[])
+    rows, result["notes"] = clustering({name: n // 8 if asked.quick else n for name, n in SIZES.items()}, asked.quick)
+    result["notes"].append("losses: processor seconds of one step, forward and backward; floor: the products of features and memories, forward and backward")
+    for size in ("embedded",) if asked.quick else ("SYSU-MM01", "embedded"): rows += bench_losses.bench(size)
+    result["rows"] = [dict(zip(("step", "ours", "reference", "floor"), row)) for row in rows]
+    print(table(result))
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / ("quick.json" if asked.quick else "full.json")).write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

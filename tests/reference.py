@@ -123,8 +123,7 @@ def mccl_loss(features, banks):
     return {level: loss[agree].mean() for level, loss in inverse.items()}
 
 
-def move(memory, features, labels, momentum):
+def move_in_place(memory, features, labels, momentum):
     "Memory rows after the samples, one after the other: `M_y <- unit(m M_y + (1 - m) f)`."
-    memory = memory.clone()
     for f, y in zip(features, labels.tolist()): memory[y] = normalize(momentum * memory[y] + (1 - momentum) * f, dim=0)
     return memory

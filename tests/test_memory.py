@@ -139,14 +139,6 @@ def test_trainer_memories_after_golden():
 
 # --- slow plain references ------------------------------------------------------------------------------------------
 
-def slow_move(memory, x, labels, momentum):
-    memory = memory.clone()
-    for row, y in zip(x, labels.tolist()):
-        memory[y] = momentum * memory[y] + (1 - momentum) * row
-        memory[y] /= memory[y].norm()
-    return memory
-
-
 def slow_mccl(features, banks):
     "Equation by equation, one sample at a time."
     chosen, losses = {}, {}
@@ -184,11 +176,11 @@ def test_updates_equal_the_loop(seed, C, B, momentum):
     centers, f, y = rand(C, 4, seed=seed), rand(B, 4, seed=seed + 1), torch.from_numpy(np.random.default_rng(seed).integers(0, C, B))
     memory = ClusterMemory(centers, momentum=momentum)
     memory.update(f, y)
-    close(memory.centers, slow_move(unit(centers), unit(f), y, momentum))
+    close(memory.centers, reference.move_in_place(unit(centers), unit(f), y, momentum))
     for mix in ("unit", "raw"):
         memory = InstanceMemory(centers, momentum=momentum, mix=mix)
         memory.update(f, y)
-        close(memory.features, slow_move(unit(centers), unit(f) if mix == "unit" else f, y, momentum))
+        close(memory.features, reference.move_in_place(unit(centers), unit(f) if mix == "unit" else f, y, momentum))
 
 
 @quick

@@ -1,0 +1,82 @@
+"""How time and memory of clustering grow with the number of images, each size in a process of its own -> nbs/bench/scale.json.
+
+python tests/bench_scale.py [sizes ...]      # default 5000 15000 50000 150000 500000; sizes measured before stay in the file
+"""
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+RESULT = Path(__file__).resolve().parents[1] / "nbs" / "bench" / "scale.json"
+SIZES, D, PER_PERSON = (5000, 15000, 50000, 150000, 500000), 512, 50
+
+
+def world(n, seed=0):
+    "Raw features [n, 512] of people in six cameras, one image in twenty far off."
+    import numpy as np
+    rng = np.random.default_rng(seed)
+    people, cameras = rng.standard_normal((n // PER_PERSON, D), dtype=np.float32), rng.standard_normal((6, D), dtype=np.float32)
+    who, where = rng.integers(len(people), size=n), rng.integers(6, size=n)
+    x = np.empty((n, D), np.float32)
+    for start in range(0, n, 8192):
+        rows = slice(start, start + 8192)
+        blur = rng.choice([.7, 1.5], p=[.95, .05], size=(len(x[rows]), 1)).astype(np.float32)
+        x[rows] = people[who[rows]] + .3 * cameras[where[rows]] + blur * rng.standard_normal((len(x[rows]), D), dtype=np.float32)
+    return x
+
+
+def measure(n):
+    "One size: seconds and highest resident memory after each step."
+    import logging
+    import numpy as np
+    import torch
+    from hil.cluster import centroids, pseudo_labels, secondary_assign, sub_centers
+    from hil.rerank import jaccard_distance, knn
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logging.getLogger("hil.rerank").addHandler(handler)
+    logging.getLogger("hil.rerank").setLevel(logging.INFO)
+    secondary_assign(world(500), pseudo_labels(jaccard_distance(world(500)))), knn(world(500), 30, "ivf"), said.clear()   # compile
+    x = world(n)
+    row = dict(images=n, gb_before=peak(), seconds={}, gb={}, load=os.getloadavg()[0], threads=torch.get_num_threads())
+
+    def step(name, work):
+        started, used = time.perf_counter(), time.process_time()
+        result = work()
+        row["seconds"][name], row["gb"][name] = round(time.perf_counter() - started, 2), peak()
+        row.setdefault("cpu_seconds", {})[name] = round(time.process_time() - used, 2)
+        return result
+
+    distance = step("Jaccard", lambda: jaccard_distance(x, keep=.61, neighbors="ivf"))
+    labels = step("DBSCAN", lambda: pseudo_labels(distance))
+    row["stored_per_image"] = round(distance.nnz / n, 1)
+    del distance
+    step("centres", lambda: centroids(x, labels))
+    merged = np.unique(np.where(np.arange(n) < 3000, 0, labels + (labels >= 0)), return_inverse=True)[1] - (labels[3000:] < 0).any()  # one cluster of 3,000
+    sub = step("sub-clusters", lambda: secondary_assign(x, merged))
+    step("sub-centres", lambda: sub_centers(x, merged, sub))
+    return {**row, "clusters": int(labels.max()) + 1, "outliers": int((labels < 0).sum()), "said": said,
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"}
+
+
+def peak(): return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)                # Linux: in kB
+
+
+def main(sizes):
+    rows = {row["images"]: row for row in json.loads(RESULT.read_text())} if RESULT.exists() else {}
+    for n in sizes or SIZES:
+        out = subprocess.run([sys.executable, __file__, "--one", str(n)], stdout=subprocess.PIPE, text=True, check=True).stdout
+        rows[n] = json.loads(out.splitlines()[-1])
+        print(f"{n:>9,} images: {sum(rows[n]['seconds'].values()):8.1f} s, peak {max(rows[n]['gb'].values()):.2f} GB; {rows[n]['said'][-1]}", flush=True)
+        RESULT.parent.mkdir(exist_ok=True)
+        RESULT.write_text(json.dumps([rows[k] for k in sorted(rows)], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]: print(json.dumps(measure(int(sys.argv[2]))))
+    else: main([int(size) for size in sys.argv[1:]])
