@@ -314,6 +314,20 @@ def test_neighbor_equals_the_dense_version(seed, cross, N, shift, V):
         close(gradient(fast[level], f[level])[0], gradient(slow[level], f[level])[0], rtol=1e-7, atol=1e-11)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_neighbor_over_several_blocks(order):
+    "The largest similarity in the first or in the last block, so that earlier sums are scaled down or not."
+    W = {level: unit(rand(9000, 8, seed=s)) for s, level in enumerate(("deep", "shallow"))}
+    W = {level: w[(order * w[:, 0]).argsort()] for level, w in W.items()}
+    own = {level: unit(rand(5, 8, seed=7) * .3 + torch.eye(8, dtype=torch.float64)[0]) for level in W}
+    f = {level: q.clone().requires_grad_() for level, q in own.items()}
+    fast, slow = neighbor_loss(f, own, W, ratio=.8), reference.neighbor_loss(f, own, W, ratio=.8)
+    for level in f:
+        assert slow[level] > 0
+        close(fast[level], slow[level], rtol=1e-9)
+        close(gradient(fast[level], f[level])[0], gradient(slow[level], f[level])[0], rtol=1e-7, atol=1e-11)
+
+
 def test_losses_accept_a_weight_and_frozen_features():
     f, banks = batch(2)
     W = {level: b.flatten(0, 1) for level, b in banks.items()}

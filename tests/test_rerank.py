@@ -152,6 +152,18 @@ def test_a_recall_that_is_missed_is_a_warning(caplog):
     assert caplog.records[-1].levelno == logging.WARNING and 0 < knn_recall(x, found) < .999
 
 
+def test_more_recall_costs_more_lists(caplog):
+    x = np.random.default_rng(0).normal(size=(4000, 6))                                           # no clusters: neighbours lie in many lists
+    with caplog.at_level(logging.INFO, "hil.rerank"): low, high = (knn_recall(x, knn(x, 30, "ivf", recall=r)) for r in (.3, .98))
+    assert .3 <= low < high and high > .96 and all(record.levelno == logging.INFO for record in caplog.records)
+
+
+def test_rows_whose_lists_hold_too_few_are_searched_exactly():
+    x = np.random.default_rng(0).normal(size=(4000, 16))
+    found = knn(x, 900, "ivf", recall=.1)                                                         # eight lists hold about 320 rows
+    assert (found >= 0).all() and all(len(set(row)) == 900 for row in found[::100].tolist()) and (found[::100] == knn(x, 900)[::100]).all()
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 200), st.sampled_from([1, 2, 8]), st.booleans())
 def test_approximate_neighbours_of_odd_worlds(seed, n, d, copies):
