@@ -29,7 +29,7 @@ from .scenes import CAMERAS, GAMMA, HEIGHT, LAMP, MARGIN, OCCLUDERS, VARIANTS, W
 class Difficulty:
     "Levers of the benchmark's difficulty; every default is a modelling choice."
     infrared_zoom: float = 1.04     # infrared boxes are this much looser than visible ones
-    infrared_shift: float = 0.05   # ... and this much higher [body heights]
+    infrared_shift: float = 0.043   # ... and this much higher [body heights]
     framing: float = 0.2           # jitter of every box, 0 none
     vigour: float = 0.45            # scales stride and arm swing
     standing: float = 0.15         # share of the pictures in which the person stands
@@ -52,7 +52,7 @@ class Preset:
     images: int
 
 
-FORMAT = 2  # raise it whenever the pictures change
+FORMAT = 3  # raise it whenever the pictures change
 PRESETS = {
     "tiny": Preset(24, 8, 8, 2),       # seconds: for tests
     "default": Preset(320, 60, 60, 6), # 15,840 images
@@ -167,9 +167,9 @@ def default_root(
     seed=0,           # of people and pictures
     overlap=1.0,      # share of the training people who appear in both modalities
 ):
-    "Where the kit keeps this rendering: $HIL_HOME (default ~/.cache/hil) / synth-<preset>-seed<seed>."
+    "Where the kit keeps this rendering: $HIL_HOME (default ~/.cache/hil) / synth-<format>-<preset>-seed<seed>."
     home = Path(os.environ.get("HIL_HOME", "~/.cache/hil")).expanduser()
-    return home / (f"synth-{preset}-seed{seed}" + ("" if overlap == 1 else f"-overlap{overlap:g}"))
+    return home / (f"synth-{FORMAT}-{preset}-seed{seed}" + ("" if overlap == 1 else f"-overlap{overlap:g}"))
 
 
 def plan(

@@ -147,8 +147,8 @@ def test_truth_agrees_with_the_files(whole, pixels):
 
 def test_default_root_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("HIL_HOME", str(tmp_path))
-    assert default_root() == tmp_path / "synth-default-seed0" and default_root("tiny", 3, 0.7) == tmp_path / "synth-tiny-seed3-overlap0.7"
-    assert render("micro", 1, progress=False) == tmp_path / "synth-micro-seed1"
+    assert default_root() == tmp_path / f"synth-{synth.FORMAT}-default-seed0" and default_root("tiny", 3, 0.7) == tmp_path / f"synth-{synth.FORMAT}-tiny-seed3-overlap0.7"
+    assert render("micro", 1, progress=False) == tmp_path / f"synth-{synth.FORMAT}-micro-seed1"
 
 
 # bad input
