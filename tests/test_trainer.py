@@ -201,12 +201,12 @@ def met_across(run, e):
 
 
 def test_the_ceiling_trains_on_the_truth(quick):
-    run = quick(iterations=30, weights="", supervision="truth")
+    run = quick(iterations=90, weights="", supervision="truth")
     t, z = run.images.query("train"), run.epoch(1)
     names = np.unique(t.pid)
     for m in MODALITIES: assert (names[z[f"final_{m}"]] == t.pid[t.modality == m]).all()
     assert run.history.transfer_direction.iloc[-1] == "truth" and run.history.ari_visible.iloc[-1] == 1 and "loss_mccl" not in run.history
-    assert met_across(run, 1) > met_across(run, 0) + .2, "who is told who is who must learn it"  # 16 people; by seed and rendering .02-.05 becomes .58-.67
+    assert met_across(run, 0) < .3 and met_across(run, 1) > .9, "who is told who is who must learn it"  # .01-.07 becomes 1.0 by seed and rendering; .5-.6 if only the necks' statistics move
 
 
 def test_best_epoch_on_the_test_labels(quick):
@@ -239,6 +239,55 @@ def test_learning_rate_drops(small, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "record", lambda number, *a: rates.append(trainer.optimizer.param_groups[0]["lr"]))
     trainer.fit()
     assert rates[1:] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4])
+
+
+def test_what_an_epoch_is_given(small, tmp_path, monkeypatch):
+    "Stage and epoch reach the losses, same_ids the batches, and every epoch of every seed has random numbers of its own."
+    told, together, seeds = [], [], []
+    def losses(*args): told.append(args[-1]); return step_losses(*args)
+    def draw(labels, ids, instances, both, rng):
+        together.append(both)
+        seeds[-1].append(rng.bit_generator.state["state"]["state"])
+        return draw_batch(labels, ids, instances, both, rng)
+    def watch(trainer):
+        batch, coarse = trainer.views.batch, trainer.coarse
+        def first(): seeds.append([torch.initial_seed()]); return coarse()
+        def views(m, idx, generator): seeds[-1].append(generator.initial_seed()); return batch(m, idx, generator)
+        trainer.coarse, trainer.views.batch = first, views
+        return trainer
+    monkeypatch.setattr("hil.trainer.step_losses", losses)
+    monkeypatch.setattr("hil.trainer.draw_batch", draw)
+    for k, changes in enumerate((dict(), dict(seed=1), dict(same_ids=False))):
+        told.clear(), together.clear()
+        watch(Trainer(small(run_dir=str(tmp_path / str(k)), iterations=1, trials=1, **changes), progress=False)).fit()
+        assert told == [-1, 0, 1] and together == [False, *[not changes.get("same_ids") is False] * 2]
+        (tmp_path / str(k) / "checkpoint.pt").unlink()
+    for kind in zip(*seeds[:6]): assert len(set(kind)) == 6, kind        # torch, batches, views: 2 seeds x 3 epochs
+    assert seeds[6:] == seeds[:3]
+
+
+def test_an_epoch_keeps_what_was_clustered_and_what_was_matched(small, tmp_path):
+    trainer, seen = Trainer(small(run_dir=str(tmp_path), **SHORT), progress=False), {}
+    coarse, transfer = trainer.coarse, trainer.match
+    def clustered(): seen["labels"] = coarse(); return seen["labels"]
+    def matched(*args): seen["final"], moved = transfer(*args); return seen["final"], moved
+    trainer.coarse, trainer.match = clustered, matched
+    z = trainer.fit().epoch(1)
+    for name, both in seen.items():
+        for m in MODALITIES: np.testing.assert_array_equal(z[f"{name}_{m}"], both[m], err_msg=f"{name}, {m}")
+    assert (z["labels_visible"] != z["final_visible"]).any(), "else this shows nothing"
+    (tmp_path / "checkpoint.pt").unlink()
+
+
+@pytest.mark.parametrize("scores,best", [((.3, .1, .5, .5), 2), ((.6, .1, .5, .4), 0), ((.1, .2, .3, .4), 3)])
+def test_best_is_the_first_epoch_with_the_highest_score(small, tmp_path, scores, best):
+    trainer = Trainer(small(run_dir=str(tmp_path), select="test_best", stage1_epochs=0, stage2_epochs=3, iterations=1, trials=1), progress=False)
+    trainer.features = trainer.extract()
+    (metrics, spread), left = trainer.evaluate(), list(scores)
+    trainer.evaluate = lambda: (metrics._replace(mAP=left.pop(0)), spread)
+    run = trainer.fit()
+    assert run.checkpoint("best.pt")["epoch"] == best and run.checkpoint()["epoch"] == 3 and run.history.mAP.tolist() == list(scores)
+    for file in tmp_path.glob("*.pt"): file.unlink()
 
 
 def test_each_epoch_is_shown_and_timed(small, tmp_path, caplog):
@@ -360,6 +409,12 @@ def test_memories_after_a_step_golden():
         for m, n in (("visible", "rgb"), ("infrared", "ir")): close(memories.instance[m][d].features, g[f"e0_after_wise_{n}{s}"], rtol=1e-5, atol=1e-6)
 
 
+def test_mccl_counts_a_tenth_while_it_warms_up():
+    _, x, y, rows, memories = golden_memories()
+    mccl = [step_losses(x, y, rows, memories, Config(mccl_warmup=3), e)["mccl"] for e in range(5)]
+    close(torch.stack(mccl) / mccl[-1], torch.tensor([.1, .1, .1, 1, 1]).double())
+
+
 def test_modalities_meet_in_stage_2_only():
     _, x, y, rows, memories = golden_memories()
     apart = replace(memories, shared=False)
@@ -412,6 +467,18 @@ def test_nothing_is_lost_when_an_epoch_fails(small, tmp_path, monkeypatch):
 @pytest.mark.parametrize("stage", [1, 2])
 def test_a_loss_that_is_not_finite(quick, stage):
     fails(quick, RunError, "Lower lr (now 100.0)", lr=100., optimizer="sgd", temp=1e-9, iterations=4, **{"stage1_epochs": 2 - stage, "stage2_epochs": stage - 1})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["shallow infrared features", "mccl loss"])
+def test_what_is_not_finite_is_named_before_it_is_learned(small, tmp_path, monkeypatch, where, value):
+    trainer = Trainer(small(run_dir=str(tmp_path), **SHORT), progress=False)
+    if "loss" in where: monkeypatch.setattr("hil.trainer.step_losses", lambda *args: {**step_losses(*args), "mccl": torch.tensor(value)})
+    else: trainer.model.register_forward_hook(lambda model, args, out: {**out, "infrared": {**out["infrared"], "shallow": out["infrared"]["shallow"] * value}} if model.training else out)
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items() if v.ndim == 2}
+    with pytest.raises(RunError, match=f"epoch 1, step 1: NaN or infinity in {where}. Lower lr"): trainer.fit()
+    assert all(torch.equal(v, trainer.model.state_dict()[k]) for k, v in before.items()) and Run(tmp_path).checkpoint()["epoch"] == 0
+    (tmp_path / "checkpoint.pt").unlink()
 
 
 def test_a_gpu_that_is_not_there(quick):
