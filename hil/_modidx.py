@@ -262,6 +262,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'hil.synth.Shot': ('synth.html#shot', 'hil/synth.py'),
                            'hil.synth.Shot.viewpoint': ('synth.html#shot.viewpoint', 'hil/synth.py'),
                            'hil.synth.complete': ('synth.html#complete', 'hil/synth.py'),
+                           'hil.synth.deal': ('synth.html#deal', 'hil/synth.py'),
                            'hil.synth.default_root': ('synth.html#default_root', 'hil/synth.py'),
                            'hil.synth.draw_shot': ('synth.html#draw_shot', 'hil/synth.py'),
                            'hil.synth.frame_person': ('synth.html#frame_person', 'hil/synth.py'),
