@@ -34,7 +34,7 @@ class Config:
     dataset: str = "synth"  # "synth": the benchmark rendered by the kit; "sysu": SYSU-MM01's layout in data_root
     data_root: str = ""  # folder of the data set; "" puts the rendered one into ~/.cache/hil (or $HIL_HOME)
     preset: str = "default"  # synth: "tiny", "default" or "large"
-    render_seed: int = 2  # synth: another seed, other people (0 and 1 were looked at while settings were chosen)
+    render_seed: int = 3  # synth: another seed, other people (0 to 2 were looked at while settings were chosen)
     overlap: float = 1.0  # synth: share of the training people seen in both modalities, 0..1
     train_splits: str = "train"  # "train", or "train+val" (SYSU-MM01's 395 identities)
     evaluate_on: str = "test"  # "test", or "val" while settings are chosen
@@ -50,7 +50,7 @@ class Config:
     # schedule (paper: 30 + 30 epochs of 100 iterations, SGD 3.5e-5 on a ViT)
     stage1_epochs: int = 1  # modalities apart
     stage2_epochs: int = 6  # HIL: one label space
-    iterations: int = 50  # steps an epoch
+    iterations: int = 40  # steps an epoch
     batch_ids: int = 24  # pseudo-identities a batch and modality (paper: 8)
     instances: int = 4  # images of each (paper: 16)
     same_ids: bool = True  # stage 2: both halves of a batch hold the same pseudo-identities (release: drawn apart)
