@@ -86,7 +86,7 @@ class Head(nn.Module):
     "Standardise, project (shared + own), refine, normalise: one depth's feature from the trunk's output."
     def __init__(self,
         dim_in, # length of the trunk's part
-        dim=512, # length of the feature
+        dim=768, # length of the feature
         hidden=512, # width of the residual layer
         dropout=.2, # share of inputs dropped in training
         own=.3, # weight of the modality's own map beside the shared one
@@ -156,7 +156,7 @@ class TwoStream(nn.Module):
 
     def forward(self,
         batch, # {"visible": x, "infrared": y}, one of them or both; x is [B, 3, H, W] images, normalised, or [B, 3840] trunk outputs
-    ): # {"visible": {"deep": [B, 512], "shallow": [B, 512]}, ...} raw features after the necks
+    ): # {"visible": {"deep": [B, 768], "shallow": [B, 768]}, ...} raw features after the necks
         "Features of a batch (HIL, section 3.1)."
         if unknown := set(batch) - set(MODALITIES): raise ValueError(f"unknown modality {sorted(unknown)}; a batch has the keys {MODALITIES}")
         images = {m: x for m, x in batch.items() if x.ndim == 4}

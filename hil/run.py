@@ -34,7 +34,7 @@ class Config:
     dataset: str = "synth"  # "synth": the benchmark rendered by the kit; "sysu": SYSU-MM01's layout in data_root
     data_root: str = ""  # folder of the data set; "" puts the rendered one into ~/.cache/hil (or $HIL_HOME)
     preset: str = "default"  # synth: "tiny", "default" or "large"
-    render_seed: int = 3  # synth: another seed, other people (0 to 2 were looked at while settings were chosen)
+    render_seed: int = 4  # synth: another seed, other people (0 to 3 were looked at while settings were chosen)
     overlap: float = 1.0  # synth: share of the training people seen in both modalities, 0..1
     train_splits: str = "train"  # "train", or "train+val" (SYSU-MM01's 395 identities)
     evaluate_on: str = "test"  # "test", or "val" while settings are chosen
@@ -46,11 +46,11 @@ class Config:
     trainable: str = "heads"  # "heads": frozen trunk, views computed once; "all": the whole network on fresh views
     dropout: float = 0.3  # in the heads
     n_views: int = 1  # heads: augmented draws kept of each training view
-    flip: bool = True  # features are means over an image and its mirror image
+    flip: bool = False  # features are means over an image and its mirror image; lite0 pools left and right together as it is
     # schedule (paper: 30 + 30 epochs of 100 iterations, SGD 3.5e-5 on a ViT)
     stage1_epochs: int = 1  # modalities apart
     stage2_epochs: int = 6  # HIL: one label space
-    iterations: int = 40  # steps an epoch
+    iterations: int = 36  # steps an epoch
     batch_ids: int = 24  # pseudo-identities a batch and modality (paper: 8)
     instances: int = 4  # images of each (paper: 16)
     same_ids: bool = True  # stage 2: both halves of a batch hold the same pseudo-identities (release: drawn apart)
