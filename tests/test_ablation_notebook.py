@@ -23,11 +23,11 @@ def test_every_variant_is_run_once_and_shown(hil_home, tmp_path):
     settings = dict(SMALL, seeds=1, iterations=2, trials=1, run_dir="runs")
     assert (done := papermill(tmp_path, **settings)).returncode == 0, done.stderr[-3000:]
     runs = {p.name: Run(p) for p in (tmp_path / "runs").iterdir()}
-    assert len(runs) == 8 and sum(r.config.overlap == .5 for r in runs.values()) == 2
+    assert len(runs) == 6 and sum(r.config.supervision == "truth" for r in runs.values()) == 1
     cells = nbformat.read(tmp_path / "out.ipynb", 4).cells
     shown = "".join(str(o) for c in cells if c.cell_type == "code" for o in c.outputs)
     for run in runs.values(): assert f"{100 * run.history.mAP.iloc[-1]:.1f}" in shown, run.path
-    assert sum("image/png" in o.get("data", {}) for c in cells if c.cell_type == "code" for o in c.outputs) == 2
+    assert sum("image/png" in o.get("data", {}) for c in cells if c.cell_type == "code" for o in c.outputs) == 1
     stamp = {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/*/history.csv")}
     assert papermill(tmp_path, **settings).returncode == 0
     assert stamp == {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/*/history.csv")}, "a finished run was repeated"
