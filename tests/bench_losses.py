@@ -6,10 +6,11 @@ import torch
 
 import reference
 from hil.memory import InstanceMemory, mccl_loss, neighbor_loss, unit
+from hil.step import half_shallow
 
 VIEWS = {"visible": 2, "infrared": 1}
 SIZES = {"SYSU-MM01": dict(n={"visible": 22258, "infrared": 11909}, batch={"visible": 256, "infrared": 128}, d=768, clusters=395, centres=10),
-         "embedded": dict(n={"visible": 7680, "infrared": 3840}, batch={"visible": 192, "infrared": 96}, d=512, clusters=80, centres=5)}
+         "embedded": dict(n={"visible": 7680, "infrared": 3840}, batch={"visible": 192, "infrared": 96}, d=768, clusters=80, centres=5)}
 TERMS = (("visible", "visible", .1), ("infrared", "infrared", .1), ("visible", "infrared", .01))   # a step of an even epoch
 
 
@@ -26,9 +27,6 @@ def world(n, batch, d, clusters, centres, seed=0):
         features[m] = {level: (w[rows[m]].repeat(VIEWS[m], 1) + .7 * torch.randn(batch[m], d, generator=g) / d**.5).requires_grad_()
                        for level, w in memories[m].items()}
     return memories, features, rows, banks
-
-
-def half_shallow(losses): return losses["deep"] + .5 * losses["shallow"]
 
 
 def neighbours(loss, memories, features, rows, all_views):
