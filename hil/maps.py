@@ -150,14 +150,15 @@ def _edge_kinds(table):
     return pd.concat([table.assign(n=table["n_accepted"], accepted=True), table.assign(n=refused, accepted=False)]).query("n > 0")
 
 
-def _troubled(table, max_clusters):
-    "The sources to draw, those with most refused or wrong samples first, and a sentence that says which."
+def _drawn(table, max_clusters):
+    "The sources to draw: of all, in order of refused and wrong samples, evenly many from each part; and a sentence that says so."
     wrong = np.array([pd.notna(c) and not c for c in table["correct"]]) if "correct" in table else False
     bad = table["n_samples"] - np.where(wrong, 0, table["n_accepted"])
     score = pd.DataFrame({"bad": bad, "n": table["n_samples"]}).groupby(table["source"]).sum().sort_values(["bad", "n"], ascending=False, kind="stable")
     if len(score) <= max_clusters: return score.index, f"all {_s(len(score), 'source cluster')} drawn"
-    trouble = f"{(score['bad'] > 0).sum()} have refused or wrong samples"
-    return score.index[:max_clusters], f"{max_clusters} of {len(score)} source clusters drawn, most troubled first ({trouble})"
+    evenly = np.linspace(0, len(score) - 1, max_clusters).round().astype(int)
+    trouble = f"{(score['bad'] > 0).sum()} of all have refused or wrong samples"
+    return score.index[evenly], f"{max_clusters} of {len(score)} source clusters drawn, evenly from most to least troubled ({trouble})"
 
 
 def _draw_edges(ax, edges, heights, ends):
@@ -181,12 +182,12 @@ def match_graph(
     table:pd.DataFrame, # one row a pair: source, target, n_samples, n_accepted, similarity, correct (optional, NaN = unknown)
     source_modality:str="visible", # modality whose samples get labels
     target_modality:str="infrared", # modality whose clusters they get
-    max_clusters:int=40 # source clusters drawn, the troubled ones first
+    max_clusters:int=40 # source clusters drawn, evenly from most to least troubled
 ) -> Figure:
     "The graph of BRST's matches, visible | infrared (HIL, bidirectional reverse selection transmission)."
     if not len(table) or not (table["n_samples"] > 0).any(): return _nothing(f"{source_modality} → {target_modality}", "no sample was matched")
     table = table[table["n_samples"] > 0]
-    shown, words = _troubled(table, max_clusters)
+    shown, words = _drawn(table, max_clusters)
     part = table[table["source"].isin(shown)]
     ends = ["source", "target"] if source_modality == "visible" else ["target", "source"]
     tall = float(np.clip(1.5 + 0.2 * max(part[e].nunique() for e in ends), 4.2, 9.4))

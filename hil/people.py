@@ -34,7 +34,7 @@ FIBRE_SCORE = (_fibre - _share @ _fibre) / np.sqrt(_share @ (_fibre - _share @ _
 
 def material(
     rng,        # numpy Generator
-    ties,       # (luminance, dye): weights of the copula, squares sum to less than 1
+    ties,       # (luminance, dye): weights of the copula, squares sum to at most 1
     fibre=None, # name in FIBRES; None: drawn
     dye=None,   # name in DYES; None: drawn
 ):

@@ -82,11 +82,13 @@ def test_barycentre_untangles_a_ladder():
     assert [left[s] for s in edges["source"]] == [right[t] for t in edges["target"]]
 
 
-def test_troubled_sources_come_first():
+def test_sources_are_drawn_evenly_from_most_to_least_troubled():
     many = pd.DataFrame({"source": range(50), "target": range(50), "n_samples": [90] * 47 + [10] * 3,
                          "n_accepted": [90] * 47 + [2, 10, 10], "similarity": 0.5, "correct": [True] * 48 + [False, True]})
-    shown, words = maps._troubled(many, 2)
-    assert set(shown) == {47, 48} and words.startswith("2 of 50") and "2 have" in words
+    shown, words = maps._drawn(many, 8)
+    assert list(shown[:1]) == [48] and shown[-1] == 49 and len(set(shown)) == 8  # 48: ten wrong samples; 49: small and right
+    assert words.startswith("8 of 50") and "2 of all have" in words
+    assert set(maps._drawn(many, 50)[0]) == set(range(50))
 
 
 def test_visible_comes_first_in_every_legend():
