@@ -47,7 +47,7 @@ def test_from_another_folder_to_a_report(report):
     for m in ("visible", "infrared"):
         assert arrays[f"features_{m}"].shape[0] == n.loc[m, "size"] and all(len(arrays[f"{k}_{m}"]) == n.loc[m, "sum"] for k in ("labels", "final", "sub"))
     columns = ["loss_total", *(f"{k}_{m}" for k in ("clusters", "outliers", "ari", "ami") for m in ("visible", "infrared")), "rank1", "mAP", "mINP", "seconds"]
-    assert run.history.loc[1:, columns].notna().all(None) and run.history.loc[2:, ["transfer_precision", "transfer_coverage"]].notna().all(None)
+    assert run.history.loc[1:, columns].notna().all(axis=None) and run.history.loc[2:, ["transfer_precision", "transfer_coverage"]].notna().all(axis=None)
     assert Run(run.path / "supervised").config.supervision == "truth"
     assert {p.name for p in folder.iterdir()} == {"mine", "out.ipynb"}, "a run writes into run_dir only"
 
