@@ -33,10 +33,10 @@ def pair(n=3, k=2, height=64, width=32, dtype=torch.float64):
     return {"visible": ref.image("rgb_train", n, height, width).to(dtype), "infrared": ref.image("ir_train", k, height, width).to(dtype)}
 
 
-def same(got, expected, rtol):
+def same(got, expected, rtol, name=""):
     "Relative to the largest number expected."
     got, expected = got.detach().double(), expected.detach().double()
-    assert got.shape == expected.shape and (got - expected).abs().max() <= rtol * expected.abs().max(), f"{(got - expected).abs().max() / expected.abs().max():.1e}"
+    assert got.shape == expected.shape and (got - expected).abs().max() <= rtol * expected.abs().max(), f"{name} {(got - expected).abs().max() / expected.abs().max():.1e}"
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -105,26 +105,22 @@ def check_step(model, x, heads, rtol):
     loss, grads, after = train_step(model, x)
     expected_loss, expected_grads, expected_after = twin_step(state, x, heads, names)
     same(loss, expected_loss, rtol)
+    largest = max(g.norm() for g in expected_grads.values() if g is not None)
     for n in names:
         if expected_grads[n] is None: assert grads[n] is None, n
-        else: same(grads[n].norm(), expected_grads[n].norm(), rtol)
-    for n in names:
-        if expected_grads[n] is not None and expected_grads[n].norm() > 1e-6: same(grads[n], expected_grads[n], 10 * rtol)
+        elif expected_grads[n].norm() < 1e-6 * largest: assert grads[n].norm() < rtol * largest, f"{n}: what comes before a BatchNorm as a constant has gradient 0"
+        else: same(grads[n], expected_grads[n], rtol, n)
     for k, v in after.items():
-        if "running" in k or "num_batches" in k: same(v, expected_after[k], rtol)
+        if "running" in k or "num_batches" in k: same(v, expected_after[k], rtol, k)
     return grads
 
 
-def test_a_training_step_in_float64():
-    "Loss, all gradients, running statistics: a small network of the same plan, to 1e-9."
-    grads = check_step(filled(VitIcs(**TINY)).double(), pair(), TINY["heads"], 1e-9)
-    none = {n for n, g in grads.items() if g is None}
-    assert none == {n for n in grads if re.match(r"base\.(blocks\.3|norm|fc|decoder_norm)\.|bottlenecks?\.bias", n)}, "block 12, the last norm and the classifier are in no path; the necks' biases are frozen"
-
-
-def test_a_training_step_of_the_release(full):
-    "The train_ entry of golden/README at full size: 3 visible and 2 infrared images, float32 against float64."
-    check_step(full, pair(3, 2, 288, 144, torch.float32), 12, 1e-3)
+@pytest.mark.parametrize("options", [TINY, dict(dim=48, depth=12, heads=12, stem=64, height=96, width=48)], ids=["tiny", "twelve blocks"])
+def test_a_training_step(options):
+    "The train_ entry of golden/README on narrower networks, where float64 is cheap: loss, every gradient, running statistics, to 1e-9."
+    grads = check_step(filled(VitIcs(**options)).double(), pair(3, 2, options["height"], options["width"]), options["heads"], 1e-9)
+    none, last = {n for n, g in grads.items() if g is None}, options["depth"] - 1
+    assert none == {n for n in grads if re.match(rf"base\.(blocks\.{last}|norm|fc|decoder_norm)\.|bottlenecks?\.bias", n)}, "the last block, its norm and the classifier are in no path; the necks' biases are frozen"
 
 
 def test_the_necks_see_both_modalities_at_once():
@@ -214,3 +210,28 @@ def test_what_it_cannot_take(batch, says):
 @pytest.mark.parametrize("options,says", [(dict(height=100), "multiples of the patch size"), (dict(dim=25), "multiple of heads"), (dict(depth=1), "two blocks")])
 def test_what_it_cannot_be(options, says):
     with pytest.raises(ValueError, match=says): VitIcs(**{**TINY, **options})
+
+
+# --- in the trainer ---------------------------------------------------------------------------------------------------
+
+RUN = dict(trainable="all", weights="random", stage1_epochs=0, stage2_epochs=1, iterations=2, batch_ids=3, instances=2, trials=1, optimizer="sgd", lr=1e-3)
+
+
+def test_the_trainer_trains_it_end_to_end(small, tmp_path):
+    "Pixels in, every weight that is in a path moves; a second run starts from the first one's checkpoint."
+    from hil.trainer import Trainer
+    trainer = Trainer(small(model="vit_tiny_ics", run_dir=str(tmp_path / "a"), gradient_checkpointing=True, **RUN), progress=False)
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    run = trainer.fit()
+    assert np.isfinite(run.history.loss_total.iloc[-1]) and run.epoch(1)["features_visible"].shape[1] == 2 * 96 and trainer.model.gradient_checkpointing
+    after, none = run.checkpoint()["model"], r"base\.(blocks\.3|norm|fc|decoder_norm)\.|bottlenecks?\.bias|b[12]\.1\.bias"
+    for k, v in after.items(): assert torch.equal(v, before[k]) == bool(re.match(none, k)) or re.match(r"b[12]\.1\.bias", k), k
+    again = Trainer(small(model="vit_tiny_ics", run_dir=str(tmp_path / "b"), **{**RUN, "weights": str(run.path / "checkpoint.pt")}), progress=False)
+    for k, v in again.model.state_dict().items(): assert torch.equal(v, after[k]), k
+
+
+@pytest.mark.parametrize("changes,says", [(dict(trainable="heads"), 'set trainable = "all"'), (dict(weights=""), "comes without weights"),
+                                          (dict(model="lite0", compile=True), "for the vit and agw models"), (dict(model="lite0", gradient_checkpointing=True), "for the vit and agw models")])
+def test_contradictory_settings(small, changes, says):
+    from hil.run import RunError
+    with pytest.raises(RunError, match=re.escape(says)): small(**{**RUN, "model": "vit_base_ics", **changes})
