@@ -248,7 +248,7 @@ class Run:
 
     def check_resumable(self, config):
         "Refuse to go on with other settings than the run began with."
-        free = {"run_dir", "resume", "device"}
+        free = {"run_dir", "resume", "device", "gradient_checkpointing", "compile"}  # these change no result
         differ = [f"{k} was {v!r}, is {asdict(config)[k]!r}" for k, v in asdict(self.config).items() if k not in free and v != asdict(config)[k]]
         if differ: raise RunError(f"{self.path}: cannot go on with other settings ({'; '.join(differ)}); use the old ones, or another run_dir")
 

@@ -200,6 +200,14 @@ def test_plain_data_of_published_files_is_read(saved):
     assert inside["best_mAP"] == .5 and inside["n"] == 3 and inside["args"].a == 1
 
 
+def test_numbers_of_an_older_numpy_are_read(tmp_path):
+    torch.save({"best_mAP": np.float64(.25)}, tmp_path / "new.pth", _use_new_zipfile_serialization=False)
+    old = (tmp_path / "new.pth").read_bytes().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+    assert b"numpy.core.multiarray" in old
+    (tmp_path / "old.pth").write_bytes(old)
+    assert read_file(tmp_path / "old.pth")["best_mAP"] == .25
+
+
 def test_files_that_cannot_be_read(saved, tmp_path):
     whole = saved({"w": torch.randn(500)})
     (tmp_path / "cut.pth").write_bytes(whole.read_bytes()[:700])
