@@ -90,6 +90,7 @@ def test_a_trunk_of_transreid_ssl_fills_two_stems_and_two_heads(wrap, saved):
     assert [r.split()[0] for r in report.resized] == ["base.pos_embed"] and not report.wrong
     assert all(re.match(r"base\.(fc|decoder_norm)|bottlenecks?\.", k) for k in report.fresh) and all(torch.equal(after[k], before[k]) for k in report.fresh)
     assert report.loaded + len(report.fresh) == len(after)
+    assert {r.split(" <- ")[0] for r in report.duplicated} == {k for k in after if re.match(r"base\.patch_embed2\.|b[12]\.", k)}
     assert all(re.match("head|classifier", k) for k in report.ignored)
 
 
