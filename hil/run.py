@@ -44,6 +44,8 @@ class Config:
     model: str = "lite0"  # see hil.models.build_model
     weights: str = ""  # "": the model's own pretrained weights; "random"; or a checkpoint file
     trainable: str = "heads"  # "heads": frozen trunk, views computed once; "all": the whole network on fresh views
+    gradient_checkpointing: bool = False  # vit, agw: a fraction of the GPU memory for a third more time, the same result
+    compile: bool = False  # vit, agw: blocks through torch.compile
     dropout: float = 0.3  # in the heads
     n_views: int = 1  # heads: augmented draws kept of each training view
     flip: bool = False  # features are means over an image and its mirror image; lite0 pools left and right together as it is
@@ -137,6 +139,10 @@ def contradictions(c):
     yield not any((c.cluster_weight, c.mccl_weight, c.neighbor_weight)), "cluster_weight, mccl_weight and neighbor_weight are all 0: no loss is left"
     yield c.supervision == "truth" and c.stage1_epochs > 0, 'supervision = "truth" has one label space from the start: set stage1_epochs = 0'
     yield c.train_splits == "train+val" and c.evaluate_on == "val", 'evaluate_on = "val" after training on "train+val" measures people that were trained on'
+    big = c.model.startswith(("vit_", "agw_"))
+    yield big and c.trainable == "heads", f'model = "{c.model}" trains end to end: set trainable = "all"'
+    yield big and not c.weights, f'model = "{c.model}" comes without weights: set weights to the path of a checkpoint (which ones load: hil.models.build_model), or to "random"'
+    yield not big and (c.gradient_checkpointing or c.compile), f'gradient_checkpointing and compile are for the vit and agw models, not for "{c.model}"'
     yield c.update_sub_centers and (not c.n_sub or not c.mccl_weight), "update_sub_centers = True needs n_sub > 0 and mccl_weight > 0"
 
 # %% ../nbs/08a_run.ipynb #8b2ba296
@@ -242,7 +248,7 @@ class Run:
 
     def check_resumable(self, config):
         "Refuse to go on with other settings than the run began with."
-        free = {"run_dir", "resume", "device"}
+        free = {"run_dir", "resume", "device", "gradient_checkpointing", "compile"}  # these change no result
         differ = [f"{k} was {v!r}, is {asdict(config)[k]!r}" for k, v in asdict(self.config).items() if k not in free and v != asdict(config)[k]]
         if differ: raise RunError(f"{self.path}: cannot go on with other settings ({'; '.join(differ)}); use the old ones, or another run_dir")
 

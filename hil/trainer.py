@@ -20,7 +20,7 @@ import torch
 from tqdm.auto import tqdm
 
 from . import cluster, data, evaluate, match, synth
-from .models import DEPTHS, MODALITIES, build_model
+from .models import DEPTHS, MODALITIES, build_model, model_options
 from .rerank import jaccard_distance
 from .run import Config, Run, RunError, write_atomic
 from .step import draw_batch, move_memories, remember, step_losses
@@ -80,7 +80,7 @@ class Trainer:
         self.tables = {m: self.images[self.images.modality == m] for m in MODALITIES}
         self.pids = {m: t.pid[t.train].to_numpy() for m, t in self.tables.items()}
         torch.manual_seed(config.seed)
-        self.model = build_model(config.model, config.weights or None, dropout=config.dropout).to(self.device)
+        self.model = build_model(config.model, config.weights or None, **model_options(config)).to(self.device)
         if config.trainable == "heads": self.model.trunk.requires_grad_(False)
         self.views = self.make_views()
         if config.weights in ("", "random"): self.calibrate()

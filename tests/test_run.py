@@ -257,5 +257,7 @@ def test_resume_with_other_settings(run, name):
              float: lambda v: v / 2}[type(DEFAULT[name])](other[name])
     other = {**other, name: value, **({"data_root": "x"} if name == "dataset" else {}), **({"run_dir": str(run.path)} if name == "resume" else {})}
     if name in ("run_dir", "resume", "device"): return run.check_resumable(Config(**other))
-    with pytest.raises(RunError) as error: run.check_resumable(Config(**other))
-    assert f"{name} was {DEFAULT[name]!r}, is {value!r}" in str(error.value)
+    speed = name in ("gradient_checkpointing", "compile")  # may change, but not for lite0
+    with pytest.raises(RunError) as error: run.check_resumable(Config(**{**other, **(dict(model="vit_tiny_ics", trainable="all", weights="random") if speed else {})}))
+    if speed: assert name not in str(error.value)
+    else: assert f"{name} was {DEFAULT[name]!r}, is {value!r}" in str(error.value)
