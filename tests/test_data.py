@@ -213,7 +213,7 @@ def test_the_real_counts_pass(tmp_path, caplog):
     "A folder of the published size is accepted without a word."
     def spread(total, cams, ids): return {(c, p): total // (len(cams) * len(ids)) + (k < total % (len(cams) * len(ids))) for k, (c, p) in enumerate((c, p) for c in cams for p in ids)}
     train, test = range(1, 396), range(396, 492)
-    cells = spread(22258, VISIBLE_CAMS, train) | spread(11909, INFRARED_CAMS, train) | spread(1000, VISIBLE_CAMS, test) | spread(3803, INFRARED_CAMS, test)
+    cells = spread(22258, VISIBLE_CAMS, train) | spread(11909, INFRARED_CAMS, train) | dict(list(spread(1000, VISIBLE_CAMS, test).items())[:301]) | spread(3803, INFRARED_CAMS, test)
     root = write(tmp_path / "SYSU-MM01", cells, {"train": ",".join(map(str, train[:296])), "val": ",".join(map(str, train[296:])), "test": ",".join(map(str, test))})
     with caplog.at_level(logging.WARNING): table = load_sysu(root)
     assert not caplog.text and len(train_table(table, ("train", "val"))) == 22258 + 11909
