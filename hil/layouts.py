@@ -109,9 +109,9 @@ def plan_llcm(people, images, seed):
     kinds, pictures, texts, rows = {"visible": ("vis", (1, 2, 4, 5), "RGB"), "infrared": ("nir", (3, 6), "L")}, [], {}, {"train": [], "test": []}
     label = {p: i for i, p in enumerate(sorted(train))}
     for m, (name, cams, mode) in kinds.items():
-        places, many = [c for c in range(1, 10) if (m, c) != ("infrared", 3)], max(3, -(-9 // len(test)))
-        for i, p in enumerate(train + test):
-            for c in sorted(places[(many * i + j) % len(places)] for j in range(many)):
+        places = [c for c in range(1, 10) if (m, c) != ("infrared", 3)]
+        for i, p in enumerate(train + test):                # every camera sees somebody; everybody passes two more
+            for c in sorted({*places[i % len(test)::len(test)], places[(2 * i + 1) % len(places)], places[(3 * i + 2) % len(places)]}):
                 for k in range(1, images + 1):
                     file, part = f"{p:04d}_c{c:02d}_s{18_0000 + 100 * c + k}_f{1000 * k + c}_{name}.jpg", "train" if p in label else "test"
                     path = f"{name}/{p:04d}/{file}" if p in label else f"test_{name}/cam{c}/{p:04d}/{file}"
