@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'EXPECT', 'REGDB_COUNTS', 'LLCM_COUNTS', 'HINTS', 'REGDB_LISTS', 'LLCM_PARTS', 'table_counts',
-           'expected_counts', 'detect', 'read_list', 'load_regdb', 'load_llcm', 'images_in', 'load']
+           'expected_counts', 'detect', 'read_list', 'load_regdb', 'load_llcm', 'load']
 
 # %% ../nbs/00a_datasets.ipynb #1d34ed38
 import json
@@ -197,11 +197,11 @@ def load_llcm(
     problems, rows, ids = _check_lists(root, "train", lists), _rows(lists, "train", _llcm_camera), set(read_ids(root / "idx/test_id.txt"))
     for m, name in LLCM_PARTS.items():
         cams = [c for c in range(1, 10) if (m, c) != ("infrared", 3)]
-        found = [(f"test_{name}/cam{c}/{d.name}/{f}", int(d.name), c, m, "test") for c in cams for d in _numbered(root / f"test_{name}/cam{c}") if int(d.name) in ids for f in images_in(d)]
+        found = [(f"test_{name}/cam{c}/{d.name}/{f}", int(d.name), c, m, "test") for c in cams for d in _numbered(root / f"test_{name}/cam{c}") if int(d.name) in ids for f in _images_in(d)]
         if absent := [f"cam{c}" for c in cams if not (root / f"test_{name}/cam{c}").is_dir()]: problems.append(f"test_{name} without {', '.join(absent)}")
         if alone := sorted(ids - {row[1] for row in found}): problems.append(f"identities of idx/test_id.txt without an image in test_{name}: {_some(alone)}")
         rows += found
-    if extra := sum(len(images_in(d)) for d in _numbered(root / "test_nir/cam3")):
+    if extra := sum(len(_images_in(d)) for d in _numbered(root / "test_nir/cam3")):
         problems.append(f"test_nir/cam3 holds {extra:,} images: the published test part has none there, and they are left out")
     if both := set().union(*(set(r.pid) for r in lists.values())) & ids: log.warning("%s: folders %s are trained on and tested", root, _some(sorted(both)))
     table = _table(rows)
@@ -209,7 +209,7 @@ def load_llcm(
 
 
 def _numbered(folder): return sorted(d for d in folder.iterdir() if d.is_dir() and re.fullmatch("[0-9]{1,9}", d.name)) if folder.is_dir() else []
-def images_in(folder): return sorted(f.name for f in Path(folder).iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
+def _images_in(folder): return sorted(f.name for f in Path(folder).iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
 
 # %% ../nbs/00a_datasets.ipynb #fc2f15d9
 def _load_sysu(root, expect):
