@@ -18,7 +18,7 @@ from scipy.io import savemat
 from hil import layouts
 from hil.data import DataError, load_sysu, read_permutation
 from hil.datasets import load
-from hil.evaluate import Metrics, cosine_distance, evaluate_llcm, evaluate_sysu, mean_metrics
+from hil.evaluate import Metrics, cosine_distance, evaluate_llcm, mean_metrics, rank_gallery
 from hil.protocols import COLUMNS, DIRECTIONS, MARK, OWN, PUBLISHED, SECOND, Protocol, camera_pairs, draw, evaluate_draws, hardest_errors, left_out, render_table, result_table, score
 from hil.run import Config, Run, RunError
 
@@ -135,6 +135,8 @@ def test_scores_pairs_and_errors_agree(roots, name):
     query, gallery = draw(table, p)
     distance = cosine_distance(x[query.index], x[gallery.index])
     metrics, matrix, worst = score(distance, query, gallery, p), camera_pairs(distance, query, gallery, p), hardest_errors(distance, query, gallery, p, 5)
+    kept = rank_gallery(distance, query.pid.to_numpy(), gallery.pid.to_numpy(), left_out(query, gallery, p)).ap
+    assert np.nanmean(kept) == pytest.approx(metrics.mAP), "what is left out here is what the protocol leaves out"
     assert matrix.shape == (query.camid.nunique(), gallery.camid.nunique())
     if name == "sysu": assert np.isnan(matrix.loc[3, 2]) and matrix.drop(index=3).notna().to_numpy().all() and left_out(query, gallery, p).any()
     if name == "llcm": assert all(np.isnan(matrix.loc[c, c]) for c in matrix.index if c in matrix.columns)
