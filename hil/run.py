@@ -31,14 +31,19 @@ class RunError(Exception):
 class Config:
     "Every setting of a run (HIL, section 4.2 and the public release)."
     # data
-    dataset: str = "synth"  # "synth": the benchmark rendered by the kit; "sysu": SYSU-MM01's layout in data_root
+    dataset: str = "synth"  # "synth": the benchmark rendered by the kit; "sysu", "regdb", "llcm": that set in data_root; "folder": unlabelled crops
     data_root: str = ""  # folder of the data set; "" puts the rendered one into ~/.cache/hil (or $HIL_HOME)
     preset: str = "default"  # synth: "tiny", "default" or "large"
     render_seed: int = 5  # synth: another seed, other people (0 to 4 were looked at while settings were chosen)
     overlap: float = 1.0  # synth: share of the training people seen in both modalities, 0..1
+    split: int = 1  # regdb: which of its ten given splits, 1..10
+    expect: str = "published"  # counts to check on load: "published", "stand-in" (of hil.layouts) or "any" (differences are logged)
     train_splits: str = "train"  # "train", or "train+val" (SYSU-MM01's 395 identities)
     evaluate_on: str = "test"  # "test", or "val" while settings are chosen
     search_mode: str = "all"  # gallery cameras: "all" or "indoor"
+    shots: int = 1  # sysu: gallery images of each person and camera, 1 or 10 (multi-shot)
+    direction: str = "infrared_to_visible"  # regdb, llcm: who searches whom; or "visible_to_infrared"
+    draws: str = "seeded"  # sysu: "seeded" gallery draws, or "official" ones of exp/rand_perm_cam.mat
     trials: int = 10  # gallery draws that the figures are averaged over
     # model
     model: str = "lite0"  # see hil.models.build_model
@@ -105,12 +110,13 @@ class Config:
     def epochs(self): return self.stage1_epochs + self.stage2_epochs
 
 # %% ../nbs/08a_run.ipynb #68854911
-CHOICES = {"dataset": ("synth", "sysu"), "train_splits": ("train", "train+val"), "evaluate_on": ("test", "val"), "search_mode": ("all", "indoor"),
+CHOICES = {"dataset": ("synth", "sysu", "regdb", "llcm", "folder"), "expect": ("published", "stand-in", "any"), "direction": ("infrared_to_visible", "visible_to_infrared"),
+           "draws": ("seeded", "official"), "train_splits": ("train", "train+val"), "evaluate_on": ("test", "val"), "search_mode": ("all", "indoor"),
            "trainable": ("heads", "all"), "optimizer": ("adam", "sgd"), "matcher": ("brst", "none", "one_way", "mutual", "hungarian", "sinkhorn"),
            "level": ("sample", "cluster"), "brst_direction": ("alternate", "visible_to_infrared", "infrared_to_visible"),
            "memory_update": ("sample", "mean", "hard"), "mccl_variant": ("published", "softmax"), "supervision": ("none", "truth"), "select": ("last", "test_best")}
 TINY, BIG = 1e-9, 10**9
-RANGES = {"overlap": (0, 1), "trials": (1, 10), "dropout": (0, .95), "n_views": (1, 100), "stage1_epochs": (0, BIG), "stage2_epochs": (0, BIG), "iterations": (1, BIG),
+RANGES = {"overlap": (0, 1), "trials": (1, 10), "split": (1, 10), "shots": (1, BIG), "dropout": (0, .95), "n_views": (1, 100), "stage1_epochs": (0, BIG), "stage2_epochs": (0, BIG), "iterations": (1, BIG),
           "batch_ids": (2, BIG), "instances": (1, BIG), "lr": (TINY, 100), "lr_drop": (0, 1), "weight_decay": (0, 1), "eps": (TINY, 1 - TINY), "min_samples": (1, BIG),
           "k1": (2, BIG), "k1_infrared": (0, BIG), "k2": (1, BIG), "n_sub": (0, BIG), "shrink": (0, 1), "threshold": (0, 1), "temp": (TINY, 100), "momentum": (0, 1),
           "cluster_weight": (0, BIG), "mccl_weight": (0, BIG), "mccl_warmup": (0, BIG), "neighbor_weight": (0, BIG), "render_seed": (0, BIG), "seed": (0, BIG)}
@@ -133,7 +139,14 @@ def one_of(name, value, valid):
 def contradictions(c):
     "(whether it holds, what to say) of settings that exclude each other."
     yield c.epochs == 0, "stage1_epochs and stage2_epochs are both 0: nothing would be trained; set one of them"
-    yield c.dataset == "sysu" and not c.data_root, 'dataset = "sysu" needs data_root, the folder that holds cam1 ... cam6 and exp'
+    holds = {"sysu": "cam1 ... cam6 and exp", "regdb": "Visible, Thermal and idx", "llcm": "vis, nir, test_vis, test_nir and idx", "folder": "visible and infrared"}
+    yield c.dataset in holds and not c.data_root, f'dataset = "{c.dataset}" needs data_root, the folder that holds {holds.get(c.dataset)}'
+    yield c.split != 1 and c.dataset != "regdb", f'split = {c.split} is for dataset = "regdb", which has ten; {c.dataset} has one'
+    yield c.direction != "infrared_to_visible" and c.dataset not in ("regdb", "llcm"), f'direction = "{c.direction}" is for dataset = "regdb" and "llcm"; here infrared images search visible ones'
+    yield c.draws == "official" and c.dataset != "sysu", 'draws = "official" is for dataset = "sysu": only SYSU-MM01 has a permutation file'
+    yield c.dataset in ("regdb", "llcm", "folder") and (c.search_mode, c.shots) != ("all", 1), f'search_mode and shots are SYSU-MM01\'s: leave them at "all" and 1 for dataset = "{c.dataset}"'
+    yield c.dataset in ("regdb", "llcm", "folder") and "val" in (c.evaluate_on + c.train_splits), f'dataset = "{c.dataset}" has no validation people: set train_splits = "train" and evaluate_on = "test"'
+    yield c.dataset == "folder" and (c.supervision == "truth" or c.select == "test_best"), 'dataset = "folder" has no truth: supervision = "truth" and select = "test_best" need one'
     yield c.k2 > min(c.k1, c.k1_infrared or c.k1), f"k2 = {c.k2} is more than k1 = {c.k1} or k1_infrared = {c.k1_infrared}: the expansion averages over some of the k1 neighbours"
     yield c.resume and not c.run_dir, "resume = True needs run_dir, the folder of the run to go on with"
     yield not any((c.cluster_weight, c.mccl_weight, c.neighbor_weight)), "cluster_weight, mccl_weight and neighbor_weight are all 0: no loss is left"

@@ -19,8 +19,9 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from . import cluster, data, evaluate, match, synth
+from . import cluster, data, datasets, evaluate, match, protocols, synth
 from .models import DEPTHS, MODALITIES, build_model, model_options
+from .pixels import cached_images
 from .rerank import jaccard_distance
 from .run import Config, Run, RunError, write_atomic
 from .step import draw_batch, move_memories, remember, step_losses
@@ -36,7 +37,7 @@ def load_images(
     "The images of a run, rendered or read. Raises hil.data.DataError."
     root = config.data_root or None
     if config.dataset == "synth": root = synth.render(config.preset, config.render_seed, config.overlap, root, progress=progress)
-    table = data.load_sysu(root)
+    table = datasets.load(config.dataset, root, config.split, config.expect)
     train = data.train_table(table, config.train_splits.split("+")).assign(train=True)
     rest = table[table.split == config.evaluate_on].assign(train=False)
     images = pd.concat([part[part.modality == m] for m in MODALITIES for part in (train, rest)], ignore_index=True)
@@ -77,6 +78,9 @@ class Trainer:
         self.device = find_device(config.device)
         self.run = Run.resume(config) if config.resume else None
         self.images = load_images(config, progress)
+        self.known = bool((self.images.pid >= 0).all())  # a folder of crops has no truth: clusters are counted, nothing is scored
+        self.protocol = protocols.Protocol.of(config) if self.known else None
+        self.permutation = data.read_permutation(Path(self.images.attrs["root"]) / "exp" / "rand_perm_cam.mat") if config.draws == "official" else None
         self.tables = {m: self.images[self.images.modality == m] for m in MODALITIES}
         self.pids = {m: t.pid[t.train].to_numpy() for m, t in self.tables.items()}
         torch.manual_seed(config.seed)
@@ -161,6 +165,7 @@ class Trainer:
         source, target = direction.split("_to_")
         new = match.transfer(self.joined(source), labels[source], cluster.centroids(self.joined(target), labels[target]), c.matcher, c.level, c.threshold)
         quality = match.transfer_quality(new, self.pids[source], cluster.majority_pids(labels[target], self.pids[target]), labels[source])
+        if not self.known: quality.pop("precision")
         return {source: new, target: labels[target]}, {"transfer_direction": direction, **{f"transfer_{k}": v for k, v in quality.items()}}
 
     def remember(self, labels, shared, stage2): # -> Memories on the device
@@ -202,26 +207,25 @@ class Trainer:
 
     def evaluate(self): # -> (Metrics, their spread over gallery draws)
         "The protocol of the data set on the images that were held out."
-        x, c = torch.cat([torch.cat(list(self.features[m].values()), 1) for m in MODALITIES]), self.config
-        def draw(trial):
-            q, g = data.query_gallery(self.images[~self.images.train], c.evaluate_on, c.search_mode, trial)
-            return evaluate.evaluate_sysu(evaluate.cosine_distance(x[q.index], x[g.index]), q.pid, g.pid, q.camid, g.camid)
-        return evaluate.mean_metrics(draw(t) for t in range(c.trials))
+        x = torch.cat([torch.cat(list(self.features[m].values()), 1) for m in MODALITIES])
+        return evaluate.mean_metrics(protocols.evaluate_draws(x, self.images[~self.images.train], self.protocol, self.permutation))
 
     def record(self, number, row, labels, start):
         "Figures to the history, labels and features to the epoch's file, weights to the checkpoint."
-        metrics, spread = self.evaluate()
+        metrics, spread = self.evaluate() if self.known else (None, None)
         best = max([0, *self.run.history.get("mAP", [])])
         row = {"epoch": number, "stage": 0 if not number else 1 if number <= self.config.stage1_epochs else 2, **row}
         for m, y in labels.get("labels", {}).items():
             q = cluster.cluster_quality(y, self.pids[m])
-            row.update({f"clusters_{m}": q["n_clusters"], f"outliers_{m}": q["n_outliers"], f"ari_{m}": q["ari"], f"ami_{m}": q["ami"], f"purity_{m}": q["purity"]})
-        row.update(rank1=metrics.rank(1), mAP=metrics.mAP, mINP=metrics.mINP, mAP_spread=spread.mAP, seconds=time.time() - start)
+            row.update({f"clusters_{m}": q["n_clusters"], f"outliers_{m}": q["n_outliers"]})
+            if self.known: row.update({f"{k}_{m}": q[k] for k in ("ari", "ami", "purity")})
+        if self.known: row.update(rank1=metrics.rank(1), mAP=metrics.mAP, mINP=metrics.mINP, mAP_spread=spread.mAP)
+        row["seconds"] = time.time() - start
         arrays = {f"{name}_{m}": y.astype(np.int32) for name, both in labels.items() for m, y in both.items()}
         if self.config.keep_features: arrays.update({f"features_{m}": torch.cat(list(f.values()), 1).half().numpy() for m, f in self.features.items()})
         state = {"epoch": number, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         if self.config.select == "test_best" and metrics.mAP > best: write_atomic(self.run.path / "best.pt", lambda p: torch.save(state, p))
-        self.run.record(row, {**arrays, "cmc": metrics.cmc}, state)
+        self.run.record(row, {**arrays, **({"cmc": metrics.cmc} if self.known else {})}, state)
 
     # -- set-up --------------------------------------------------------------------------------------------------
 
@@ -229,7 +233,8 @@ class Trainer:
         "Pixels where the whole network learns; trunk features, kept on disk, where only heads do."
         c, size = self.config, (self.model.height, self.model.width)
         def pixels():
-            images = {m: data.read_images(t.path, *size, root=self.images.attrs["root"], workers=os.cpu_count(), progress=self.progress) for m, t in self.tables.items()}
+            read = cached_images if c.trainable == "all" else data.read_images  # pixels that come every epoch stay on disk
+            images = {m: read(t.path, *size, root=self.images.attrs["root"], workers=os.cpu_count(), progress=self.progress) for m, t in self.tables.items()}
             return PixelViews(images, *size, device=self.device)
         if c.trainable == "all": return pixels()
         n_train = {m: len(p) for m, p in self.pids.items()}
