@@ -34,7 +34,7 @@ class Config:
     dataset: str = "synth"  # "synth": the benchmark rendered by the kit; "sysu", "regdb", "llcm": that set in data_root; "folder": unlabelled crops
     data_root: str = ""  # folder of the data set; "" puts the rendered one into ~/.cache/hil (or $HIL_HOME)
     preset: str = "default"  # synth: "tiny", "default" or "large"
-    render_seed: int = 5  # synth: another seed, other people (0 to 4 were looked at while settings were chosen)
+    render_seed: int = 6  # synth: another seed, other people (0 to 5 were looked at while settings were chosen)
     overlap: float = 1.0  # synth: share of the training people seen in both modalities, 0..1
     split: int = 1  # regdb: which of its ten given splits, 1..10
     expect: str = "published"  # counts to check on load: "published", "stand-in" (of hil.layouts) or "any" (differences are logged)

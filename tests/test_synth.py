@@ -19,7 +19,7 @@ from hil.people import EYE, PIECE, SLOT, body, draw_person, material, paint
 from hil.raster import ALONG, DEPTH, NX, NZ, PART, PX, PY, PZ, cast, cone, expose, shade, turn
 from hil.synth import CAMERAS, PRESETS, Difficulty, Preset, Shot, default_root, draw_shot, load_truth, plan, render
 
-TIES = (0.65, 0.7)
+TIES = (0.7, 0.68)
 
 
 @pytest.fixture(autouse=True)
