@@ -189,14 +189,17 @@ class Evaluation:
         split=None, # which of `splits`
     ) -> Config:
         "The data and the protocol as settings of a run. Raises RunError for what excludes each other, or would test on people that were trained on."
-        own, data = (split or self.split or 1), {k: getattr(self, k) for k in DATA} | {"dataset": self.dataset or "synth"}
-        if run and not self.dataset:
-            changed = [f.name for f in fields(self) if f.name in DATA[2:] and getattr(self, f.name) not in (f.default, getattr(run.config, f.name))]
-            if changed and self.split: raise RunError(f"{', '.join(changed)}: given, but the data set is that of the run in {run.path}; set dataset = {run.config.dataset!r} too if you mean another copy of it")
-            data = {k: getattr(run.config, k) for k in DATA} | ({"data_root": self.data_root} if self.data_root else {})
-        if self.dataset or not run: data["split"] = own
+        data = {k: getattr(self, k) for k in DATA} | {"dataset": self.dataset or "synth"}
+        if run and not self.dataset: data = {k: getattr(run.config, k) for k in DATA} | ({"data_root": self.data_root} if self.data_root else {})
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name in DATA[2:] and getattr(self, f.name) != f.default and (f.name, self.split) != ("split", 0)}
+        if changed := [k for k, v in given.items() if v != data[k]]:
+            raise RunError(f"{', '.join(changed)} given, but the data set is that of the run in {run.path}; if you mean another one, set dataset = {run.config.dataset!r} too")
+        if self.split == 0:
+            if data["dataset"] != "regdb": raise RunError(f'split = 0 is for dataset = "regdb", which has ten splits; {data["dataset"]} has one')
+            data["split"] = split or 1
         same = run is not None and run.config.dataset == data["dataset"]
-        if same and data["dataset"] == "regdb" and run.config.split != own and (self.dataset or self.split != 1): raise RunError(f"split = {own}: the run in {run.path} was trained on split {run.config.split} of RegDB, so that it knows people of the test half; evaluate it on its own split")
+        if same and run.config.split != data["split"]:
+            raise RunError(f"split = {data['split']}: the run in {run.path} was trained on split {run.config.split}, and knows half of the people that this one tests; evaluate it on its own split")
         trained = run.config.train_splits if same else "train"
         mode = {k: v for k, v in (("search_mode", self.search_mode), ("direction", self.direction)) if v != "every"}
         return Config(**data, **mode, **{k: getattr(self, k) for k in SHARED}, train_splits=trained)
