@@ -11,8 +11,8 @@ RUN := $(RUN)
 BIN := .venv/bin
 STAMP := .venv/.made-for-$(FAISS)
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
-# these two take minutes and are checked by running them through papermill in tests/
-LONG := ^([_.]|train|ablation)
+# these take minutes, or write files, and are checked by running them through papermill in tests/
+LONG := ^([_.]|train|ablation|evaluate)
 
 # large arrays come and go all the time: keep their memory instead of handing it back to the system
 export MALLOC_MMAP_THRESHOLD_ := 1000000000

@@ -99,7 +99,7 @@ class Config:
     keep_features: bool = True  # write each epoch's features, for the explorer's time slider
 
     def __post_init__(self):
-        for f in fields(self): check_type(f.name, getattr(self, f.name), type(f.default))
+        for f in fields(self): check_type(f.name, getattr(self, f.name), f.default)
         for name, valid in CHOICES.items(): one_of(name, getattr(self, name), valid)
         for name, (low, high) in RANGES.items():
             if not low <= getattr(self, name) <= high: raise RunError(f"{name} = {getattr(self, name)}: expected a value from {low} to {high}")
@@ -123,10 +123,11 @@ RANGES = {"overlap": (0, 1), "trials": (1, 10), "split": (1, 10), "shots": (1, B
 FORMAT = 1  # of the run folder
 
 
-def check_type(name, value, kind):
-    "A whole number passes for a float; nothing else is converted."
+def check_type(name, value, default):
+    "A value must be of its default's type. A whole number passes for a float; nothing else is converted."
+    kind = type(default)
     fits = type(value) is kind or (kind is float and type(value) is int)
-    if not fits: raise RunError(f"{name} = {value!r} is a {type(value).__name__}: expected a {kind.__name__}, e.g. {name} = {getattr(Config, name)!r}")
+    if not fits: raise RunError(f"{name} = {value!r} is a {type(value).__name__}: expected a {kind.__name__}, e.g. {name} = {default!r}")
 
 
 def one_of(name, value, valid):
@@ -162,16 +163,17 @@ def contradictions(c):
 def config_from(
     namespace, # the notebook's globals()
     before, # the names that existed before the parameters cell
-) -> Config:
+    kind=Config, # dataclass of the settings: every notebook with parameters has one
+) -> Config: # or what `kind` is
     "Settings from a notebook's parameters. Raises RunError for a name that is no setting."
-    known = [f.name for f in fields(Config)]
+    known = [f.name for f in fields(kind)]
     given = {k: v for k, v in namespace.items() if k not in before and not k.startswith("_")}
     given = {k: v for k, v in given.items() if k in known or isinstance(v, (int, float, str, bool, list, dict, tuple, type(None)))}
     for name in given:
         if name in known: continue
         close = get_close_matches(name, known, 1)
         raise RunError(f"{name!r} is not a parameter" + (f"; did you mean {close[0]!r}?" if close else "") + f"\nParameters: {', '.join(known)}")
-    return Config(**{k: v for k, v in given.items() if k in known})
+    return kind(**{k: v for k, v in given.items() if k in known})
 
 # %% ../nbs/08a_run.ipynb #0e5aa375
 def write_atomic(
