@@ -5,7 +5,6 @@ __all__ = ['COLORINGS', 'CHANGES', 'Session', 'as_session', 'changed_since', 'ch
            'nearest']
 
 # %% ../nbs/11f_session.ipynb #3a90fb47
-import os
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,7 +17,7 @@ from .journal import Journal, images_key
 from .layout import Maps
 from .rerank import unit
 from .source import Labels, compact, join_labels, open_source, sub_clusters
-from .style import COLORS, MARKERS, _pct, _s, palette
+from .style import COLORS, MARKERS, _s, palette
 from .whatif import Graph, Transfer
 
 # %% ../nbs/11f_session.ipynb #02d19e41
@@ -115,8 +114,9 @@ class Session(t.HasTraits):
         return last
 
     def changed(self):
-        self.version += 1
-        if self.identity >= 0 and not (self.labels.identity == self.identity).any(): self.identity = -1
+        with self.hold_trait_notifications():              # nobody hears of new labels while an identity is open that is gone
+            self.version += 1
+            if self.identity >= 0 and not (self.labels.identity == self.identity).any(): self.identity = -1
 
     def select(self, images, identity=-1): # int [k]
         "Select images; one alone opens its identity, and becomes the image that retrieval asks about."

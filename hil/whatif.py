@@ -10,7 +10,7 @@ import pandas as pd
 from .cluster import centroids, majority_pids, pseudo_labels
 from .match import _forward, transfer
 from .rerank import jaccard_distance, knn
-from .source import compact, join_labels
+from .source import compact
 from .style import MARKERS
 
 # %% ../nbs/11d_whatif.ipynb #ee2fd0e0
