@@ -43,7 +43,7 @@ class CurationView(View):
     "Merge, split, rename, set aside, undo; export the identities."
     def __init__(self, session):
         super().__init__(session)
-        drop = lambda label: w.Dropdown(description=label, layout=w.Layout(width="250px"), style={"description_width": "64px"})
+        drop = lambda label: w.Dropdown(options=[("choose", -1)], description=label, layout=w.Layout(width="250px"), style={"description_width": "64px"})
         self.one, self.other = drop("identity").add_class("hil-one"), drop("other").add_class("hil-other")
         self.name = w.Text(placeholder="a name", layout=w.Layout(width="150px")).add_class("hil-name")
         self.file = w.Text(value="identities.csv", description="export to", layout=w.Layout(width="330px"), style={"description_width": "64px"}).add_class("hil-file")
@@ -51,7 +51,7 @@ class CurationView(View):
             "merge": "the other identity's images join the first (key m)", "split selection": "the selected images become an identity of their own (key s)", "split in two": "k-means with K = 2 inside the identity (key 2)",
             "rename": "give the identity this name", "outliers": "the selected images belong to nobody (key o)", "undo": "take the last action back (key u)", "export": "write path, label, name ... to a .csv or .parquet file"}.items()}
         self.frame, self.table = Frame(), w.HTML()
-        self.one.observe(lambda change: change.new is not None and change.new != session.identity and session.open(change.new), "value")
+        self.one.observe(lambda change: change.new >= 0 and change.new != session.identity and session.open(change.new), "value")
         self.watch(self.show, "identity", "version", "selection", "epoch")
         b = self.buttons
         self.widget = w.VBox([w.HBox([self.one, b["split in two"], self.name, b["rename"]]), w.HBox([self.other, b["merge"]]), w.HBox([b["split selection"], b["outliers"], b["undo"]]), w.HBox([self.file, b["export"]]), self.frame, self.table]).add_class("hil-curation")
@@ -76,7 +76,7 @@ class CurationView(View):
 
     def do_merge(self):
         s, into, other = self.session, self.session.identity, self.other.value
-        if into < 0 or other is None or other == into: raise ValueError("merge: open an identity and choose another one")
+        if into < 0 or other < 0 or other == into: raise ValueError("merge: open an identity and choose another one")
         names = s.name(other), s.name(into)
         s.act(dict(do="merge", into=into, others=[other]))
         s.open(into)
@@ -137,11 +137,11 @@ class CurationView(View):
 
     def show(self):
         s, rows = self.session, identities_of(self.session)
-        options = (("choose", None), *((f"{name} ({k})", int(c)) for name, k, c in zip(rows["name"], rows.images, rows.code)))
+        options = (("choose", -1), *((f"{name} ({k})", int(c)) for name, k, c in zip(rows["name"], rows.images, rows.code)))
         near = [c for c, _ in nearest(s, s.identity, 1)] if s.identity >= 0 else []
         for control, value in ((self.one, s.identity), (self.other, near[0] if near else -1)):
             if control.options != options: control.options = options
-            control.value = value if value >= 0 else None
+            control.value = value
         actions = s.journal.actions if s.curated else []
         for name in ("split selection", "outliers"): self.buttons[name].disabled = not len(s.selection)
         self.buttons["undo"].disabled = not actions
@@ -154,8 +154,8 @@ class CurationView(View):
         show = lambda k, v: f"{v:,}" if isinstance(v, int) else _pct(v)
         body = "".join(f"<tr><th style='text-align:left;padding-right:14px'>{name}</th>" + "".join(f"<td style='padding:0 12px;text-align:right'>{show(k, q[k])}</td>" for k in heads) + "</tr>" for name, q in figures.items())
         told = "".join(f"<li>{self.tell(a)}</li>" for a in actions[-6:][::-1])
-        head = "".join(f"<th style='padding:0 12px'>{h}</th>" for h in heads)
-        return f"<table style='margin:6px 0'><tr><th></th>{head}</tr>{body}</table>{_s(len(actions), 'correction')}<ol reversed start={len(actions)} style='margin:2px 0'>{told}</ol>"
+        head = "".join(f"<th style='padding:0 12px'>{h.upper() if len(h) == 3 else h}</th>" for h in heads)
+        return f"<table style='margin:6px 0'><tr><th></th>{head}</tr>{body}</table>{_s(len(actions), 'correction')} in {self.session.journal_file.name}; keys, with the focus in the explorer: m merge, s split selection, 2 split in two, o outliers, u undo<ol reversed start={len(actions)} style='margin:2px 0'>{told}</ol>"
 
     def tell(self, a):
         name = lambda c: escape(self.session.journal.names[c])

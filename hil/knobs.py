@@ -33,21 +33,21 @@ class KnobView(View):
     "eps, min_samples and k1 live on the epoch's cached neighbour graph (HIL section 3.1)."
     def __init__(self, session):
         super().__init__(session)
-        s, wide = session.source.settings, dict(style={"description_width": "100px"}, layout=w.Layout(width="340px"), continuous_update=False)
+        s, wide = session.source.settings, dict(style={"description_width": "94px"}, layout=w.Layout(width="300px"), continuous_update=False)
         self.eps = w.FloatSlider(value=s["eps"], min=.1, max=.95, step=.01, description="radius eps", **{**wide, "continuous_update": True})
         self.min_samples = w.IntSlider(value=s["min_samples"], min=1, max=20, description="min_samples", **wide)
-        self.k1 = w.IntSlider(value=0, min=0, max=60, description="k1 (0: the run's)", **wide)
+        self.k1 = w.IntSlider(value=0, min=0, max=60, description="k1 (0: own)", **wide)
         self.n_sub = w.IntSlider(value=s["n_sub"], min=0, max=12, description="sub-clusters K", **wide)
         for name in ("eps", "min_samples", "k1", "n_sub"): getattr(self, name).add_class(f"hil-{name}")
-        self.apply = w.Button(description="show in all views", button_style="primary", tooltip="cluster the epoch again with these settings; nothing is written")
-        self.reset = w.Button(description="back to the run's own")
+        self.apply = w.Button(description="show in all views", button_style="primary", tooltip="cluster the epoch again with these settings; nothing is written", layout=w.Layout(width="auto"))
+        self.reset = w.Button(description="back to the run's own", layout=w.Layout(width="auto"))
         self.curves, self._stop = Curves(self.pick), lambda: None
         self.eps.observe(lambda change: self.answer(), "value")
         for control in (self.min_samples, self.k1): control.observe(lambda change: (self.answer(), self.draw()), "value")
         self.apply.on_click(lambda _: session.replace(self.labels()))
         self.reset.on_click(lambda _: self.back())
         self.watch(lambda: (self.answer(), self.draw()), "epoch")
-        self.widget = w.VBox([w.HBox([w.VBox([self.eps, self.min_samples]), w.VBox([self.k1, self.n_sub])]), w.HBox([self.apply, self.reset]), self.curves]).add_class("hil-knobs")
+        self.widget = w.VBox([w.HBox([self.eps, self.min_samples, self.k1, self.n_sub], layout=w.Layout(flex_flow="row wrap")), w.HBox([self.apply, self.reset]), self.curves]).add_class("hil-knobs")
         self.answer(), self.draw()
 
     def labels(self): # -> {modality: int [n]}

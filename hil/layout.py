@@ -31,7 +31,7 @@ def layout(
     start=None, # [n, 2] map to start from; None begins from nothing
     random_state=0, # seed
     n_neighbors=15, # neighbours that UMAP tries to keep together
-) -> np.ndarray: # [n, 2] float32, centred, 98 % of the points within -1..1
+) -> np.ndarray: # [n, 2] float32, within -1..1 where it begins from nothing
     "UMAP of all rows under cosine distance (McInnes et al., 2018), seeded, from a map where one is given."
     if len(features) < 10: return _fit(embed(features)[1])
     x, k = unit(features), min(n_neighbors, len(features))
@@ -47,9 +47,9 @@ def layout(
 
 
 def _fit(xy):
-    "Centre on the middle, 98 % of the points within -1..1."
-    xy = xy - np.median(xy, 0)
-    return (xy / max(np.quantile(np.abs(xy), .98), 1e-9)).astype(np.float32)
+    "Centre and scale, so that the map fills -1..1."
+    low, high = xy.min(0), xy.max(0)
+    return ((xy - (low + high) / 2) / max((high - low).max() / 2, 1e-9)).astype(np.float32)
 
 
 class Maps:

@@ -19,11 +19,11 @@ class MatchView(View):
     def __init__(self, session):
         super().__init__(session)
         s = session.source.settings
-        drop = lambda options, value, label, width="190px": w.Dropdown(options=options, value=value, description=label, layout=w.Layout(width=width), style={"description_width": "64px"})
-        self.direction = drop([("visible → infrared", "visible_to_infrared"), ("infrared → visible", "infrared_to_visible")], session.direction(), "direction", "220px")
+        drop = lambda options, value, label, width="180px": w.Dropdown(options=options, value=value, description=label, layout=w.Layout(width=width), style={"description_width": "60px"})
+        self.direction = drop([("visible → infrared", "visible_to_infrared"), ("infrared → visible", "infrared_to_visible")], session.direction(), "direction", "210px")
         self.matcher = drop(["brst", "one_way", "mutual", "hungarian", "sinkhorn", "none"], s["matcher"], "matcher")
         self.level = drop([("each cluster", "cluster"), ("each image", "sample")], s["level"], "decides")
-        self.threshold = w.FloatSlider(value=s["threshold"], min=0, max=1, step=.01, description="threshold t", layout=w.Layout(width="320px"), style={"description_width": "74px"})
+        self.threshold = w.FloatSlider(value=s["threshold"], min=0, max=1, step=.01, description="threshold t", layout=w.Layout(width="290px"), style={"description_width": "74px"})
         self.most = drop([("40 most troubled", 40), ("100 most troubled", 100), ("all", 10 ** 6)], 40, "draw")
         for name in ("direction", "matcher", "level", "threshold"): getattr(self, name).add_class(f"hil-{name}")
         self.graph, self.both = MatchGraph(self.edge, self.node), self.sheet(columns=[""], empty="click a curve to see both clusters", tall=260)
@@ -31,7 +31,8 @@ class MatchView(View):
         self.watch(self.show, "version"), self.watch(self.follow, "epoch")
         self.watch(lambda: setattr(self.both, "on", [self.session.image]), "image")
         self._way, self._key = None, None
-        self.widget = w.VBox([w.HBox([self.direction, self.matcher, self.level]), w.HBox([self.threshold, self.most]), self.graph, self.both]).add_class("hil-matches")
+        row = lambda *controls: w.HBox(controls, layout=w.Layout(flex_flow="row wrap"))
+        self.widget = w.VBox([row(self.direction, self.matcher, self.level, self.threshold, self.most), self.graph, self.both]).add_class("hil-matches")
         self.show()
 
     def follow(self):
@@ -105,15 +106,16 @@ class RetrievalView(View):
     def __init__(self, session, k=24):
         super().__init__(session)
         self.k, self.results = k, self.sheet(columns=[""], key=[["right", COLORS["right"], "frame"], ["wrong", COLORS["wrong"], "frame"]] if session.source.truth else [])
-        self.some = {m: w.Button(description=f"another {m} one", tooltip=f"ask with a random {m} image", layout=w.Layout(width="160px")) for m in MARKERS}
-        self.hard = w.Button(description="a hard one", tooltip="ask with one of the images that are answered worst", disabled=not session.source.truth, layout=w.Layout(width="110px"))
+        self.some = {m: w.Button(description=f"another {m} one", tooltip=f"ask with a random {m} image", layout=w.Layout(width="auto")) for m in MARKERS}
+        self.hard = w.Button(description="a hard one", tooltip="ask with one of the images that are answered worst", disabled=not session.source.truth, layout=w.Layout(width="auto"))
         held = len(session.source.table) > session.source.n
         self.among = w.Dropdown(options=[("held-out images", True)] * held + [("clustered images", False)], value=held, description="among", layout=w.Layout(width="220px"), style={"description_width": "52px"})
         self._rng, self._asked = np.random.default_rng(0), 0
         for m, button in self.some.items(): button.on_click(lambda _, m=m: self.ask(self._rng.choice(self.pool(m))) if len(self.pool(m)) else None)
         self.hard.on_click(lambda _: self.ask_hard())
         self.watch(self.show, "image", "epoch")
-        self.widget = w.VBox([w.HBox([*self.some.values(), self.hard, self.among]), self.results]).add_class("hil-retrieval")
+        if session.image < 0: session.image = int(next(iter([*self.pool("infrared"), *self.pool("visible")]), -1))
+        self.widget = w.VBox([w.HBox([*self.some.values(), self.hard, self.among], layout=w.Layout(flex_flow="row wrap")), self.results]).add_class("hil-retrieval")
         self.show()
 
     def clicked(self, image, add=False): self.ask(image)

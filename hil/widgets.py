@@ -28,8 +28,9 @@ CSS = """
 .hil-graph svg { display: block; width: 100%; } .hil-graph path { fill: none; cursor: pointer; } .hil-graph path:hover, .hil-graph path.on { stroke-opacity: 1 !important; filter: drop-shadow(0 0 2px var(--focus)); }
 .hil-graph text { fill: var(--ink); font-size: 11px; } .hil-graph g.node { cursor: pointer; } .hil-key { display: flex; flex-wrap: wrap; gap: 4px 14px; margin: 4px 0; align-items: center; }
 .hil-key span { display: inline-flex; align-items: center; gap: 5px; } .hil-key i { display: inline-block; width: 12px; height: 12px; border-radius: 50%; box-sizing: border-box; }
-.hil-curves { display: flex; flex-wrap: wrap; gap: 10px; } .hil-curves figure { margin: 0; flex: 1 1 220px; min-width: 200px; max-width: 420px; } .hil-curves figcaption { font-weight: 600; }
+.hil-curves { display: flex; flex-wrap: wrap; gap: 10px; } .hil-curves figure { margin: 0; flex: 1 1 200px; min-width: 190px; max-width: 300px; } .hil-curves figcaption { font-weight: 600; }
 .hil-curves svg { width: 100%; display: block; } .hil-curves text { fill: var(--soft); font-size: 10px; } .hil-curves .axis { stroke: var(--line); } .hil-curves circle { cursor: pointer; }
+.hil-map div[class*="jss:w-9"] { background: transparent !important; }
 .hil-frame { display: flex; gap: 14px; align-items: baseline; flex-wrap: wrap; } .hil-frame h3 { margin: 0; font-size: 15px; } .hil-frame .note { color: var(--soft); } .hil-frame .warn { color: var(--jp-error-color1, #b00020); }
 """
 
