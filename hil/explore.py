@@ -126,7 +126,7 @@ class Explorer(View):
         if name not in self.views:
             self.views[name] = TABS[name](self.session)
             self.tabs.children = [self.views[tab].widget if tab in self.views else child for tab, child in zip(TABS, self.tabs.children)]
-            if {"Identity", "Knobs"} <= set(self.views) and name in ("Identity", "Knobs"): w.link((self.views["Knobs"].n_sub, "value"), (self.views["Identity"].n_sub, "value"))
+            if {"Identity", "Knobs"} <= set(self.views) and name in ("Identity", "Knobs"): w.link((self.views["Identity"].n_sub, "value"), (self.views["Knobs"].n_sub, "value"))
         return self.views[name]
 
     def say(self):

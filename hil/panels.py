@@ -62,7 +62,8 @@ class View:
         return {"text/plain": STILL, "image/png": base64.b64encode(png.getvalue()).decode(), **{k: v for k, v in self.widget._repr_mimebundle_().items() if k != "text/plain"}}
 
 
-def grouped(cells, most=400): # at most so many thumbnails, evenly drawn
+def grouped(cells, most=400): # -> at most so many of the cells
+    "Thin out a long row of thumbnails evenly."
     return cells if len(cells) <= most else [cells[i] for i in np.linspace(0, len(cells) - 1, most).round().astype(int)]
 
 # %% ../nbs/11g_panels.ipynb #4c72ae87
@@ -215,7 +216,7 @@ class IdentityView(View):
         s = self.session
         rows = identities_of(s)
         row = rows[rows.code == s.identity].iloc[0]
-        mixed = "" if not row.people >= 1 else f"; one person" if row.people == 1 else f"; {int(row.people)} people MIXED, purity {_pct(row.purity)}"
+        mixed = "" if not row.people >= 1 else "; one person" if row.people == 1 else f"; {int(row.people)} people MIXED, purity {_pct(row.purity)}"
         return f"{s.name(s.identity)}: {row.visible} visible and {row.infrared} infrared images of {_s(int(row.cameras), 'camera')} in {_s(n_sub, 'sub-cluster')}, tightness {row.tightness:.2f}{mixed}"
 
     def show_selection(self):
@@ -235,12 +236,13 @@ class IdentityView(View):
         s = self.session
         code = s.identity if s.identity >= 0 else next(iter(identities_of(s).code), -1)
         images = np.flatnonzero(s.labels.identity == code) if code >= 0 else np.zeros(0, int)
-        sub = s.labels.sub[images] if code != s.identity else self.sub()[1]
+        sub = self.sub()[1] if code == s.identity >= 0 else s.labels.sub[images]
         pid = s.source.pid_name[images] if len(images) and (s.source.pid[images] >= 0).all() else None
         return sheets.subcluster_sheet(self.pictures(images), sub, s.source.modality[images], s.source.camid[images], pid, title=s.name(code) if code >= 0 else "No identity")
 
 
-def identities_of(session): # -> DataFrame of `hil.session.identities`, computed once for each version
+def identities_of(session): # -> DataFrame
+    "`hil.session.identities`, computed once for each version of the labels."
     key = session.epoch, session.version
     if getattr(session, "_identities", (None,))[0] != key: session._identities = key, identities(session)
     return session._identities[1]

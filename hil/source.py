@@ -102,12 +102,13 @@ class Source:
         earlier = [e for e in self.epochs if e < epoch]
         return self.features(earlier[-1] if earlier else epoch)[:self.n]
 
-    def quality(self, labels): # dict: identities, outliers and, where truth is known, ari, ami, purity
-        "Figures of any labelling of the clustered images."
-        labels, known = np.asarray(labels), self.pid[:self.n] >= 0
+    def quality(self, labels, rows=slice(None)): # dict: identities, outliers and, where truth is known, ari, ami, purity
+        "Figures of any labelling of the clustered images, or of some rows of them."
+        labels, pid = np.asarray(labels), self.pid[:self.n][rows]
+        known = pid >= 0
         out = dict(identities=len(np.unique(labels[labels >= 0])), outliers=int((labels < 0).sum()))
         if known.any():
-            found = cluster.cluster_quality(compact(labels[known])[0], self.pid[:self.n][known])
+            found = cluster.cluster_quality(compact(labels[known])[0], pid[known])
             out.update({k: found[k] for k in ("ari", "ami", "purity")})
         return out
 
