@@ -54,11 +54,11 @@ class CurationView(View):
         self.one.observe(lambda change: change.new >= 0 and change.new != session.identity and session.open(change.new), "value")
         self.watch(self.show, "identity", "version", "selection", "epoch")
         b = self.buttons
-        self.widget = w.VBox([w.HBox([self.one, b["split in two"], self.name, b["rename"]]), w.HBox([self.other, b["merge"]]), w.HBox([b["split selection"], b["outliers"], b["undo"]]), w.HBox([self.file, b["export"]]), self.frame, self.table]).add_class("hil-curation")
+        self.widget = w.VBox([w.HBox([self.one, b["split in two"], self.name, b["rename"]], layout=w.Layout(flex_flow="row wrap")), w.HBox([self.other, b["merge"]]), w.HBox([b["split selection"], b["outliers"], b["undo"]]), w.HBox([self.file, b["export"]]), self.frame, self.table]).add_class("hil-curation")
         self.show()
 
     def button(self, name, tip):
-        b = w.Button(description=name, tooltip=tip, layout=w.Layout(width="116px")).add_class("hil-" + name.replace(" ", "-"))
+        b = w.Button(description=name, tooltip=tip, layout=w.Layout(width="auto", min_width="90px")).add_class("hil-" + name.replace(" ", "-"))
         b.on_click(lambda _: self.do(name))
         return b
 

@@ -24,7 +24,7 @@ class MatchView(View):
         self.matcher = drop(["brst", "one_way", "mutual", "hungarian", "sinkhorn", "none"], s["matcher"], "matcher")
         self.level = drop([("each cluster", "cluster"), ("each image", "sample")], s["level"], "decides")
         self.threshold = w.FloatSlider(value=s["threshold"], min=0, max=1, step=.01, description="threshold t", layout=w.Layout(width="290px"), style={"description_width": "74px"})
-        self.most = drop([("40 most troubled", 40), ("100 most troubled", 100), ("all", 10 ** 6)], 40, "draw")
+        self.most = drop([("40 most troubled", 40), ("100 most troubled", 100), ("all", 10 ** 6)], 40, "draw", "210px")
         for name in ("direction", "matcher", "level", "threshold"): getattr(self, name).add_class(f"hil-{name}")
         self.graph, self.both = MatchGraph(self.edge, self.node), self.sheet(columns=[""], empty="click a curve to see both clusters", tall=260)
         for control in (self.direction, self.matcher, self.level, self.threshold, self.most): control.observe(lambda change: self.show(), "value")

@@ -171,11 +171,11 @@ class IdentityView(View):
         self.sheet_ = self.sheet(columns=[*MARKERS], empty="every image is an outlier in this epoch: raise eps (tab Knobs)", on_row=self.entered)
         self.n_sub = w.IntSlider(value=session.source.settings["n_sub"], min=0, max=12, description="sub-clusters K", style={"description_width": "100px"}, continuous_update=False, layout=w.Layout(width="300px"))
         self.n_sub.add_class("hil-k")
-        self.near = w.HBox()
+        self.near = w.HBox(layout=w.Layout(flex_flow="row wrap"))
         self.n_sub.observe(lambda change: self.show(), "value")
         self.watch(self.show, "selection", "identity", "version", "epoch")
         self.watch(lambda: setattr(self.sheet_, "on", [self.session.image]), "image")
-        self.widget = w.VBox([w.HBox([self.n_sub, self.near]), self.sheet_]).add_class("hil-identity")
+        self.widget = w.VBox([w.HBox([self.n_sub, self.near], layout=w.Layout(flex_flow="row wrap")), self.sheet_]).add_class("hil-identity")
         self.show()
 
     def entered(self, row): # a row's head was clicked
@@ -189,7 +189,7 @@ class IdentityView(View):
 
     def door(self, code, cosine):
         "A button that opens a neighbouring identity."
-        b = w.Button(description=f"{self.session.name(code)} ({cosine:.2f})", tooltip="open this near identity; in brackets the cosine of the centres", layout=w.Layout(width="96px"))
+        b = w.Button(description=f"{self.session.name(code)} ({cosine:.2f})", tooltip="open this near identity; in brackets the cosine of the centres", layout=w.Layout(width="auto"))
         b.on_click(lambda _: self.session.open(code))
         return b
 

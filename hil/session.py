@@ -44,6 +44,13 @@ class Session(t.HasTraits):
         self._journal = None
         self._base = base
 
+    @t.observe("epoch")
+    def _follow(self, change):
+        "An open identity goes on as the one that holds most of the selected images: codes mean something else in another epoch."
+        if self.identity < 0: return
+        now = self.labels.identity[self.selection]
+        self.identity = int(np.bincount(now[now >= 0]).argmax()) if (now >= 0).any() else -1
+
     @property
     def journal(self): # Journal, begun when it is first needed
         if self._journal is None:

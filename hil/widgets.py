@@ -18,7 +18,7 @@ CSS = """
 .hil .empty { padding: 24px; text-align: center; color: var(--soft); border: 1px dashed var(--line); border-radius: 4px; }
 .hil .scroll { overflow: auto; border: 1px solid var(--line); border-radius: 4px; }
 .hil :focus-visible { outline: 2px solid var(--focus); outline-offset: 1px; }
-.hil-sheet table { border-collapse: collapse; width: 100%; } .hil-sheet td, .hil-sheet th { vertical-align: top; padding: 4px 6px; border-bottom: 1px solid var(--line); text-align: left; }
+.hil-sheet table { border-collapse: collapse; width: 100%; table-layout: fixed; } .hil-sheet td, .hil-sheet th { vertical-align: top; padding: 4px 6px; border-bottom: 1px solid var(--line); text-align: left; }
 .hil-sheet th.side { position: sticky; top: 0; background: var(--ground); z-index: 1; }
 .hil-sheet th.head { width: 128px; font-weight: 400; } .hil-sheet th.head button { all: unset; cursor: pointer; font-weight: 600; text-decoration: underline dotted; }
 .hil-sheet th.head b { font-weight: 600; } .hil-sheet .cells { display: flex; flex-wrap: wrap; gap: 4px; }

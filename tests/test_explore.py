@@ -359,6 +359,16 @@ def test_time(app):
     view.static()
 
 
+def test_an_open_identity_is_followed_through_the_epochs(app, shared):
+    s = app.session
+    for tab in TABS: app.view(tab)
+    for code in identities(s).code:
+        s.open(int(code))
+        for epoch in (1, 2, 3):
+            s.epoch = epoch
+            assert s.identity in s.labels.identity[s.selection] and (s.identity >= 0 or (s.labels.identity[s.selection] < 0).all())
+
+
 def test_retrieval(app, shared):
     view, s = app.view("Retrieval"), app.session
     assert s.image >= shared.n and view.results.rows                                       # a held-out infrared image to begin with
