@@ -111,7 +111,7 @@ class Explorer(View):
         self.frame = Frame(self.pressed, letters="".join(KEYS) + ",.", title=session.source.name)
         self.map, self.time, self.views = MapView(session), TimeView(session), {}
         self.tabs = w.Tab([w.VBox() for _ in TABS], titles=list(TABS), layout=w.Layout(flex="1 1 520px", min_width="440px")).add_class("hil-tabs")
-        self.tabs.observe(lambda change: self.view(list(TABS)[change.new]), "selected_index")
+        self.tabs.observe(lambda change: self.turn(list(TABS)[change.new]), "selected_index")
         self.map.widget.layout = w.Layout(flex="1 1 440px", min_width="380px")
         middle = w.HBox([self.map.widget, self.tabs], layout=w.Layout(flex_flow="row wrap", align_items="stretch"))
         self.time.curves.layout.display = "none"                             # the figures are in the line; the curves come with `timeline`
@@ -121,9 +121,17 @@ class Explorer(View):
         self.view("Identity")
         self.say()
 
+    def turn(self, name): # one of TABS
+        "Show a tab: its view wakes up, the others sleep."
+        for other, view in self.views.items():
+            if other != name: view.wake(False)
+        self.view(name)
+
     def view(self, name): # one of TABS -> the view
         "A tab's view, built when it is first needed."
+        if name in self.views and not self.views[name].awake: self.views[name].wake()
         if name not in self.views:
+            self.tabs.children = [w.HTML(f"<i>{name}: a moment ...</i>") if tab == name else child for tab, child in zip(TABS, self.tabs.children)]
             self.views[name] = TABS[name](self.session)
             self.tabs.children = [self.views[tab].widget if tab in self.views else child for tab, child in zip(TABS, self.tabs.children)]
             if {"Identity", "Knobs"} <= set(self.views) and name in ("Identity", "Knobs"): w.link((self.views["Identity"].n_sub, "value"), (self.views["Knobs"].n_sub, "value"))

@@ -27,10 +27,16 @@ STILL = "A still picture: this page runs no widgets. Open the notebook in Jupyte
 
 class View:
     "One look at a session: `widget` when live, `static()` everywhere else."
-    def __init__(self, session): self.session, self._cards = session, {}
+    def __init__(self, session): self.session, self.awake, self._late = session, True, {}
 
-    def watch(self, what, *names): # call `what()` when one of the session's traits changes
-        self.session.observe(lambda change: what(), names)
+    def watch(self, what, *names): # call `what()` when one of the session's traits changes; a view that nobody sees does it when it is looked at
+        self.session.observe(lambda change: what() if self.awake else self._late.update({what: None}), names)
+
+    def wake(self, awake=True): # bool
+        "A tab that is not shown sleeps, and catches up when it is opened."
+        self.awake = awake
+        late, self._late = (list(self._late), {}) if awake else ([], self._late)
+        for what in late: what()
 
     def sheet(self, **traits): # a Sheet whose clicks select in the session
         return Sheet(lambda ids: self.session.source.thumbs(ids, 96), self.clicked, **traits)
@@ -48,7 +54,7 @@ class View:
     def cell(self, i, color=None, caption=None): # one thumbnail of a sheet
         source = self.session.source
         who = f", person {source.pid_name[i]}" if source.pid[i] >= 0 else ""
-        return [int(i), color or COLORS[source.modality[i]], caption or f"cam {source.camid[i]}", f"{source.table.path.iloc[i]}, camera {source.camid[i]}{who}"]
+        return [int(i), color or COLORS[source.modality[i]], caption or f"cam {source.camid[i]}", f"{source.paths[i]}, camera {source.camid[i]}{who}"]
 
     def who(self, images): # text: the commonest people of some images, where known
         known = self.session.source.pid_name[images][self.session.source.pid[images] >= 0]

@@ -85,11 +85,22 @@ class Session(t.HasTraits):
     def features(self): # float32 [n, D] of the clustered images, end of the epoch
         return self.source.features(self.epoch)[:self.source.n]
 
+    def directions(self): # float32 [n, D] unit features, kept for the epoch
+        if getattr(self, "_unit", (None,))[0] != self.epoch: self._unit = self.epoch, unit(self.features())
+        return self._unit[1]
+
+    def centres(self): # (identity of each image 0.., their codes [C], unit centres [C, D]), kept while labels stay
+        key = self.epoch, self.version
+        if getattr(self, "_centres", (None,))[0] != key:
+            found, codes = compact(self.labels.identity)
+            self._centres = key, (found, codes, unit(centroids(self.directions(), found)) if len(codes) else None)
+        return self._centres[1]
+
     def graph(self): # Graph the epoch's clusters were made on
         "Kept for the last two epochs."
         if self.epoch not in self._graphs:
             for old in list(self._graphs)[:-1]: del self._graphs[old]
-            self._graphs[self.epoch] = Graph(self.source.before(self.epoch), self.source.modality[:self.source.n], self.source.settings)
+            self._graphs[self.epoch] = Graph(self.source.before(self.epoch), self.source.modality[:self.source.n], self.source.settings, store=self.maps.folder / f"{self.source.key}-{self.epoch:04d}-near")
         return self._graphs[self.epoch]
 
     def transfer(self, direction): # Transfer between the epoch's clusters
@@ -215,17 +226,16 @@ def identities(
 ) -> pd.DataFrame: # a row an identity: code, name, images, visible, infrared, cameras, tightness, people, purity (NaN = unknown)
     "Figures of every identity, the largest first."
     y, source = session.labels, session.source
-    found, codes = compact(y.identity)
+    found, codes, centre = session.centres()
     if not len(codes): return pd.DataFrame(columns=["code", "name", "images", *MARKERS, "cameras", "tightness", "people", "purity"])
     inside = found >= 0
-    x = unit(session.features()[inside])
-    centre = unit(centroids(x, found[inside]))
-    rows = pd.DataFrame({"c": found[inside], "m": source.modality[:source.n][inside], "cam": source.camid[:source.n][inside], "pid": source.pid[:source.n][inside],
-                         "cos": np.einsum("nd,nd->n", x, centre[found[inside]])})
+    cosine = np.concatenate([np.einsum("nd,nd->n", x, centre[f]) for x, f in zip(np.array_split(session.directions(), 64), np.array_split(found, 64))])   # an outlier's is not used
+    rows = pd.DataFrame({"c": found[inside], "m": source.modality[:source.n][inside], "cam": source.camid[:source.n][inside], "pid": source.pid[:source.n][inside], "cos": cosine[inside]})
     by = rows.groupby("c")
     known = rows[rows.pid >= 0].groupby("c").pid
     out = pd.DataFrame({"code": codes, "name": [y.names[c] for c in codes], "images": by.size(), **{m: (rows.m == m).groupby(rows.c).sum() for m in MARKERS},
-                        "cameras": by.cam.nunique(), "tightness": by.cos.mean(), "people": known.nunique(), "purity": known.agg(lambda p: p.value_counts().iloc[0] / len(p))})
+                        "cameras": by.cam.nunique(), "tightness": by.cos.mean(), "people": known.nunique(),
+                        "purity": rows[rows.pid >= 0].groupby(["c", "pid"]).size().groupby("c").max() / known.size()})
     return out.sort_values(["images", "code"], ascending=[False, True], ignore_index=True)
 
 
@@ -235,12 +245,8 @@ def nearest(
     k=3, # neighbours
 ) -> list: # [(code, cosine of the centres)], nearest first
     "The identities whose centres are closest."
-    found, codes = compact(session.labels.identity)
+    _, codes, centres = session.centres()
     if code not in codes or len(codes) < 2: return []
-    inside = found >= 0
-    key = session.epoch, session.version
-    if getattr(session, "_centres", (None,))[0] != key: session._centres = key, unit(centroids(session.features()[inside], found[inside]))
-    centres = session._centres[1]
     own = int(np.flatnonzero(codes == code)[0])
     cosine = centres @ centres[own]
     return [(int(codes[i]), float(cosine[i])) for i in np.argsort(-cosine, kind="stable") if i != own][:k]

@@ -70,7 +70,8 @@ class Source:
         known = pid.notna() & ~pid.astype(str).isin(["", "-1", "-1.0"])
         self.pid = np.where(known, pd.factorize(pid.where(known), sort=False)[0], -1) # int [all], -1 = unknown
         self.pid_name = np.where(known, pid.astype(str), "")
-        self._thumbs = OrderedDict()
+        self.paths = table.path.astype(str).to_numpy()
+        self._thumbs, self._quality = OrderedDict(), OrderedDict()
 
     def __repr__(self): return f"Source({self.name}: {self.n:,} clustered images, {len(self.table) - self.n:,} held out, {len(self.epochs)} epochs)"
 
@@ -105,11 +106,15 @@ class Source:
     def quality(self, labels, rows=slice(None)): # dict: identities, outliers and, where truth is known, ari, ami, purity
         "Figures of any labelling of the clustered images, or of some rows of them."
         labels, pid = np.asarray(labels), self.pid[:self.n][rows]
+        key = hashlib.blake2b(labels.tobytes() + pid.tobytes(), digest_size=8).digest()
+        if key in self._quality: return self._quality[key]
         known = pid >= 0
         out = dict(identities=len(np.unique(labels[labels >= 0])), outliers=int((labels < 0).sum()))
         if known.any():
             found = cluster.cluster_quality(compact(labels[known])[0], pid[known])
             out.update({k: found[k] for k in ("ari", "ami", "purity")})
+        self._quality[key] = out
+        while len(self._quality) > 64: self._quality.popitem(last=False)
         return out
 
     def thumbs(self, ids, height=96): # list of JPEG bytes
@@ -117,7 +122,7 @@ class Source:
         todo = [i for i in dict.fromkeys(int(i) for i in ids) if (i, height) not in self._thumbs]
         if todo:
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                files = [self.root / p for p in self.table.path.iloc[todo]]
+                files = [self.root / p for p in self.paths[todo]]
                 self._thumbs.update({(i, height): t for i, t in zip(todo, pool.map(lambda f: thumbnail(f, height), files))})
         found = [self._thumbs[int(i), height] for i in ids]
         while len(self._thumbs) > 20_000: self._thumbs.popitem(last=False)

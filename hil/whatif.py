@@ -10,6 +10,8 @@ import pandas as pd
 from .cluster import centroids, majority_pids, pseudo_labels
 from .match import _forward, transfer
 from .rerank import jaccard_distance, knn
+from .layout import save_array
+from .run import write_atomic
 from .source import compact
 from .style import MARKERS
 
@@ -21,9 +23,10 @@ class Graph:
         modality, # [n] "visible" or "infrared"
         settings, # dict: k1, k1_infrared, k2, eps, min_samples
         most_k1=60, # neighbours kept
+        store=None, # path whose name begins the files that keep the neighbours on disk
     ):
         self.rows = {m: np.flatnonzero(modality == m) for m in MARKERS}
-        self.x, self.settings, self.most_k1 = {m: features[rows] for m, rows in self.rows.items()}, settings, most_k1
+        self.x, self.settings, self.most_k1, self.store = {m: features[rows] for m, rows in self.rows.items()}, settings, most_k1, store
         self._near, self._distance, self._labels = {}, {}, {}
 
     def k1(self, m): # the run's own k1 of a modality
@@ -33,10 +36,20 @@ class Graph:
         "Jaccard distance of a modality, computed once for each k1."
         k1 = int(k1 or self.k1(m))
         if (m, k1) not in self._distance:
-            if m not in self._near or self._near[m].shape[1] < min(k1, len(self.x[m])): self._near[m] = knn(self.x[m], max(k1, self.most_k1))
+            if m not in self._near or self._near[m].shape[1] < min(k1, len(self.x[m])): self._near[m] = self.neighbours(m, max(k1, self.most_k1))
             for old in [key for key in self._distance if key[0] == m][:-3]: del self._distance[old]        # the last few stay
             self._distance[m, k1] = jaccard_distance(self.x[m], k1, min(self.settings["k2"], k1), neighbors=self._near[m])
         return self._distance[m, k1]
+
+    def neighbours(self, m, k): # int32 [n, k]
+        "Exact nearest neighbours, from the disk where they were kept."
+        file = self.store and self.store.with_name(f"{self.store.name}-{m}-{k}.npy")
+        if file and file.is_file(): return np.load(file)
+        near = knn(self.x[m], k)
+        if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(file, lambda p: save_array(p, near))
+        return near
 
     def cluster(self, eps=None, min_samples=None, k1=None): # -> {modality: int [n]}
         "Coarse clusters of each modality under other settings; a setting not given is the run's own."
