@@ -44,7 +44,7 @@ def write_run(folder):
 
 def main():
     times, started = {}, time.perf_counter()
-    from hil.explore import explore
+    from hil.explore import TABS, explore
     times["import hil.explore"] = time.perf_counter() - started
     import numpy as np
     import torch
@@ -69,6 +69,9 @@ def main():
         warm.graph().cluster(.5), identities(warm)
         app = timed("first paint: open, map, overview", lambda: explore(path))
         timed("first paint: what the cell sends (with the still picture)", app._repr_mimebundle_)
+        def tab(name): # as a click does
+            app.tabs.selected_index = list(TABS).index(name)
+            return app.views[name]
         s, sheet = app.session, app.view("Identity").sheet_
         sheet.send = lambda message, buffers: buffers
         lasso = rng.choice(s.source.n, 2000, replace=False)
@@ -77,18 +80,18 @@ def main():
         timed("lasso of 2,000 images: 64 thumbnails in sight", lambda: sheet._heard(None, {"type": "need", "ids": sight}, []))
         times["lasso of 2,000 images, both"] = times["lasso of 2,000 images: rows"] + times["lasso of 2,000 images: 64 thumbnails in sight"]
         timed("open an identity", lambda: s.open(int(identities(s).code[0])))
-        matches = timed("tab Matches, first time (reads the epoch before)", lambda: app.view("Matches"))
+        matches = timed("tab Matches, first time (reads the epoch before)", lambda: tab("Matches"))
         timed("threshold t", lambda: setattr(matches.threshold, "value", .9))
         timed("matcher hungarian", lambda: setattr(matches.matcher, "value", "hungarian"))
         from hil.knobs import KnobView
         KnobView.draw = lambda self: None                              # the curves follow the answer, a point at a time, between other events
-        knobs = timed("tab Knobs, first time (builds the graph)", lambda: app.view("Knobs"))
+        knobs = timed("tab Knobs, first time (builds the graph)", lambda: tab("Knobs"))
         timed("eps, a value not seen before", lambda: setattr(knobs.eps, "value", .43))
         timed("min_samples, a value not seen before", lambda: setattr(knobs.min_samples, "value", 7))
         timed("k1, a value not seen before", lambda: setattr(knobs.k1, "value", 20))
-        view = app.view("Retrieval")
+        view = tab("Retrieval")
         timed("retrieval", lambda: view.ask(int(s.source.rows("infrared")[3])))
-        app.view("Curation")
+        tab("Curation")
         timed("one correction", lambda: app.pressed("2"))
         timed("another epoch, map cached", lambda: setattr(s, "epoch", 1))
     print(f"{N:,} images x {D}, {os.cpu_count()} cores ({torch.get_num_threads()} threads), load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}\n")
