@@ -86,7 +86,9 @@ def run_all(page, lab):
 
 
 def tab(page, name): page.locator(".hil-tabs .lm-TabBar-tab", has_text=name).click()
-def says(page, where, words): page.locator(where, has_text=re.compile(words)).first.wait_for()
+def says(page, where, words):
+    try: page.locator(where, has_text=re.compile(words)).first.wait_for()
+    except playwright.TimeoutError: shoot(page, "failed"); raise
 def shoot(page, name): SHOTS and page.locator(".hil-app").screenshot(path=str(Path(SHOTS) / f"{name}.png"))
 
 
@@ -117,6 +119,9 @@ def test_a_visit(page, lab):
     for _ in range(19): page.keyboard.press("ArrowRight")
     page.wait_for_function("old => document.querySelector('.hil-graph h4').innerText !== old", arg=before)
 
+    for _ in range(100):                                                                             # until the kernel has answered them all
+        page.wait_for_timeout(300)
+        if all(s["kernel"]["execution_state"] == "idle" for s in lab[0]("sessions")): break
     page.locator(".hil-app").focus()                                                                 # back to the first epoch by key, then play three
     page.keyboard.press(",")
     says(page, ".hil-time .note", "Epoch 2")
