@@ -68,13 +68,14 @@ lab: setup
 
 bench: setup
 	@$(BIN)/python tests/bench_cluster.py $(ARGS)
+	@$(if $(filter --scale,$(ARGS)),,$(BIN)/python tests/bench_explore.py $(filter --quick,$(ARGS)))
 
 export: setup
 	@$(BIN)/nbdev-export
 	@$(BIN)/nbdev-clean
 
 notebooks: setup
-	@$(BIN)/python tests/execute.py nbs/[0-9]*.ipynb
+	@$(BIN)/python tests/execute.py nbs/[0-9]*.ipynb nbs/tutorials/*.ipynb
 
 clean:
 	rm -rf .venv build dist *.egg-info _proc .pytest_cache .hypothesis
