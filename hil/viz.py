@@ -216,4 +216,4 @@ def _matrix_finding(table, values):
     worst, best = (np.unravel_index(f(values), values.shape) for f in (np.nanargmin, np.nanargmax))
     gone = int(np.isnan(values).sum())
     text = f"Only cameras {pair(best)} meet" if values.size - gone == 1 else f"Hardest pair of cameras: {pair(worst)}; easiest: {pair(best)}"
-    return text + (f"; {_s(gone, 'pair')} left out" if gone else "")
+    return text + (f"; {_s(gone, 'pair')} without anybody to compare" if gone else "")
