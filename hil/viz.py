@@ -133,8 +133,9 @@ def cmc_plot(
     ax.set_xticks([1, *range(5, max(map(len, curves.values())) + 1, 5)])
     ax.legend(loc="lower right")
     (name, cmc), *rest = curves.items()
-    others = "; ".join(f"{k} {_pct(v[0])}" for k, v in rest)
-    _title(fig, f"{name[:1].upper() + name[1:]}: the right person comes first in {_pct(cmc[0])} of queries" + (f" ({others})" if others else ""), 80)
+    share = lambda v: _pct(v[0]).replace(" ", "\xa0")                              # no line break before the sign
+    others = "; ".join(f"{k} {share(v)}" for k, v in rest)
+    _title(fig, f"{name[:1].upper() + name[1:]}: the right person comes first in {share(cmc)} of queries" + (f" ({others})" if others else ""), 80)
     return fig
 
 # %% ../nbs/10_viz.ipynb #96d992fd
@@ -215,4 +216,4 @@ def _matrix_finding(table, values):
     worst, best = (np.unravel_index(f(values), values.shape) for f in (np.nanargmin, np.nanargmax))
     gone = int(np.isnan(values).sum())
     text = f"Only cameras {pair(best)} meet" if values.size - gone == 1 else f"Hardest pair of cameras: {pair(worst)}; easiest: {pair(best)}"
-    return text + (f"; {_s(gone, 'pair')} left out" if gone else "")
+    return text + (f"; {_s(gone, 'pair')} without anybody to compare" if gone else "")
