@@ -65,7 +65,7 @@ def remember(
             bank = memory.unit(cluster.sub_centers(x, y, sub, config.n_sub, config.shrink) if config.n_sub else coarse.centers[:, None])
             for m in group: out.banks.setdefault(m, {})[d] = bank
             if d == "deep": out.sub.update(zip(group, np.split(sub, [len(labels[group[0]])])))
-    if config.neighbor_weight: out.instance = {m: {d: memory.InstanceMemory(features[m][d]) for d in DEPTHS} for m in MODALITIES}
+    if config.neighbor_weight: out.instance = {m: {d: memory.InstanceMemory(features[m][d], mix=config.instance_mix) for d in DEPTHS} for m in MODALITIES}
     return out
 
 # %% ../nbs/08b_step.ipynb #64675844
