@@ -58,18 +58,21 @@ class Whole:
 
     def autocast(self): return torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext()
 
-    def forward(self,
+    def features(self,
         batch, # {modality: [B, ...]}
-    ): # {modality: {depth: [B, D]}} in float32, with a graph
-        "Features of the batch."
+    ): # {modality: {depth: [B, D]}} in float32
+        "Features of the batch, in one pass."
         with self.autocast(): out = self.model(batch)
         return {m: {d: f.float() for d, f in both.items()} for m, both in out.items()}
+
+    def forward(self, batch): return self.features(batch)  # for training: with a graph, on all ranks the same
 
     def backward(self,
         total, # scalar loss
     ):
         "Gradients of all parameters, scaled up for fp16."
         self.scaler.scale(total).backward()
+        ranks.average_gradients(self.model.parameters(), "mean")
 
     def step(self, optimizer):
         "Move the parameters; fp16: leave out a step whose gradients overflowed."
@@ -120,7 +123,7 @@ class Parts(Whole):
 
     def backward(self, total):
         "Down to the outputs at once, then through the body part by part; ranks add up."
-        super().backward(total)
+        self.scaler.scale(total).backward()
         after = self.chance()
         for i, idx in enumerate(self.idx):
             outs = self.outs[i] if self.parts == 1 else self.part(i)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['rank', 'world', 'joined', 'own_device', 'from_first', 'first_alone', 'wait', 'share', 'total_', 'from_all',
-           'average_gradients', 'SyncedBatchNorm2d', 'synchronise']
+           'in_blocks', 'align', 'average_gradients', 'SyncedBatchNorm2d', 'synchronise']
 
 # %% ../nbs/08d_ranks.ipynb #77ed7d32
 import os
@@ -98,6 +98,28 @@ def from_all(
     "Put the rows of all ranks together."
     if world() == 1 and len(idx) == n: return x.new_empty(x.shape).index_copy_(0, idx.to(x.device), x)
     return total_(x.new_zeros(n, *x.shape[1:]).index_copy_(0, idx.to(x.device), x))
+
+
+def in_blocks(
+    n, # rows
+    size, # of a block
+    make, # int [b] rows -> {name: [b, D]} on the CPU
+): # {name: [n, D]}, the same on every rank
+    "Rows computed block by block. Ranks take whole blocks, so that each is computed exactly as by one process."
+    mine = torch.arange(n).split(size)[rank()::world()]
+    parts = [make(idx) for idx in mine]
+    if world() == 1: return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+    out = {name: torch.zeros(n, *shape) for name, shape in from_first(lambda: {name: tuple(x.shape[1:]) for name, x in parts[0].items()}).items()}
+    for idx, part in zip(mine, parts):
+        for name, x in part.items(): out[name][idx] = x
+    return {name: total_(x) for name, x in out.items()}
+
+
+def align(
+    tensors, # the same shapes on every rank
+):
+    "Rank 0's numbers to all, in place: equal computations need not be equal to the last bit on every GPU."
+    for x in tensors if world() > 1 else (): dist.broadcast(x, 0)
 
 
 def average_gradients(

@@ -43,6 +43,11 @@ class Memories:
     sub: dict # {modality: int [N]} sub-cluster of every image by its deep feature; -1 = outlier
     shared: bool # one label space
 
+    def tensors(self):
+        "Everything that moves, once."
+        found = [getattr(x, "centers", getattr(x, "features", x)) for kind in (self.cluster, self.banks, self.instance) for both in kind.values() for x in both.values()]
+        return list({id(x): x for x in found}.values())
+
 
 def remember(
     features, # {modality: {depth: [N, D]}} raw, training images
