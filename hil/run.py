@@ -68,7 +68,7 @@ class Config:
     lr: float = 1e-3  # learning rate
     lr_drop: float = 0.7  # after this share of the epochs the learning rate is a tenth
     weight_decay: float = 5e-4
-    accumulate: int = 1  # trainable = "all": parts that a batch passes the network in; gradients are those of the whole batch
+    accumulate: int = 1  # parts in which a batch passes the network, with trainable "all"; the gradients are those of the whole batch
     precision: str = "float32"  # of the network: "float32", "bf16" or "fp16" (GPU); losses and memories stay float32
     # coarse clusters, each modality alone
     eps: float = 0.6  # DBSCAN on the Jaccard distance (0.6 SYSU-MM01, 0.3 RegDB)
@@ -98,7 +98,7 @@ class Config:
     # run
     supervision: str = "none"  # "none"; "truth" trains on the true identities: the ceiling of a report, never HIL
     select: str = "last"  # "last" epoch; "test_best" looks at the test labels as the release does, and says so
-    reload_epoch: int = 0  # select = "test_best": after so many stage-2 epochs go on from the best checkpoint (release: 20); 0: never
+    reload_epoch: int = 0  # with select "test_best": after so many stage-2 epochs go on from the best checkpoint (release: 20); 0: never
     seed: int = 0  # of everything random
     device: str = "auto"  # "auto", "cpu", "cuda" or "cuda:1"
     run_dir: str = ""  # folder of the run; "" makes runs/<date-time>
