@@ -18,6 +18,7 @@ from .checkpoint import load_checkpoint, read_file, unwrap
 from .models import DEPTHS, MODALITIES, MODELS, build_model, model_options
 from .pixels import cached_images
 from .protocols import DIRECTIONS, Protocol
+from .recipes import RECIPES
 from .run import CHOICES, Config, Run, RunError, check_type, one_of
 from .views import PixelViews, fast_bfloat16, through
 
@@ -191,6 +192,7 @@ class Evaluation:
         "The data and the protocol as settings of a run. Raises RunError for what excludes each other, or would test on people that were trained on."
         data = {k: getattr(self, k) for k in DATA} | {"dataset": self.dataset or "synth"}
         if run and not self.dataset: data = {k: getattr(run.config, k) for k in DATA} | ({"data_root": self.data_root} if self.data_root else {})
+        if data["preset"] in RECIPES: data["preset"] = "default"  # a recipe says how to train; here only the data set counts
         given = {f.name: getattr(self, f.name) for f in fields(self) if f.name in DATA[2:] and getattr(self, f.name) != f.default and (f.name, self.split) != ("split", 0)}
         if changed := [k for k, v in given.items() if v != data[k]]:
             raise RunError(f"{', '.join(changed)} given, but the data set is that of the run in {run.path}; if you mean another one, set dataset = {run.config.dataset!r} too")

@@ -57,11 +57,13 @@ class DropPath(nn.Module):
     def __init__(self, drop_prob=0.):
         super().__init__()
         self.drop_prob = drop_prob
+        self.rows = None  # (rows of the whole batch, int [B] which of them come in): a part of a batch draws as the whole would (hil.chunks)
 
     def forward(self, x): # [B, N, D] -> the same
         "Whole rows are kept or dropped; the mean stays."
         if not self.training or not self.drop_prob: return x
-        keep = torch.rand(len(x), 1, 1, dtype=x.dtype, device=x.device) >= self.drop_prob
+        n, mine = self.rows or (len(x), slice(None))
+        keep = torch.rand(n, 1, 1, dtype=x.dtype, device=x.device)[mine] >= self.drop_prob
         return x * keep / (1 - self.drop_prob)
 
 
