@@ -11,8 +11,8 @@ RUN := $(RUN)
 BIN := .venv/bin
 STAMP := .venv/.made-for-$(FAISS)
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
-# these two take minutes and are checked by running them through papermill in tests/
-LONG := ^([_.]|train|ablation)
+# these take minutes, or write files, and are checked by running them through papermill in tests/
+LONG := ^([_.]|train|ablation|evaluate)
 
 # large arrays come and go all the time: keep their memory instead of handing it back to the system
 export MALLOC_MMAP_THRESHOLD_ := 1000000000
@@ -68,13 +68,14 @@ lab: setup
 
 bench: setup
 	@$(BIN)/python tests/bench_cluster.py $(ARGS)
+	@$(if $(filter --scale,$(ARGS)),,$(BIN)/python tests/bench_explore.py $(filter --quick,$(ARGS)))
 
 export: setup
 	@$(BIN)/nbdev-export
 	@$(BIN)/nbdev-clean
 
 notebooks: setup
-	@$(BIN)/python tests/execute.py nbs/[0-9]*.ipynb
+	@$(BIN)/python tests/execute.py nbs/[0-9]*.ipynb nbs/tutorials/*.ipynb
 
 clean:
 	rm -rf .venv build dist *.egg-info _proc .pytest_cache .hypothesis

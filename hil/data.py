@@ -128,7 +128,7 @@ def load_sysu(
 
 # %% ../nbs/00_data.ipynb #1a042ee8
 SYSU_COUNTS = {"train + val identities": 395, "train + val visible images": 22258, "train + val infrared images": 11909,
-               "test identities": 96, "test infrared images": 3803}
+               "test identities": 96, "test infrared images": 3803, "test gallery images of one draw": 301}
 CAUSES = {("train + val identities", 367): "Known cause: a half-copied SYSU-MM01 with 28 training identities missing is in circulation.",
           ("train + val infrared images", 11333): "Known cause: a half-copied SYSU-MM01 with 576 infrared training images missing is in circulation."}
 
@@ -140,6 +140,7 @@ def counts(
     rows = {s: table[table.split == s] for s in SPLITS} | {"train + val": table[table.split != "test"]}
     split = {f"{s} {what}": int(n) for s, t in rows.items() for what, n in
              {"identities": t.pid.nunique(), "visible images": t.camid.isin(VISIBLE_CAMS).sum(), "infrared images": t.camid.isin(INFRARED_CAMS).sum()}.items()}
+    split["test gallery images of one draw"] = len(rows["test"][rows["test"].camid.isin(VISIBLE_CAMS)].drop_duplicates(["pid", "camid"]))
     return split | {f"cam{cam} images": int((table.camid == cam).sum()) for cam in MODALITY}
 
 

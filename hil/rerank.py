@@ -103,6 +103,9 @@ def _approximate(x, k, recall, seed, n_sample=256):
 def _neighbours(x, k, neighbors="exact", recall=.95, seed=0):
     "Nearest neighbours of unit rows, each row its own first -> int32 [N, min(k, N)]."
     if k < 1 or k != int(k): raise ValueError(f"k must be a whole number of at least 1, got {k}")
+    if isinstance(neighbors, np.ndarray):
+        if neighbors.shape[0] != len(x) or neighbors.shape[1] < min(k, len(x)): raise ValueError(f"neighbors: shape {list(neighbors.shape)}; expected [{len(x)}, {min(int(k), len(x))}] or more columns, from knn")
+        return neighbors[:, :min(int(k), len(x))]
     if neighbors not in ("exact", "ivf"): raise ValueError(f'neighbors must be "exact" or "ivf", got {neighbors!r}')
     if not 0 < recall <= 1: raise ValueError(f"recall must lie in (0, 1], got {recall}")
     k = min(int(k), len(x))
@@ -238,7 +241,7 @@ def jaccard_distance(
     k1=30,    # neighbours per row for the reciprocal sets, the row itself included
     k2=6,     # neighbours per row for the query expansion, the row itself included; 1 switches it off
     keep=1.0, # store the pairs with a distance below this; DBSCAN needs no more than its eps (weak features: less memory)
-    neighbors="exact", # "exact", or "ivf": approximate neighbours (`knn`), worth it from about 50,000 images on
+    neighbors="exact", # "exact", "ivf": approximate neighbours (`knn`), worth it from about 50,000 images on, or what `knn` found before
     recall=.95,        # of approximate neighbours, reached on a sample and logged
     seed=0,            # of approximate neighbours
 ):            # -> csr_array [N, N] float32, symmetric: the pairs with distance < keep, diagonal included; a missing entry means 1

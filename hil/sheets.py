@@ -128,8 +128,9 @@ def subcluster_sheet(
                   f"the sub-cluster gives away the {' and the '.join(found)}")
 
 # %% ../nbs/10a_sheets.ipynb #8d392000
-def _meets(q_camids, g_camids, never):
+def _meets(q_camids, g_camids, never, removed=None):
     "[Q, G] whether a query may be compared with a gallery image under the protocol."
+    if removed is not None: return ~np.asarray(removed, bool)
     meets = np.ones((len(q_camids), len(g_camids)), bool)
     for q, g in never: meets[np.ix_(np.asarray(q_camids) == q, np.asarray(g_camids) == g)] = False
     return meets
@@ -152,10 +153,11 @@ def retrieval_sheet(
     g_camids, # [G] camera
     rows:int=6, # queries shown, evenly spread over all
     k:int=8, # results a query
-    never=((3, 2),) # (query camera, gallery camera) pairs that the protocol leaves out
+    never=((3, 2),), # (query camera, gallery camera) pairs that the protocol leaves out
+    removed=None # bool [Q, G] in place of `never`: images that a query ignores, as of `hil.protocols.left_out`
 ) -> Figure:
-    "Queries and their first k results, right and wrong marked (SYSU-MM01's camera rule)."
-    meets, known = _meets(q_camids, g_camids, never), q_pids is not None and g_pids is not None
+    "Queries and their first k results, right and wrong marked (SYSU-MM01's camera rule, or `removed`)."
+    meets, known = _meets(q_camids, g_camids, never, removed), q_pids is not None and g_pids is not None
     tops = [np.asarray(r)[meets[q][np.asarray(r)]][:k] for q, r in enumerate(ranking)]
     right = [[bool(g_pids[i] == q_pids[q]) if known else None for i in top] for q, top in enumerate(tops)]
     shown = np.unique(np.linspace(0, len(tops) - 1, min(rows, len(tops))).round().astype(int)) if len(tops) else []
@@ -180,10 +182,11 @@ def hardest_mistakes(
     g_camids, # [G] camera
     n:int=6, # queries shown
     k:int=7, # results a query
-    never=((3, 2),) # (query camera, gallery camera) pairs that the protocol leaves out
+    never=((3, 2),), # (query camera, gallery camera) pairs that the protocol leaves out
+    removed=None # bool [Q, G] in place of `never`: images that a query ignores, as of `hil.protocols.left_out`
 ) -> Figure:
     "The queries of lowest average precision, their results, and where the right person came first."
-    meets, q_pids, g_pids = _meets(q_camids, g_camids, never), np.asarray(q_pids), np.asarray(g_pids)
+    meets, q_pids, g_pids = _meets(q_camids, g_camids, never, removed), np.asarray(q_pids), np.asarray(g_pids)
     distance = np.where(meets, np.asarray(distance, float), np.inf)
     order = np.argsort(distance, axis=1, kind="stable")
     hit = np.take_along_axis((g_pids == q_pids[:, None]) & meets, order, 1)

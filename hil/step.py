@@ -43,6 +43,11 @@ class Memories:
     sub: dict # {modality: int [N]} sub-cluster of every image by its deep feature; -1 = outlier
     shared: bool # one label space
 
+    def tensors(self):
+        "Everything that moves, once."
+        found = [getattr(x, "centers", getattr(x, "features", x)) for kind in (self.cluster, self.banks, self.instance) for both in kind.values() for x in both.values()]
+        return list({id(x): x for x in found}.values())
+
 
 def remember(
     features, # {modality: {depth: [N, D]}} raw, training images
@@ -65,7 +70,7 @@ def remember(
             bank = memory.unit(cluster.sub_centers(x, y, sub, config.n_sub, config.shrink) if config.n_sub else coarse.centers[:, None])
             for m in group: out.banks.setdefault(m, {})[d] = bank
             if d == "deep": out.sub.update(zip(group, np.split(sub, [len(labels[group[0]])])))
-    if config.neighbor_weight: out.instance = {m: {d: memory.InstanceMemory(features[m][d]) for d in DEPTHS} for m in MODALITIES}
+    if config.neighbor_weight: out.instance = {m: {d: memory.InstanceMemory(features[m][d], mix=config.instance_mix) for d in DEPTHS} for m in MODALITIES}
     return out
 
 # %% ../nbs/08b_step.ipynb #64675844

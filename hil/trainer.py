@@ -19,8 +19,10 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from . import cluster, data, evaluate, match, synth
-from .models import DEPTHS, MODALITIES, build_model
+from . import cluster, data, datasets, evaluate, match, protocols, ranks, synth
+from .chunks import passage
+from .models import DEPTHS, MODALITIES, build_model, model_options
+from .pixels import cached_images
 from .rerank import jaccard_distance
 from .run import Config, Run, RunError, write_atomic
 from .step import draw_batch, move_memories, remember, step_losses
@@ -36,7 +38,7 @@ def load_images(
     "The images of a run, rendered or read. Raises hil.data.DataError."
     root = config.data_root or None
     if config.dataset == "synth": root = synth.render(config.preset, config.render_seed, config.overlap, root, progress=progress)
-    table = data.load_sysu(root)
+    table = datasets.load(config.dataset, root, config.split, config.expect)
     train = data.train_table(table, config.train_splits.split("+")).assign(train=True)
     rest = table[table.split == config.evaluate_on].assign(train=False)
     images = pd.concat([part[part.modality == m] for m in MODALITIES for part in (train, rest)], ignore_index=True)
@@ -72,19 +74,24 @@ class Trainer:
         on_epoch=None, # called with the Run after each epoch, e.g. to redraw a plot
         progress=True, # show bars
     ):
-        self.config, self.on_epoch, self.progress = config, on_epoch, progress
+        self.config, self.on_epoch, self.progress = config, on_epoch, progress and ranks.rank() == 0
         keep_freed_memory()
-        self.device = find_device(config.device)
-        self.run = Run.resume(config) if config.resume else None
-        self.images = load_images(config, progress)
+        self.device = ranks.own_device(find_device(config.device))
+        with ranks.first_alone():
+            self.run = Run.resume(config) if config.resume else None
+            self.images = load_images(config, self.progress)
+        self.known = bool((self.images.pid >= 0).all())  # a folder of crops has no truth: clusters are counted, nothing is scored
+        self.protocol = protocols.Protocol.of(config) if self.known else None
+        self.permutation = data.read_permutation(Path(self.images.attrs["root"]) / "exp" / "rand_perm_cam.mat") if config.draws == "official" else None
         self.tables = {m: self.images[self.images.modality == m] for m in MODALITIES}
         self.pids = {m: t.pid[t.train].to_numpy() for m, t in self.tables.items()}
         torch.manual_seed(config.seed)
-        self.model = build_model(config.model, config.weights or None, dropout=config.dropout).to(self.device)
+        self.model = build_model(config.model, config.weights or None, **model_options(config)).to(self.device)
         if config.trainable == "heads": self.model.trunk.requires_grad_(False)
-        self.views = self.make_views()
+        with ranks.first_alone(): self.views = self.make_views()
         if config.weights in ("", "random"): self.calibrate()
-        self.run = self.run or Run.create(config, self.images)
+        self.passage = passage(self.model, config)
+        self.run = self.run or Run(ranks.from_first(lambda: Run.create(config, self.images).path))
 
     def fit(self): # -> Run
         "Train every epoch that is not recorded yet."
@@ -94,6 +101,8 @@ class Trainer:
         if state:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            self.passage.scaler.load_state_dict(state.get("scaler", {}))
+        ranks.align(self.model.state_dict().values())
         self.features, start = self.extract(), time.time()
         if not state: self.record(0, {}, {}, start)
         first = state["epoch"] if state else 0
@@ -102,19 +111,21 @@ class Trainer:
                 self.bar.set_description(f"epoch {e + 1}/{self.config.epochs}")
                 self.epoch(e)
                 if e == first: log.info("the first epoch took %.0f s; about %.0f s to go", time.time() - start, (time.time() - start) * (self.config.epochs - e - 1))
+        ranks.wait()
         return self.run
 
     def epoch(self, e):
         "One epoch, step by step."
         start, stage2 = time.time(), e - self.config.stage1_epochs
         self.reseed(e)
-        apart = self.coarse()                                           # cluster: each modality alone
-        labels, moved = self.match(apart, stage2)                       # match: one label space
+        if stage2 == self.config.reload_epoch > 0: self.reload()        # the release's habit, off by default
+        apart = ranks.from_first(self.coarse)                           # cluster: each modality alone
+        labels, moved = ranks.from_first(lambda: self.match(apart, stage2))  # match: one label space
         memories = self.remember(labels, bool(moved), stage2)           # remember: centres, sub-clusters, instances
         losses = self.train(labels, memories, e)                        # train
         self.features = self.extract()                                  # extract: for the figures and the next epoch
         self.record(e + 1, {**losses, **moved}, dict(labels=apart, final=labels, sub=memories.sub), start)
-        if self.on_epoch: self.on_epoch(self.run)
+        if self.on_epoch and ranks.rank() == 0: self.on_epoch(self.run)
 
     # -- steps ---------------------------------------------------------------------------------------------------
 
@@ -123,10 +134,9 @@ class Trainer:
         "Mean of an image's and its mirror image's features (method, section 1)."
         self.model.eval()
         def rows(m, idx): # both ways through the model
-            both = [self.model({m: self.views.clean(m, idx, flip).to(self.device)})[m] for flip in range(1 + self.config.flip)]
+            both = [self.passage.features({m: self.views.clean(m, idx, flip).to(self.device)})[m] for flip in range(1 + self.config.flip)]
             return {d: torch.stack([f[d] for f in both]).mean(0).cpu() for d in DEPTHS}
-        parts = {m: [rows(m, idx) for idx in torch.arange(len(t)).split(512)] for m, t in self.tables.items()}
-        return {m: {d: torch.cat([p[d] for p in parts[m]]) for d in DEPTHS} for m in MODALITIES}
+        return {m: ranks.in_blocks(len(t), 512, lambda idx: rows(m, idx)) for m, t in self.tables.items()}
 
     def training(self, m): # -> {depth: [N, D]}
         "Features of the training images, which come first."
@@ -161,13 +171,25 @@ class Trainer:
         source, target = direction.split("_to_")
         new = match.transfer(self.joined(source), labels[source], cluster.centroids(self.joined(target), labels[target]), c.matcher, c.level, c.threshold)
         quality = match.transfer_quality(new, self.pids[source], cluster.majority_pids(labels[target], self.pids[target]), labels[source])
+        if not self.known: quality.pop("precision")
         return {source: new, target: labels[target]}, {"transfer_direction": direction, **{f"transfer_{k}": v for k, v in quality.items()}}
 
     def remember(self, labels, shared, stage2): # -> Memories on the device
         "Centres, sub-clusters and instance memories (section 3.2)."
         c = self.config
         features = {m: {d: f.to(self.device) for d, f in self.training(m).items()} for m in MODALITIES}
-        return remember(features, labels, c, shared, banks=bool(c.mccl_weight) and stage2 >= 0 and c.supervision == "none")
+        memories = remember(features, labels, c, shared, banks=bool(c.mccl_weight) and stage2 >= 0 and c.supervision == "none")
+        ranks.align(memories.tensors())
+        return memories
+
+    def reload(self):
+        "With `select` on the test labels: go on from the best checkpoint so far, as the release does at epoch 20."
+        ranks.wait()
+        best = self.run.checkpoint("best.pt") if self.config.select == "test_best" else None
+        if best is None: return
+        log.info("going on from epoch %d, the best on the test labels, as the release does", best["epoch"])
+        self.model.load_state_dict(best["model"])
+        self.features = self.extract()
 
     def train(self, labels, memories, e): # -> {"loss_total": mean, ...}
         "The epoch's steps. Raises RunError at the first loss that is not finite."
@@ -182,14 +204,14 @@ class Trainer:
             batch = {m: self.views.batch(m, idx, views).to(self.device) for m, idx in rows.items()}
             rows = {m: idx.to(self.device) for m, idx in rows.items()}
             y = {m: y_all[m][idx].repeat(len(batch[m]) // len(idx)) for m, idx in rows.items()}
-            features = self.model(batch)
+            features = self.passage.forward(batch)
             self.check_finite({f"{d} {m} features": f for m, both in features.items() for d, f in both.items()}, e, step)
             losses = step_losses(features, y, rows, memories, c, stage2)
             total = sum(losses.values())
             self.check_finite({f"{k} loss": v for k, v in losses.items()}, e, step)
             self.optimizer.zero_grad()
-            total.backward()
-            self.optimizer.step()
+            self.passage.backward(total)
+            self.passage.step(self.optimizer)
             move_memories(features, y, rows, memories, c)
             history.append([x.item() for x in (total, *losses.values())])
             self.bar.update()
@@ -202,26 +224,26 @@ class Trainer:
 
     def evaluate(self): # -> (Metrics, their spread over gallery draws)
         "The protocol of the data set on the images that were held out."
-        x, c = torch.cat([torch.cat(list(self.features[m].values()), 1) for m in MODALITIES]), self.config
-        def draw(trial):
-            q, g = data.query_gallery(self.images[~self.images.train], c.evaluate_on, c.search_mode, trial)
-            return evaluate.evaluate_sysu(evaluate.cosine_distance(x[q.index], x[g.index]), q.pid, g.pid, q.camid, g.camid)
-        return evaluate.mean_metrics(draw(t) for t in range(c.trials))
+        x = torch.cat([torch.cat(list(self.features[m].values()), 1) for m in MODALITIES])
+        return evaluate.mean_metrics(protocols.evaluate_draws(x, self.images[~self.images.train], self.protocol, self.permutation))
 
     def record(self, number, row, labels, start):
-        "Figures to the history, labels and features to the epoch's file, weights to the checkpoint."
-        metrics, spread = self.evaluate()
+        "Figures to the history, labels and features to the epoch's file, weights to the checkpoint; rank 0 does it."
+        if ranks.rank() > 0: return
+        metrics, spread = self.evaluate() if self.known else (None, None)
         best = max([0, *self.run.history.get("mAP", [])])
         row = {"epoch": number, "stage": 0 if not number else 1 if number <= self.config.stage1_epochs else 2, **row}
         for m, y in labels.get("labels", {}).items():
             q = cluster.cluster_quality(y, self.pids[m])
-            row.update({f"clusters_{m}": q["n_clusters"], f"outliers_{m}": q["n_outliers"], f"ari_{m}": q["ari"], f"ami_{m}": q["ami"], f"purity_{m}": q["purity"]})
-        row.update(rank1=metrics.rank(1), mAP=metrics.mAP, mINP=metrics.mINP, mAP_spread=spread.mAP, seconds=time.time() - start)
+            row.update({f"clusters_{m}": q["n_clusters"], f"outliers_{m}": q["n_outliers"]})
+            if self.known: row.update({f"{k}_{m}": q[k] for k in ("ari", "ami", "purity")})
+        if self.known: row.update(rank1=metrics.rank(1), mAP=metrics.mAP, mINP=metrics.mINP, mAP_spread=spread.mAP)
+        row["seconds"] = time.time() - start
         arrays = {f"{name}_{m}": y.astype(np.int32) for name, both in labels.items() for m, y in both.items()}
         if self.config.keep_features: arrays.update({f"features_{m}": torch.cat(list(f.values()), 1).half().numpy() for m, f in self.features.items()})
-        state = {"epoch": number, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state = {"epoch": number, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "scaler": self.passage.scaler.state_dict()}
         if self.config.select == "test_best" and metrics.mAP > best: write_atomic(self.run.path / "best.pt", lambda p: torch.save(state, p))
-        self.run.record(row, {**arrays, "cmc": metrics.cmc}, state)
+        self.run.record(row, {**arrays, **({"cmc": metrics.cmc} if self.known else {})}, state)
 
     # -- set-up --------------------------------------------------------------------------------------------------
 
@@ -229,7 +251,8 @@ class Trainer:
         "Pixels where the whole network learns; trunk features, kept on disk, where only heads do."
         c, size = self.config, (self.model.height, self.model.width)
         def pixels():
-            images = {m: data.read_images(t.path, *size, root=self.images.attrs["root"], workers=os.cpu_count(), progress=self.progress) for m, t in self.tables.items()}
+            read = cached_images if c.trainable == "all" else data.read_images  # pixels that come every epoch stay on disk
+            images = {m: read(t.path, *size, root=self.images.attrs["root"], workers=os.cpu_count(), progress=self.progress) for m, t in self.tables.items()}
             return PixelViews(images, *size, device=self.device)
         if c.trainable == "all": return pixels()
         n_train = {m: len(p) for m, p in self.pids.items()}

@@ -15,6 +15,7 @@ def tidy(cell):
     "Drop progress bars and log lines on stderr, so that a reader sees results only."
     def keep(out):
         if out.output_type == "stream": return out.name == "stdout" and not RESIDUE.search(out.text)
+        if "application/vnd.jupyter.widget-view+json" in out.get("data", {}) and "image/png" in out.data: del out.data["application/vnd.jupyter.widget-view+json"]  # a view that brings a still picture
         return "application/vnd.jupyter.widget-view+json" not in out.get("data", {})
     if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if keep(o)]
 

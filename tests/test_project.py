@@ -30,7 +30,7 @@ def committed(folder, suffix):
 
 
 MODULES = {p.stem: p for p in committed("hil", ".py") if not p.stem.startswith("_")}
-PLOTTING = {"style", "maps", "sheets", "viz", "explore"}
+PLOTTING = {"style", "maps", "sheets", "viz", "explore", "session", "widgets", "panels", "matching", "knobs", "curation"}
 NOTEBOOKS = {str(p.relative_to(ROOT / "nbs")): p for p in committed("nbs", ".ipynb")}
 
 

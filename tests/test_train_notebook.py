@@ -102,3 +102,15 @@ def test_help_lists_every_parameter_with_its_comment(tmp_path):
     assert done.returncode == 0 and len(fields(Config)) == len(re.findall(r"\(default ", text))
     for f in fields(Config): assert f"{f.name}: {f.type if isinstance(f.type, str) else f.type.__name__} (default" in text
     for comment in ("DBSCAN on the Jaccard distance (0.6 SYSU-MM01, 0.3 RegDB)", "of everything random", "neighbour consistency; 0 switches it off"): assert comment in text
+
+
+@pytest.mark.slow
+def test_a_report_without_truth(hil_home, tmp_path):
+    from hil.layouts import write_layout
+    root = write_layout("folder", tmp_path / "crops", images=3)
+    done = papermill(tmp_path, run_dir="run", **{**SMALL, "k1": 6, "k1_infrared": 6, "k2": 2, "min_samples": 2, "n_sub": 2, "batch_ids": 3}, dataset="folder", data_root=root)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "mAP" not in Run(tmp_path / "run").history and not (tmp_path / "run" / "supervised").exists()
+    text = "".join(str(o.get("data", {}).get("text/markdown", "")) + o.get("text", "") for o in outputs(tmp_path))
+    assert "images that nobody has named" in text and "no truth, no mistakes" in text
+    for file in tmp_path.rglob("*.pt"): file.unlink()

@@ -1,0 +1,102 @@
+"""The explorer at the size of SYSU-MM01: how long until the first picture, until a lasso's thumbnails, until a knob answers.
+
+python tests/bench_explore.py            # 35,000 images x 1,536; --quick: 5,000 x 256
+Prints a table of seconds against the aim; writes nothing but temporary files. The map is read from its cache, as in every visit but the first.
+"""
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+QUICK = "--quick" in sys.argv
+N, D = (5_000, 256) if QUICK else (35_000, 1536)
+SHARE = .65                                                            # visible images, as in SYSU-MM01
+AIMS = {"import hil.explore": None, "first paint: open, map, overview": 5, "first paint: what the cell sends (with the still picture)": None, "lasso of 2,000 images: rows": None, "lasso of 2,000 images: 64 thumbnails in sight": None,
+        "lasso of 2,000 images, both": 1, "open an identity": None, "tab Matches, first time (reads the epoch before)": None, "threshold t": 1, "matcher hungarian": 1, "tab Knobs, first time (builds the graph)": None,
+        "eps, a value not seen before": 1, "min_samples, a value not seen before": 1, "k1, a value not seen before": None, "retrieval": 1, "one correction": 1, "another epoch, map cached": None}
+
+
+def write_run(folder):
+    "A run folder of that size: people as blobs, two epochs, 400 small JPEGs that the images share."
+    import numpy as np
+    import pandas as pd
+    from PIL import Image
+    from hil.run import Config, Run
+    rng = np.random.default_rng(0)
+    people = N // 70
+    who, kind = rng.integers(people, size=N), np.where(np.arange(N) < SHARE * N, "visible", "infrared")
+    files = [f"{i}.jpg" for i in range(400)]
+    for f in files: Image.fromarray(rng.integers(0, 255, (36, 18, 3), dtype=np.uint8)).resize((144, 288)).save(folder / f)
+    images = pd.DataFrame({"path": [files[i % 400] for i in range(N)], "pid": who, "camid": np.where(kind == "visible", rng.choice([1, 2, 4, 5], N), rng.choice([3, 6], N)), "modality": kind, "train": True})
+    images.attrs["root"] = str(folder)
+    run = Run.create(Config(run_dir=str(folder / "run"), eps=.5, k1=30, k1_infrared=30, threshold=.8), images)
+    centres = rng.standard_normal((people, D), dtype=np.float32)
+    for e in (1, 2):
+        x = (centres[who] + 1.6 * rng.standard_normal((N, D), dtype=np.float32)).astype(np.float16)
+        labels = {m: np.where(rng.random((kind == m).sum()) < .05, -1, np.unique(who[kind == m], return_inverse=True)[1]).astype(np.int32) for m in ("visible", "infrared")}
+        sub = {m: np.where(y < 0, -1, rng.integers(0, 9, len(y))).astype(np.int32) for m, y in labels.items()}
+        arrays = {f"{k}_{m}": v[m] for k, v in dict(labels=labels, final=labels, sub=sub).items() for m in labels} | {f"features_{m}": x[kind == m] for m in labels}
+        run.record(dict(epoch=e, stage=2, mAP=.5, transfer_direction="visible_to_infrared"), arrays, {})
+    return run.path
+
+
+def main():
+    times, started = {}, time.perf_counter()
+    from hil.explore import TABS, explore
+    times["import hil.explore"] = time.perf_counter() - started
+    import numpy as np
+    import torch
+    from hil.layout import Maps
+    from hil.session import as_session, identities
+    from hil.source import open_source
+
+    def timed(name, work):
+        start = time.perf_counter()
+        result = work()
+        times[name] = time.perf_counter() - start
+        return result
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["HIL_HOME"] = folder
+        path = write_run(Path(folder))
+        source, rng = open_source(path), np.random.default_rng(1)
+        maps = Maps(source)
+        maps.folder.mkdir(parents=True)
+        for e in source.epochs: np.save(maps.file(e), rng.uniform(-1, 1, (source.n, 2)).astype(np.float32))        # any coordinates will do: they are read, not drawn by UMAP, here
+        warm = as_session(source.table[:40].assign(label=0), rng.standard_normal((40, 8)))              # compile what numba compiles, once
+        warm.graph().cluster(.5), identities(warm)
+        app = timed("first paint: open, map, overview", lambda: explore(path))
+        timed("first paint: what the cell sends (with the still picture)", app._repr_mimebundle_)
+        def tab(name): # as a click does
+            app.tabs.selected_index = list(TABS).index(name)
+            return app.views[name]
+        s, sheet = app.session, app.view("Identity").sheet_
+        sheet.send = lambda message, buffers: buffers
+        lasso = rng.choice(s.source.n, 2000, replace=False)
+        timed("lasso of 2,000 images: rows", lambda: setattr(app.map.scatter.widget, "selection", lasso.astype(np.uint32)))
+        sight = [cell[0] for row in sheet.rows for side in row["sides"] for cell in side][:64]
+        timed("lasso of 2,000 images: 64 thumbnails in sight", lambda: sheet._heard(None, {"type": "need", "ids": sight}, []))
+        times["lasso of 2,000 images, both"] = times["lasso of 2,000 images: rows"] + times["lasso of 2,000 images: 64 thumbnails in sight"]
+        timed("open an identity", lambda: s.open(int(identities(s).code[0])))
+        matches = timed("tab Matches, first time (reads the epoch before)", lambda: tab("Matches"))
+        timed("threshold t", lambda: setattr(matches.threshold, "value", .9))
+        timed("matcher hungarian", lambda: setattr(matches.matcher, "value", "hungarian"))
+        from hil.knobs import KnobView
+        KnobView.draw = lambda self: None                              # the curves follow the answer, a point at a time, between other events
+        knobs = timed("tab Knobs, first time (builds the graph)", lambda: tab("Knobs"))
+        timed("eps, a value not seen before", lambda: setattr(knobs.eps, "value", .43))
+        timed("min_samples, a value not seen before", lambda: setattr(knobs.min_samples, "value", 7))
+        timed("k1, a value not seen before", lambda: setattr(knobs.k1, "value", 20))
+        view = tab("Retrieval")
+        timed("retrieval", lambda: view.ask(int(s.source.rows("infrared")[3])))
+        tab("Curation")
+        timed("one correction", lambda: app.pressed("2"))
+        timed("another epoch, map cached", lambda: setattr(s, "epoch", 1))
+    print(f"{N:,} images x {D}, {os.cpu_count()} cores ({torch.get_num_threads()} threads), load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}\n")
+    print(f"{'explorer, seconds':<62}{'took':>8}{'aim':>8}")
+    for name, aim in AIMS.items(): print(f"{name:<62}{times[name]:>8.2f}{'' if aim is None else f'< {aim}':>8}{'' if aim is None or times[name] < aim else '   MISSED'}")
+
+
+if __name__ == "__main__": main()

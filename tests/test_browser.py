@@ -1,0 +1,169 @@
+"The explorer in JupyterLab, driven in Chromium: open, run, lasso, match, threshold, play, curate, export, reload. Skipped where no browser can be had."
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="no browser test: playwright is not installed (pip install -c constraints.txt playwright)")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no browser test: no Chromium on this machine (Debian: apt-get install chromium)")
+ARGS = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]                 # WebGL without a graphics card
+SHOTS = os.environ.get("HIL_SHOTS")                                                                  # a folder for screenshots, to look at
+
+
+@pytest.fixture(scope="module")
+def lab(whole, tmp_path_factory):
+    "JupyterLab on a folder with a run and a notebook that explores it -> ask(path, method), its address."
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(whole.path, folder / "run", ignore=shutil.ignore_patterns("*.pt"))
+    cell = {"cell_type": "code", "id": "a", "metadata": {}, "execution_count": None, "outputs": [], "source": "from hil.explore import explore\nexplore('run', journal='curation.jsonl')"}
+    (folder / "explore.ipynb").write_text(json.dumps({"cells": [cell], "metadata": {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}))
+    config = tmp_path_factory.mktemp("config")
+    (config / "labconfig").mkdir()
+    (config / "labconfig" / "page_config.json").write_text('{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}')
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "JUPYTER_CONFIG_DIR": str(config), "JUPYTERLAB_SETTINGS_DIR": str(config), "JUPYTERLAB_WORKSPACES_DIR": str(config)}
+    log = open(config / "log", "w")
+    server = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1", "--IdentityProvider.token=t", f"--ServerApp.root_dir={folder}"], env=env, stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
+    def ask(path, method="GET"):
+        with urllib.request.urlopen(urllib.request.Request(f"{address}/api/{path}?token=t", method=method)) as answer: return json.loads(answer.read() or "null")
+    for _ in range(120):
+        try: ask("sessions"); break
+        except (urllib.error.URLError, ConnectionError): time.sleep(.5)
+    else: pytest.fail(f"JupyterLab did not start: {(config / 'log').read_text()[-800:]}")
+    yield ask, address, folder
+    server.terminate()
+    server.wait(20)
+    log.close()
+
+
+@pytest.fixture
+def page(lab):
+    "A page of Chromium; fails if anything was asked of another machine, or a script broke."
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, headless=True, args=ARGS)
+        page = browser.new_page(viewport={"width": 1480, "height": 1000})
+        page.set_default_timeout(45_000)
+        asked, broken = set(), []
+        page.on("request", lambda r: asked.add(re.sub(r"^(https?://[^/]+).*", r"\1", r.url)))
+        page.on("pageerror", lambda e: broken.append(str(e)))
+        yield page
+        browser.close()
+    abroad = {a for a in asked if a.startswith("http") and not a.startswith(lab[1])}
+    assert not abroad, f"the explorer must work without a network, but asked {abroad}"
+    serious = [e for e in broken if "draw call" not in e]
+    assert not serious, serious
+
+
+def run_all(page, lab):
+    "Open the notebook with a fresh kernel and run it."
+    ask, address, _ = lab
+    for s in ask("sessions"): ask(f"sessions/{s['id']}", "DELETE")
+    page.goto(f"{address}/lab/tree/explore.ipynb?token=t&reset")
+    page.wait_for_selector(".jp-NotebookPanel:not(.lm-mod-hidden)")
+    for _ in range(200):                                                                             # a click on Run before the kernel is there is lost
+        if any(s["kernel"]["execution_state"] == "idle" and s["kernel"]["connections"] for s in ask("sessions")): break
+        page.wait_for_timeout(200)
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.locator(".lm-Menu-itemLabel", has_text="Run All Cells").first.click()
+    page.wait_for_selector(".hil-app .hil-map canvas")
+    page.wait_for_timeout(800)
+
+
+def tab(page, name): page.locator(".hil-tabs .lm-TabBar-tab", has_text=name).click()
+def says(page, where, words):
+    try: page.locator(where, has_text=re.compile(words)).first.wait_for()
+    except playwright.TimeoutError: shoot(page, "failed"); raise
+def shoot(page, name): SHOTS and page.locator(".hil-app").screenshot(path=str(Path(SHOTS) / f"{name}.png"))
+
+
+def test_a_visit(page, lab):
+    folder = lab[2]
+    run_all(page, lab)
+    says(page, ".hil-identity h4", "identities, the largest first")
+
+    page.get_by_title("Activate lasso selection").click()                                            # lasso: around all of the map
+    box = page.locator(".hil-map canvas").first.bounding_box()
+    at = lambda x, y: (box["x"] + x * box["width"], box["y"] + y * box["height"])
+    page.mouse.move(*at(.14, .03))
+    page.mouse.down()
+    for x, y in [(.5, .03), (.97, .04), (.97, .5), (.96, .96), (.5, .97), (.14, .96), (.13, .5), (.13, .2)]: page.mouse.move(*at(x, y), steps=8)
+    page.mouse.up()
+    says(page, ".hil-identity h4", "Selection: [0-9]+ images")
+    page.wait_for_function("[...document.querySelectorAll('.hil-identity img')].filter(i => i.src.startsWith('blob:') && i.naturalHeight).length > 5")
+    shoot(page, "lasso")
+
+    tab(page, "Matches")                                                                             # a match: both clusters
+    says(page, ".hil-graph h4", "clustered images get a label")
+    page.locator(".hil-graph path").last.click()
+    says(page, ".hil-matches h4", "the same person")
+    assert page.locator(".hil-matches .hil-sheet figure").count() > 1
+    shoot(page, "match")
+    before = page.locator(".hil-graph h4").inner_text()
+    page.locator(".hil-threshold .noUi-handle").focus()                                              # t
+    for _ in range(19): page.keyboard.press("ArrowRight")
+    page.wait_for_function("old => document.querySelector('.hil-graph h4').innerText !== old", arg=before)
+
+    for _ in range(100):                                                                             # until the kernel has answered them all
+        page.wait_for_timeout(300)
+        if all(s["kernel"]["execution_state"] == "idle" for s in lab[0]("sessions")): break
+    page.locator(".hil-app").focus()                                                                 # back to the first epoch by key, then play three
+    page.keyboard.press(",")
+    says(page, ".hil-time .note", "Epoch 2")
+    page.keyboard.press(",")
+    says(page, ".hil-time .note", "Epoch 1")
+    page.locator(".hil-play button").first.click()
+    for epoch in (2, 3): says(page, ".hil-time .note", f"Epoch {epoch}")
+
+    tab(page, "Identity")                                                                            # curate
+    page.get_by_role("button", name="clear selection").click()
+    page.locator(".hil-identity th.head button").first.click()
+    says(page, ".hil-identity h4", "tightness")
+    shoot(page, "identity")
+    tab(page, "Curation")
+    page.locator(".hil-split-in-two").click()
+    says(page, ".hil-frame .note", "1 correction")
+    page.locator(".hil-name input").fill("Ada m")                                                    # letters stay letters where one types
+    page.locator(".hil-rename").click()
+    says(page, ".hil-frame .note", "2 corrections")
+    shoot(page, "curation")
+    page.locator(".hil-file input").fill("people.csv")                                               # export
+    page.keyboard.press("Tab")
+    page.locator(".hil-export").click()
+    says(page, ".hil-curation .note", "written to people.csv")
+    assert "Ada m" in set(pd.read_csv(folder / "people.csv").name)
+
+    run_all(page, lab)                                                                               # another kernel: nothing is lost
+    says(page, ".hil-frame .note", "2 corrections")
+    says(page, ".hil-identity th.head", "Ada m")
+
+
+def test_dark_theme(page, lab):
+    run_all(page, lab)
+    page.get_by_role("menuitem", name="Settings", exact=True).click()
+    page.locator(".lm-Menu-itemLabel:visible", has_text=re.compile("^Theme$")).first.hover()
+    page.locator(".lm-Menu-itemLabel:visible", has_text="JupyterLab Dark").first.click()
+    page.wait_for_function("document.body.dataset.jpThemeLight === 'false'")
+    page.wait_for_function("[...document.querySelectorAll('.hil-map canvas')].some(c => getComputedStyle(c.parentElement.parentElement).backgroundColor === 'rgb(17, 17, 17)')")
+    ink = page.locator(".hil-identity h4").evaluate("e => getComputedStyle(e).color")
+    assert min(map(int, re.findall(r"\d+", ink)[:3])) > 180, f"dark ink on a dark ground: {ink}"
+    page.locator(".hil-identity th.head button").first.click()
+    tab(page, "Matches")
+    says(page, ".hil-graph h4", "clustered images get a label")
+    page.wait_for_timeout(500)
+    shoot(page, "dark")

@@ -1,0 +1,380 @@
+"RegDB, LLCM and folders of crops: stand-ins as they should be, broken in every way that copies break, and files that repair their cache."
+import logging
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from hil import check, layouts, pixels
+from hil.data import DataError, read_image, read_images
+from hil.datasets import LLCM_COUNTS, REGDB_COUNTS, detect, load, load_llcm, load_regdb, table_counts
+from hil.folder import camera_of, load_folder
+
+NAMES = ("sysu", "regdb", "llcm", "folder")
+
+
+@pytest.fixture(scope="session")
+def standins(tmp_path_factory):
+    "One stand-in of each layout; not to be written to."
+    home = tmp_path_factory.mktemp("standins")
+    return {name: layouts.write_layout(name, home / name) for name in NAMES}
+
+
+@pytest.fixture
+def copy(standins, tmp_path):
+    "copy('regdb') -> a stand-in that may be broken."
+    return lambda name: shutil.copytree(standins[name], tmp_path / name)
+
+
+# ---- stand-ins ----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_seed_writes_the_same_bytes(standins, tmp_path, name):
+    again = layouts.write_layout(name, tmp_path / name)
+    files = {p.relative_to(again): p.read_bytes() for p in again.rglob("*") if p.is_file()}
+    assert files == {p.relative_to(standins[name]): p.read_bytes() for p in standins[name].rglob("*") if p.is_file()}
+    other = layouts.write_layout(name, tmp_path / "other", seed=1)
+    assert any((other / p).exists() and (other / p).read_bytes() != data for p, data in files.items())
+
+
+@settings(max_examples=20, deadline=None)
+@given(name=st.sampled_from(NAMES), people=st.integers(4, 30), images=st.integers(1, 3), seed=st.integers(0, 5))
+def test_any_plan_names_each_file_once_and_leaves_no_camera_empty(name, people, images, seed):
+    plan = layouts.PLANS[name](people, images, seed)
+    paths = [p.path for p in plan.pictures]
+    assert len(set(paths)) == len(paths) and {p.pid for p in plan.pictures} == set(range(1, people + 1))
+    if name == "llcm": assert {p.split("/")[1] for p in paths if p.startswith("test_nir")} == {f"cam{c}" for c in (1, 2, 4, 5, 6, 7, 8, 9)}
+
+
+def test_stand_ins_need_real_decoding(standins):
+    seen = Counter()
+    for root in standins.values():
+        for p in root.rglob("*"):
+            if p.suffix in layouts.FORMATS:
+                with Image.open(p) as image: seen[image.format, image.mode] += 1
+    assert {f for f, _ in seen} == {"JPEG", "PNG", "BMP"} and {m for _, m in seen} == {"RGB", "L", "P", "I;16"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stand_in_is_read_whole(standins, name, caplog):
+    with caplog.at_level(logging.WARNING): table = load(name, standins[name], expect="stand-in")
+    assert not caplog.text and detect(standins[name]) == name
+    files = {p.relative_to(standins[name]).as_posix() for p in standins[name].rglob("*") if p.suffix in layouts.FORMATS}
+    assert set(table.path) == files and table.path.is_unique and table.attrs["root"] == str(standins[name])
+    assert set(table.modality) == {"visible", "infrared"} and list(table.columns) == ["path", "pid", "camid", "modality", "split"]
+    shown = {x.path: (x.pid, x.cam in (3, 6)) for x in layouts.PLANS[name](12, 2, 0).pictures}
+    assert [m == "infrared" for m in table.modality] == [shown[p][1] for p in table.path]
+    if name != "folder":                                                           # one number, one person, in both modalities
+        assert table.assign(person=[shown[p][0] for p in table.path]).groupby("pid").person.nunique().eq(1).all() and table.pid.nunique() == 12
+
+
+def test_settings_that_cannot_be_written(tmp_path):
+    with pytest.raises(ValueError, match="expected one of sysu, regdb, llcm, folder"): layouts.write_layout("market", tmp_path / "x")
+    with pytest.raises(ValueError, match="at least 4 people"): layouts.write_layout("regdb", tmp_path / "x", people=3)
+
+
+# ---- published counts, without published images -------------------------------------------------------------------
+
+def touch(root, paths):
+    for folder in {os.path.dirname(p) for p in paths}: (root / folder).mkdir(parents=True, exist_ok=True)
+    for p in paths: os.close(os.open(f"{root}/{p}", os.O_CREAT))
+
+
+def write_regdb(root, people=412, images=10):
+    "RegDB in its published size, with empty image files."
+    names = {(m, p): [f"{m}/{p}/person_{m[0].lower()}_{p:05d}_{k}.bmp" for k in range(1, images + 1)] for m in ("Visible", "Thermal") for p in range(1, people + 1)}
+    touch(root, sum(names.values(), []))
+    (root / "idx").mkdir()
+    for k in range(1, 11):
+        order = random.Random(k).sample(range(1, people + 1), people)
+        for part, ids in (("train", order[:people // 2]), ("test", order[people // 2:])):
+            for m, name in (("Visible", "visible"), ("Thermal", "thermal")):
+                (root / f"idx/{part}_{name}_{k}.txt").write_text("".join(f"{f} {i}\n" for i, p in enumerate(ids) for f in names[m, p]))
+    return root
+
+
+@pytest.fixture(scope="module")
+def regdb(tmp_path_factory): return write_regdb(tmp_path_factory.mktemp("published") / "RegDB")
+
+
+@pytest.mark.parametrize("split", [1, 10])
+def test_regdb_in_its_published_size(regdb, split, caplog):
+    with caplog.at_level(logging.WARNING): table = load_regdb(regdb, split)
+    assert not caplog.text and len(table) == 8240
+    assert table_counts(table) == {k: n for k, n in REGDB_COUNTS.items() if "a person" not in k}
+    want = {int(Path(line.split()[0]).parent.name) for line in (regdb / f"idx/train_thermal_{split}.txt").read_text().splitlines()}
+    assert set(table.pid[table.split == "train"]) == want
+
+
+def test_llcm_in_its_published_size(tmp_path, caplog):
+    root, train, test = tmp_path / "LLCM", range(1, 714), range(714, 1065)
+    def spread(total, cells): return {cell: total // len(cells) + (i < total % len(cells)) for i, cell in enumerate(cells)}
+    for m, n_train, n_test, cams in (("vis", 16946, 8680, range(1, 10)), ("nir", 13975, 7166, (1, 2, 4, 5, 6, 7, 8, 9))):
+        cells = spread(n_train, [(p, c) for p in train for c in (1 + p % 9, 1 + (p + 4) % 9)])
+        lines = [(f"{m}/{p:04d}/{p:04d}_c{c:02d}_s{k}_f1_{m}.jpg", p - 1) for (p, c), n in cells.items() for k in range(n)]
+        touch(root, [path for path, _ in lines])
+        (root / "idx").mkdir(exist_ok=True)
+        (root / f"idx/train_{m}.txt").write_text("\n".join(f"{path} {label}" for path, label in lines))
+        touch(root, [f"test_{m}/cam{c}/{p:04d}/{k}.jpg" for (p, c), n in spread(n_test, [(p, cams[p % len(cams)]) for p in test]).items() for k in range(n)])
+    (root / "idx/test_id.txt").write_text(",".join(map(str, test)))
+    (root / "test_nir/cam3").mkdir()                                               # there, and empty, in the published set
+    with caplog.at_level(logging.WARNING): table = load_llcm(root)
+    assert not caplog.text and table_counts(table) == LLCM_COUNTS and sum(n for k, n in LLCM_COUNTS.items() if "images" in k) == 46767
+    shutil.rmtree(root / "test_vis/cam4")
+    with pytest.raises(DataError, match="test_vis without cam4(.|\n)*test visible images: expected 8,680, found 7,7(.|\n)*LLCM was changed after its publication"): load_llcm(root)
+
+
+def test_a_stand_in_never_passes_for_the_published_set(standins):
+    for name in ("sysu", "regdb", "llcm"):
+        with pytest.raises(DataError, match='rendered stand-in .* say expect="stand-in"'): load(name, standins[name])
+    with pytest.raises(ValueError, match="expected one of published, stand-in, any"): load("regdb", standins["regdb"], expect="yes")
+
+
+def test_the_published_set_is_no_stand_in(regdb):
+    with pytest.raises(DataError, match='no synth.json.*say expect="published"'): load_regdb(regdb, expect="stand-in")
+    with pytest.raises(DataError, match='no synth.json.*say expect="published"'): load("sysu", regdb, expect="stand-in")
+
+
+# ---- broken copies ------------------------------------------------------------------------------------------------
+
+def edit(name, change): return lambda root: (root / name).write_text(change((root / name).read_text()))
+def drop(*names): return lambda root: [shutil.rmtree(root / n) if (root / n).is_dir() else (root / n).unlink() for n in names]
+def lines(change): return lambda text: "\n".join(change(text.splitlines()))
+def relabel(old, new): return lines(lambda rows: [r.rsplit(" ", 1)[0] + " " + {old: new, new: old}.get(r.rsplit(" ", 1)[1], r.rsplit(" ", 1)[1]) for r in rows])
+
+
+def rename(root):
+    for f in (root / "Visible/1").iterdir(): f.rename(f.with_suffix(".PNG"))
+
+
+def fill_cam3(root): touch(root, ["test_nir/cam3/0003/1.jpg"])
+
+
+BROKEN = {
+    "regdb: no lists": ("regdb", drop("idx"), "RegDB without idx"),
+    "regdb: one modality": ("regdb", drop("Thermal"), "RegDB without Thermal"),
+    "regdb: one list gone": ("regdb", drop("idx/test_thermal_1.txt"), r"test_thermal_1.txt: no such list"),
+    "regdb: empty list": ("regdb", edit("idx/train_visible_1.txt", lambda t: "\n"), "the list is empty"),
+    "regdb: list of another format": ("regdb", edit("idx/train_visible_1.txt", lambda t: t.replace(" 0", ",0")), r"line 1: expected an image in a numbered folder and its label.*_1\.bmp,0'"),
+    "regdb: an image is gone": ("regdb", drop("Visible/2/person_v_00002_1.bmp"), r"names 1 images that are not there: Visible/2/person_v_00002_1.bmp"),
+    "regdb: a person is gone": ("regdb", drop("Thermal/4"), r"names 2 images that are not there: Thermal/4"),
+    "regdb: converted": ("regdb", rename, r"person_v_00001_1.PNG is there: files that were converted or renamed"),
+    "regdb: labels exchanged": ("regdb", edit("idx/train_thermal_1.txt", relabel("0", "1")), "2 labels mean other folders in infrared than in visible"),
+    "regdb: a label twice": ("regdb", edit("idx/train_visible_1.txt", lines(lambda r: [x[:-1] + "0" for x in r])), "label 0 stands with folders"),
+    "regdb: a folder with two labels": ("regdb", edit("idx/train_visible_1.txt", lines(lambda r: [r[0][:-1] + "77", *r[1:]])), "folder 1 stands with labels 0, 77|folder . stands with labels"),
+    "regdb: an image twice": ("regdb", edit("idx/train_visible_1.txt", lines(lambda r: [r[0], *r])), "names 1 images twice"),
+    "regdb: a shorter list": ("regdb", edit("idx/train_visible_1.txt", lines(lambda r: r[:-2])), "people in the lists of one modality only(.|\n)*train visible images: expected 12, found 10"),
+    "regdb: an image less": ("regdb", edit("idx/test_visible_1.txt", lines(lambda r: r[:-1])), "1 people without 2 images in a modality: .* has 1 visible"),
+    "regdb: test people trained on": ("regdb", lambda root: [shutil.copy(root / f"idx/test_{m}_1.txt", root / f"idx/train_{m}_1.txt") for m in ("visible", "thermal")],
+                                      "people in the train and in the test lists of split 1"),
+    "llcm: no test ids": ("llcm", drop("idx/test_id.txt"), "LLCM without idx/test_id.txt"),
+    "llcm: no near-infrared training": ("llcm", drop("nir"), "LLCM without nir"),
+    "llcm: half a camera": ("llcm", drop("test_nir/cam7"), "test_nir without cam7(.|\n)*test infrared images: expected"),
+    "llcm: half a person": ("llcm", drop("test_vis/cam1/0008"), "test visible images: expected .*, found"),
+    "llcm: an image is gone": ("llcm", lambda root: next((root / "vis/0001").iterdir()).unlink(), "names 1 images that are not there"),
+    "llcm: camera 3 has come back": ("llcm", fill_cam3, "test_nir/cam3 holds 1 images: the published test part has none"),
+    "llcm: test ids as words": ("llcm", edit("idx/test_id.txt", lambda t: "a,b"), "expected each identity number once"),
+    "llcm: a test id too many": ("llcm", edit("idx/test_id.txt", lambda t: t.strip() + ",999"), "identities of idx/test_id.txt without an image in test_vis: 999"),
+    "llcm: labels exchanged": ("llcm", edit("idx/train_nir.txt", relabel("2", "3")), "labels mean other folders"),
+    "folder: one modality": ("folder", drop("visible"), r"no folder of visible images \(visible or vis or rgb\).*the folder holds infrared"),
+    "folder: an empty branch": ("folder", lambda root: [drop("visible")(root), (root / "visible").mkdir()], r"no visible image \(visible holds none\)"),
+    "folder: two candidates": ("folder", lambda root: touch(root, ["rgb/a.png"]), "rgb and visible could both hold the visible images"),
+    "manifest of another kind": ("regdb", edit("synth.json", lambda t: '{"counts": [1]}'), "not a manifest of hil.layouts"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_copy_is_refused_with_one_message(copy, name):
+    layout, spoil, message = BROKEN[name]
+    root = copy(layout)
+    spoil(root)
+    with pytest.raises(DataError, match=message) as caught: load(layout, root, expect="stand-in")
+    assert str(root) in str(caught.value) and (caught.value.__context__ is None or caught.value.__suppress_context__)
+
+
+@pytest.mark.parametrize("name", ["regdb: an image less", "llcm: half a camera", "llcm: camera 3 has come back", "regdb: labels exchanged"])
+def test_under_expect_any_differences_are_logged_and_read(copy, caplog, name):
+    layout, spoil, message = BROKEN[name]
+    root = copy(layout)
+    spoil(root)
+    with caplog.at_level(logging.WARNING): table = load(layout, root, expect="any")
+    assert len(table) and len(caplog.records) >= 1
+    if "camera 3" in name: assert not table.path.str.contains("test_nir/cam3").any()
+
+
+@pytest.mark.parametrize("asked", NAMES)
+@pytest.mark.parametrize("there", NAMES)
+def test_another_data_set_is_recognised(standins, there, asked):
+    if asked == there or asked == "folder" or asked == "sysu" and there == "folder": return
+    with pytest.raises(DataError) as caught: load(asked, standins[there], expect="stand-in")
+    if asked != "sysu": assert f'It looks like {there}: set dataset = "{there}"' in str(caught.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_folder_and_nothing_in_it(standins, tmp_path, name):
+    for root, says in ((tmp_path / "nowhere", "no such folder"), (tmp_path, "nothing|no folder")):
+        with pytest.raises(DataError, match=says) as caught: load(name, root, expect="any")
+        assert str(root) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["regdb", "llcm"])
+def test_one_level_up(standins, tmp_path, name):
+    (tmp_path / name).symlink_to(standins[name])
+    with pytest.raises(DataError, match=f"Did you mean {tmp_path / name}"): load(name, tmp_path, expect="any")
+
+
+def test_splits_outside(standins):
+    for k in (0, 11, "1"):
+        with pytest.raises(ValueError, match="RegDB has the splits 1 ... 10"): load_regdb(standins["regdb"], k, "stand-in")
+
+
+# ---- folders of crops ---------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("branches", [("visible", "infrared"), ("RGB", "ir"), ("vis", "NIR"), ("Visible", "Thermal_")])
+def test_names_of_the_branches(tmp_path, branches):
+    touch(tmp_path, [f"{branches[0]}/a/b/c/1.PNG", f"{branches[0]}/.hidden/2.png", f"{branches[0]}/._3.png", f"{branches[1]}/4.jpeg", f"{branches[1]}/notes.txt"])
+    if branches[1] == "Thermal_":
+        with pytest.raises(DataError, match="no folder of infrared images"): load_folder(tmp_path)
+    else: assert load_folder(tmp_path).path.tolist() == [f"{branches[0]}/a/b/c/1.PNG", f"{branches[1]}/4.jpeg"]
+
+
+@pytest.mark.parametrize("path,camera", [("cam1/a.png", 1), ("Camera-07/x/a.png", 7), ("c3/a.png", 3), ("a_c03_f2.jpg", 3), ("cam12-001.jpg", 12), ("0002_c1s1_000451.jpg", 1), ("cam1/c02_a.png", 1),
+                                         ("cam1/cam2/a.png", 2), ("cat3.jpg", 0), ("abc3_1.jpg", 0), ("2024-03-01.jpg", 0), ("cam.png", 0), ("person_c_1.jpg", 0), ("campus2/a.png", 0)])
+def test_cameras_in_paths(path, camera): assert camera_of(path) == camera
+
+
+# ---- pixels -------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_cache_shows_what_decoding_shows(standins, tmp_path, name):
+    table = load(name, standins[name], expect="stand-in").sample(20, random_state=0)
+    table.attrs["root"] = str(standins[name])
+    cached = pixels.cached_images(table.path, 33, 17, root=standins[name], folder=tmp_path, workers=3)
+    assert torch.equal(cached, read_images(table.path, 33, 17, root=standins[name]))
+
+
+@settings(max_examples=25, deadline=None)
+@given(steps=st.lists(st.lists(st.integers(0, 5), max_size=4), min_size=1, max_size=4))
+def test_whatever_changes_is_decoded_again_and_nothing_else(tmp_path_factory, steps):
+    home, time = tmp_path_factory.mktemp("cache"), 10 ** 18
+    def paint(i, value):
+        nonlocal time
+        time += 10 ** 9
+        Image.new("L", (8, 8), value).save(home / f"{i}.png")
+        os.utime(home / f"{i}.png", ns=(time, time))
+    files, decoded = [f"{i}.png" for i in range(6)], []
+    for i in range(6): paint(i, 10 * i)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pixels, "read_image", lambda file, h, w: (decoded.append(Path(file).name), read_image(file, h, w))[1])
+        for n, changed in enumerate([[], *steps]):
+            for i in changed: paint(i, 60 + 20 * n + i)
+            decoded.clear()
+            x = pixels.cached_images(files, 8, 8, root=home, folder=home / "c", workers=2)
+            assert sorted(decoded) == sorted({f"{i}.png" for i in (range(6) if n == 0 else set(changed))})
+            assert torch.equal(x, read_images(files, 8, 8, root=home))
+
+
+def test_writing_to_the_cache_stays_in_memory(standins, tmp_path):
+    table = load("folder", standins["folder"])
+    first = pixels.cached_images(table.path, 8, 4, root=standins["folder"], folder=tmp_path)
+    keep = first.clone()
+    first.zero_()
+    assert torch.equal(pixels.cached_images(table.path, 8, 4, root=standins["folder"], folder=tmp_path), keep)
+
+
+def test_a_killed_decoder_goes_on(copy, tmp_path, monkeypatch):
+    root = copy("folder")
+    table, done = load("folder", root), []
+    files = [root / p for p in table.path]
+    x, seen = np.zeros((len(files), 3, 8, 4), np.uint8), np.zeros((len(files), 2), np.int64)
+    real = pixels.read_image
+    def dies(file, h, w):
+        if len(done) == 25: raise KeyboardInterrupt
+        done.append(file)
+        return real(file, h, w)
+    monkeypatch.setattr(pixels, "read_image", dies)
+    with pytest.raises(KeyboardInterrupt): pixels.refresh(files, x, seen, 1, block=10)
+    assert (seen[:20] > 0).all() and (seen[20:] == 0).all(), "whole blocks are marked, the broken one is not"
+    monkeypatch.undo()
+    assert pixels.refresh(files, x, seen, 2) == len(files) - 20
+    assert np.array_equal(x, read_images(table.path, 8, 4, root=root).numpy())
+
+
+def test_cache_files_cut_off_and_images_that_are_not_there(copy, tmp_path):
+    root = copy("folder")
+    table = load("folder", root)
+    make = lambda: pixels.cached_images(table.path, 8, 4, root=root, folder=tmp_path / "c")
+    first = make().clone()
+    big = next(p for p in (tmp_path / "c").iterdir() if "stamps" not in p.name)
+    big.write_bytes(big.read_bytes()[:50])
+    for p in (tmp_path / "c").iterdir():
+        if "stamps" in p.name: p.unlink()
+    assert torch.equal(make(), first)
+    (root / table.path[0]).unlink()
+    with pytest.raises(DataError, match="no such image"): make()
+    assert pixels.cached_images([], 8, 4, folder=tmp_path).shape == (0, 3, 8, 4)
+
+
+# ---- the health report --------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_healthy_set(standins, name):
+    report = check.check(standins[name], expect="stand-in", sample=40)
+    assert report.healthy and report.dataset == name, str(report)
+    assert "HEALTHY" in str(report) and "<--" not in str(report) and "decoded: 40 of" in str(report)
+    assert report.sheet.size[0] > 100 and len(np.unique(np.asarray(report.sheet).reshape(-1, 3), axis=0)) > 1000
+
+
+SICK = {
+    "truncated": ("llcm", lambda root: [f.write_bytes(f.read_bytes()[:200]) for f in sorted((root / "vis/0001").iterdir())[:2]], "2 of .* decoded images cannot be read: .*0001_c"),
+    "two people, one picture": ("regdb", lambda root: shutil.copy(root / "Visible/1/person_v_00001_1.bmp", root / "Visible/2/person_v_00002_1.bmp"),
+                                "1 images appear under two people or modalities: Visible/1/person_v_00001_1.bmp = Visible/2"),
+    "a list of split 7": ("regdb", drop("idx/test_visible_7.txt"), "test_visible_7.txt: no such list"),
+    "named, but not there": ("llcm", lambda root: next((root / "nir/0001").iterdir()).unlink(), "names 1 images that are not there"),
+    "half a camera": ("sysu", drop("cam4"), "cam4"),
+    "nothing": ("folder", drop("visible", "infrared", "synth.json"), "no known layout: expected SYSU-MM01 .*it holds nothing"),
+    "one modality": ("folder", drop("infrared"), "no folder of infrared images"),
+}
+
+
+@pytest.mark.parametrize("name", SICK)
+def test_a_sick_set(copy, tmp_path, capsys, name):
+    layout, spoil, says = SICK[name]
+    root = copy(layout)
+    spoil(root)
+    assert check.main([str(root), "--expect", "stand-in", "--all", "--sheet", str(tmp_path / "sheet.png")]) == 1
+    out = capsys.readouterr().out
+    assert re.search(says, out) and re.search(r"[1-9]\d* PROBLEM", out), out
+
+
+def test_doubled_images_of_one_person_and_exchanged_modalities_are_notes(copy):
+    root = copy("folder")
+    (root / "visible").rename(root / "x"), (root / "infrared").rename(root / "visible"), (root / "x").rename(root / "infrared")
+    file = next((root / "visible").glob("*.bmp"))
+    shutil.copy(file, file.with_name("again.bmp"))
+    report = check.check(root, sample=None)
+    assert report.healthy and "1 images lie there twice" in str(report) and "infrared images are coloured: were the modalities exchanged?" in str(report)
+
+
+def test_from_the_command_line(standins, tmp_path):
+    done = subprocess.run([sys.executable, "-m", "hil.check", str(standins["regdb"]), "--expect", "stand-in"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "HEALTHY" in done.stdout and (tmp_path / "regdb-sheet.png").is_file() and not done.stderr, done.stderr
+
+
+def test_the_exit_code_tells(standins, tmp_path, capsys):
+    sheet = ["--sheet", str(tmp_path / "sheet.png")]
+    assert check.main([str(standins["regdb"]), *sheet]) == 1 and "rendered stand-in" in capsys.readouterr().out
+    assert check.main([str(standins["regdb"]), "--expect", "any", *sheet]) == 0
+    assert check.main(["/nowhere"]) == 1 and "/nowhere: no such folder" in capsys.readouterr().out
+    with pytest.raises(SystemExit): check.main(["--dataset", "market", "/"])

@@ -1,0 +1,209 @@
+"nbs/evaluate.ipynb through papermill: four layouts, with truth and without, checkpoints right and wrong; and what hil.extract promises."
+import re
+import subprocess
+import sys
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from hil import evaluate, protocols, sheets
+from hil.extract import Evaluation, extract, load_encoder
+from hil.models import build_model
+from hil.run import Config, Run, RunError
+from hil.trainer import load_images
+
+NOTEBOOK = Path(__file__).parents[1] / "nbs" / "evaluate.ipynb"
+PICTURES = {"## How soon the right person comes", "## The map", "## Which cameras understand each other", "## What a search returns", "## The hardest errors"}
+
+
+def papermill(folder, *args, **parameters):
+    "Call papermill in `folder`; HIL_HOME comes from the fixture hil_home."
+    given = [x for k, v in parameters.items() for x in ("-p", k, str(v))]
+    return subprocess.run([sys.executable, "-m", "papermill", *args, str(NOTEBOOK), *([] if "--help-notebook" in args else ["out.ipynb", "--no-progress-bar"]), *given],
+                          cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def report(folder):
+    "(texts, headings under which a picture stands) of out.ipynb."
+    texts, seen, heading = [], set(), ""
+    for c in nbformat.read(folder / "out.ipynb", 4).cells:
+        if c.cell_type == "markdown": heading = c.source.splitlines()[0]
+        for o in c.get("outputs", []):
+            assert o.output_type != "error"
+            data = o.get("data", {})
+            texts.append(data.get("text/markdown") or data.get("text/plain", "") or o.get("text", ""))
+            if {"image/png", "image/jpeg"} & set(data): seen.add(heading)
+    return "\n".join(texts), seen
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory):
+    "stand_in(layout) -> its root, written once."
+    from hil.layouts import write_layout
+    roots = {}
+    def write(layout):
+        if layout not in roots: roots[layout] = write_layout(layout, tmp_path_factory.mktemp(layout) / "data", people=8, images=3)
+        return roots[layout]
+    return write
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory):
+    "A checkpoint as papers publish it: wrapped, with the prefix of several GPUs, of a ViT that tests can afford."
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("vit") / "published.pth"
+    torch.save({"state_dict": {f"module.{k}": v for k, v in build_model("vit_tiny_ics", "random").state_dict().items()}, "epoch": 30}, file)
+    return file
+
+
+SETTINGS = {"sysu": ["SYSU-MM01 all-search", "SYSU-MM01 indoor-search"], "regdb": ["RegDB infrared to visible", "RegDB visible to infrared"],
+            "llcm": ["LLCM infrared to visible", "LLCM visible to infrared"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dataset", SETTINGS)
+def test_from_a_checkpoint_and_a_data_root_to_the_table(hil_home, stand_in, vit, tmp_path, dataset):
+    splits = range(dataset == "regdb" and 10)                                  # RegDB: ten splits, each with a checkpoint of its own
+    for k in splits: (tmp_path / f"published-{k + 1}.pth").symlink_to(vit)
+    more = dict(split=0, checkpoint="published-{split}.pth") if splits else dict(checkpoint=vit)
+    done = papermill(tmp_path, dataset=dataset, data_root=stand_in(dataset), expect="stand-in", trials=3, out_dir="tables", **more)
+    assert done.returncode == 0, done.stderr[-3000:]
+    text, seen = report(tmp_path)
+    name = f"vit_tiny_ics, published{'-{split}' if splits else ''}.pth"
+    assert seen == PICTURES and name in text and "a rendered stand-in" in text and "no published figure compares" in text
+    assert {p.name for p in (tmp_path / "tables").iterdir()} == {"results.md", "results.tex", "results.csv", "camera_pairs.csv", "hardest_errors.csv"}
+    table = pd.read_csv(tmp_path / "tables" / "results.csv", comment="#")
+    own = table[table.source == protocols.OWN]
+    assert own.setting.tolist() == SETTINGS[dataset] and (own.runs == (10 if splits else 3)).all() and own.mAP.between(1, 100).all()
+    paper = table[table.source != protocols.OWN]
+    assert (len(paper) == 0) == (dataset == "llcm") and paper.source.str.contains("not reproduced here").all()
+    assert re.search(rf"\| {re.escape(name)} \| {own.rank1.iloc[0]:.2f}", text)
+    configs = [Config(dataset=dataset, data_root=str(stand_in(dataset)), expect="stand-in", trials=3, split=k + 1) for k in splits or range(1)]
+    assert own.mAP.iloc[0] == pytest.approx(100 * np.mean([scored(load_encoder(vit), c) for c in configs]), abs=.01), "the notebook scores what the library scores"
+
+
+@pytest.mark.slow
+def test_a_folder_without_truth_gets_pictures_and_no_score(hil_home, stand_in, tmp_path):
+    done = papermill(tmp_path, dataset="folder", data_root=stand_in("folder"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    text, seen = report(tmp_path)
+    assert seen == {"## The map", "## What a search returns"}
+    assert "### untrained lite0" in text and "no truth is known, so nothing is scored" in text and not re.search(r"Rank-1 \d|mAP \d", text)
+    assert {p.name for p in tmp_path.iterdir()} == {"out.ipynb"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parameters,says", [
+    (dict(chekpoint="x.pth"), "'chekpoint' is not a parameter; did you mean 'checkpoint'?"), (dict(checkpoint="nowhere/hil.pth"), "checkpoint = 'nowhere/hil.pth': no such file or folder")])
+def test_wrong_parameters_stop_it_at_once(hil_home, tmp_path, parameters, says):
+    done = papermill(tmp_path, **parameters)
+    assert done.returncode == 1 and f"RunError: {says}" in done.stderr
+    if "chekpoint" in parameters: assert all(f.name in done.stderr.split("Parameters: ")[-1] for f in fields(Evaluation))
+    assert {p.name for p in tmp_path.iterdir()} == {"out.ipynb"}, "nothing is rendered or written"
+
+
+def test_help_lists_every_parameter_with_its_comment(tmp_path):
+    done = papermill(tmp_path, "--help-notebook")
+    text = " ".join(done.stdout.split())
+    assert done.returncode == 0 and len(fields(Evaluation)) == len(re.findall(r"\(default ", text))
+    for f in fields(Evaluation): assert f"{f.name}: {f.type if isinstance(f.type, str) else f.type.__name__} (default" in text
+
+
+# ---- hil.extract --------------------------------------------------------------------------------------------------
+
+def scored(encoder, config, **options):
+    "mAP of an encoder on the images that a run held out."
+    table = load_images(config, progress=False)
+    held = table[~table.train].reset_index(drop=True)
+    held.attrs = table.attrs
+    return evaluate.mean_metrics(protocols.evaluate_draws(extract(encoder.model, held, progress=False, **options), held, protocols.Protocol.of(config)))[0].mAP
+
+
+def test_a_run_scores_what_its_history_says(whole):
+    encoder = load_encoder(whole.path)
+    assert encoder.run.path == whole.path and not encoder.notes and encoder.name == "lite0, run run, epoch 3"
+    assert scored(encoder, Evaluation(checkpoint=str(whole.path), trials=2).config(encoder.run), flip=False) == pytest.approx(whole.history.mAP.iloc[-1], abs=.02)
+    assert load_encoder(whole.path / "checkpoint.pt").name == encoder.name
+    with pytest.raises(RunError, match="trained 'lite0'; leave model empty"): load_encoder(whole.path, "agw_resnet50")
+
+
+def test_what_a_reader_must_know_is_said(train):
+    best = load_encoder(train("best", select="test_best", stage1_epochs=0, stage2_epochs=1).path)
+    assert "chosen on the test labels" in best.notes[0]
+    truth = load_encoder(train("truth", supervision="truth", stage1_epochs=0, stage2_epochs=1).path)
+    assert "ceiling" in truth.notes[0]
+
+
+def test_the_runs_own_data_and_no_other_by_mistake(whole):
+    settings = Evaluation(checkpoint=str(whole.path))
+    assert {k: v for k, v in asdict(settings.config(whole)).items() if k in ("dataset", "preset", "render_seed")} == dict(dataset="synth", preset="tiny", render_seed=whole.config.render_seed)
+    with pytest.raises(RunError, match="preset given, but the data set is that of the run"): replace(settings, preset="large").config(whole)
+    assert replace(settings, preset="large", dataset="synth").config(whole).preset == "large"
+    assert replace(settings, data_root="elsewhere").config(whole).data_root == "elsewhere"
+
+
+class Trained:
+    "A run on one split of RegDB, as far as settings ask."
+    path, config = Path("runs/regdb"), Config(dataset="regdb", data_root="RegDB", split=3)
+
+
+def test_nobody_is_tested_on_people_that_were_trained_on():
+    assert Evaluation(checkpoint="runs/regdb").config(Trained).split == 3
+    with pytest.raises(RunError, match="was trained on split 3"): Evaluation(checkpoint="runs/regdb", dataset="regdb", data_root="RegDB").config(Trained)
+    every = Evaluation(checkpoint="runs/regdb-{split}", split=0)
+    assert list(every.splits) == list(range(1, 11)) and every.config(Trained, 3).split == 3
+    with pytest.raises(RunError, match="trained on split 3"): every.config(Trained, 4)
+    with pytest.raises(RunError, match="write {split} into checkpoint"): Evaluation(checkpoint="runs/regdb", split=0)
+    with pytest.raises(RunError, match="split = 0 is for dataset"): Evaluation(split=0)
+    with pytest.raises(RunError, match="people that were trained on"): Evaluation(evaluate_on="val", checkpoint="x").config(replaced(train_splits="train+val"))
+
+
+def replaced(**changes): return type("Of", (), {"path": Path("runs/x"), "config": replace(Config(), **changes)})
+
+
+@pytest.mark.parametrize("wrong,says", [(dict(depths="all"), "depths = 'all'"), (dict(flip="true"), "flip = 'true'"), (dict(model="vit"), "model = 'vit'"), (dict(batch=0), "batch = 0"),
+    (dict(direction="visible_to_infrared"), 'direction = "visible_to_infrared" is for'), (dict(split=11), "split = 11"), (dict(dataset="sysu"), "needs data_root"), (dict(hardest=2.5), "hardest = 2.5 is a float"),
+    (dict(trials="ten"), "trials = 'ten' is a str: expected a int")])
+def test_wrong_settings(wrong, says):
+    with pytest.raises(RunError) as error: Evaluation(**wrong)
+    assert says in str(error.value)
+
+
+def test_an_empty_run_and_a_broken_network_are_refused(small, tmp_path, stand_in, vit, hil_home):
+    images = load_images(small(), progress=False)
+    run = Run.create(small(run_dir=str(tmp_path / "run")), images)
+    with pytest.raises(RunError, match="no epoch was finished"): load_encoder(run.path)
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "odd.pth")
+    with pytest.raises(RunError, match="do not tell which network"): load_encoder(tmp_path / "odd.pth")
+    model = load_encoder(vit).model
+    next(model.parameters()).data.fill_(np.nan)
+    part = images.iloc[:3]
+    part.attrs = images.attrs
+    with pytest.raises(RunError, match="3 of 3 features are NaN"): extract(model, part, progress=False)
+
+
+def test_flip_is_the_mean_of_both_ways(small, vit):
+    model, images = load_encoder(vit).model, load_images(small(), progress=False)
+    part = images.iloc[[0, -1, 5]]                                             # both modalities, mixed
+    part.attrs = images.attrs
+    both, deep, single = (extract(model, part, progress=False, **o) for o in (dict(), dict(depths=("deep",)), dict(flip=False)))
+    assert torch.allclose(both[:, :96], deep) and not torch.allclose(both, single, atol=1e-4)
+    one = [extract(model, p, progress=False, batch=1) for p in (part.iloc[[i]] for i in range(3)) if p.attrs.update(images.attrs) is None]
+    assert torch.allclose(torch.cat(one), both, atol=1e-5)
+
+
+def test_sheets_take_llcms_rule():
+    "A query never sees its own person from its own camera; other people of that camera stay."
+    image, who = np.zeros((3, 3, 8, 4), np.uint8), (np.array([1]), np.array([1, 2, 1]), np.array([5]), np.array([5, 5, 7]))
+    query, gallery = (pd.DataFrame({"pid": p, "camid": c}) for p, c in ((who[0], who[2]), (who[1], who[3])))
+    removed = protocols.left_out(query, gallery, protocols.Protocol("llcm"))
+    distance = np.array([[.1, .2, .3]])
+    texts = lambda fig: " ".join(t.get_text() for ax in fig.axes for t in ax.texts)
+    assert "✓ cam 5" not in texts(fig := sheets.retrieval_sheet(image[:1], image, distance.argsort(1), *who, removed=removed)) and "✗ cam 5" in texts(fig)
+    assert "✓ cam 5" in texts(sheets.retrieval_sheet(image[:1], image, distance.argsort(1), *who))
+    assert "rank 2" in texts(sheets.hardest_mistakes(image[:1], image, distance, *who, removed=removed))

@@ -1,0 +1,460 @@
+"hil.explore and its parts: every control played from Python, on a real run and on anybody's embeddings."
+import io
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+
+from hil import match
+from hil.cluster import centroids, pseudo_labels
+from hil.explore import TABS, cluster_map, curation, explore, identity_sheet, knobs, match_graph, retrieval, timeline
+from hil.journal import Journal, apply, export_labels, read_labels
+from hil.layout import Maps, layout, procrustes
+from hil.rerank import jaccard_distance, knn
+from hil.run import RunError
+from hil.session import COLORINGS, as_session, changed_since, coloring, identities, nearest
+from hil.source import compact, join_labels, open_source
+from hil.style import MARKERS
+from hil.whatif import Graph, Transfer
+
+
+@pytest.fixture(scope="module")
+def run(whole, tmp_path_factory):
+    "The session's run, copied without its checkpoint, so that journals stay here."
+    folder = tmp_path_factory.mktemp("explored") / "run"
+    shutil.copytree(whole.path, folder, ignore=shutil.ignore_patterns("*.pt"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shared(run): return open_source(run)
+
+
+@pytest.fixture
+def app(shared, tmp_path): return explore(shared, journal=tmp_path / "curation.jsonl")
+
+
+def people(n=8, k=6, truth=True, seed=0, spread=.4):
+    "Embeddings of k people, n images of each in each modality."
+    rng, who = np.random.default_rng(seed), np.tile(np.repeat(np.arange(k), n), 2)
+    table = pd.DataFrame({"path": [f"{i}.jpg" for i in range(len(who))], "camid": np.where(np.arange(len(who)) < n * k, 1, 3), "modality": np.repeat([*MARKERS], n * k)})
+    if truth: table["pid"] = who
+    return table, (rng.standard_normal((k, 16))[who] + spread * rng.standard_normal((len(who), 16))).astype(np.float32)
+
+
+SMALL = dict(k1=8, k1_infrared=8, k2=2, min_samples=3, n_sub=2, threshold=.5)
+
+
+# ---- source -----------------------------------------------------------------------------------------------------------
+
+def test_a_run_is_read_as_it_was_written(shared, whole):
+    assert shared.epochs == [0, 1, 2, 3] and shared.labelled == [1, 2, 3]
+    arrays, images = whole.epoch(-1), whole.images
+    y, n = shared.labels(3), shared.n
+    assert (shared.table.train[:n]).all() and not shared.table.train[n:].any() and shared.modality[0] == "visible"
+    for m in MARKERS:
+        own = compact(y.apart[shared.rows(m)])[0]
+        np.testing.assert_array_equal(own, compact(arrays[f"labels_{m}"])[0])
+        rows = images[(images.modality == m)].path.tolist()
+        place = [rows.index(p) for p in shared.table.path[shared.modality == m]]
+        np.testing.assert_array_equal(shared.features(3)[shared.modality == m], arrays[f"features_{m}"][place].astype(np.float32))
+    last = whole.history.iloc[-1]
+    v = shared.rows("visible")
+    assert shared.quality(y.apart[v], v)["identities"] == last.clusters_visible and shared.quality(y.apart[v], v)["ari"] == pytest.approx(last.ari_visible)
+
+
+def test_clusters_and_transfer_are_the_runs_own_when_computed_again(shared, whole):
+    session, last = as_session(shared), whole.history.iloc[-1]
+    for m, y in session.graph().cluster().items(): np.testing.assert_array_equal(y, whole.epoch(-1)[f"labels_{m}"])
+    view = match_graph(session)
+    assert view.direction.value == last.transfer_direction
+    assert view.quality()["precision"] == pytest.approx(last.transfer_precision) and view.quality()["coverage"] == pytest.approx(last.transfer_coverage)
+
+
+def test_embeddings_without_truth_or_labels():
+    app = explore(*people(truth=False), **SMALL)
+    for tab in TABS: app.view(tab)
+    assert not app.session.source.truth and "ARI" not in app.view("Knobs").curves.title and "unknown" in app.view("Retrieval").results.title
+    assert "no truth known" in app.view("Matches").graph.title and "person" not in dict(app.map.color.options).values()
+    assert app.view("Retrieval").hard.disabled
+    app.static(), *(view.static() for view in app.views.values())
+
+
+def test_labels_that_come_along_are_used():
+    table, x = people()
+    table["label"], table["name"] = table.pid.where(table.pid != 2, -1) * 10, table.pid.map(lambda p: f"person {p}")
+    table.loc[table.label < 0, "label"] = -1
+    s = as_session(table, x, **SMALL)
+    assert s.labels.names[:5] == ["person 0", "person 1", "person 3", "person 4", "person 5"] and (s.labels.identity[table.pid == 2] == -1).all()
+    assert match_graph(s).quality()["precision"] == 1
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_one_modality_or_nothing_to_match(n):
+    table, x = people(4, 3)
+    keep = (table.modality == "visible") | (np.arange(len(table)) < len(table) // 2 + n)
+    app = explore(table[keep].reset_index(drop=True), x[keep], **SMALL)
+    for tab in TABS: app.view(tab)
+    view = app.view("Matches")
+    assert view.graph.edges == [] and "nothing to match" in view.graph.empty
+    view.static()
+
+
+def test_all_outliers_is_an_empty_state_not_an_error():
+    table, x = people()
+    app = explore(table, np.random.default_rng(1).standard_normal((len(x), 64)), eps=.01, **SMALL)
+    for tab in TABS: app.view(tab).static()
+    assert (app.session.labels.identity == -1).all() and app.view("Identity").sheet_.rows == [] and "outlier" in app.view("Identity").sheet_.empty
+    app.map.static()
+
+
+def test_bad_sources_are_named(tmp_path, run):
+    table, x = people()
+    for call, words in [(lambda: explore(table), "needs its features"), (lambda: explore(table, x[:3]), "expected"), (lambda: explore(table.drop(columns="modality"), x), "modality"),
+                        (lambda: explore(table.assign(modality="depth"), x), "depth"), (lambda: explore(table, x, xy=x[:5, :2]), "xy"), (lambda: explore(7), "run folder"),
+                        (lambda: cluster_map(table, x, color="hue"), "expected one of"), (lambda: explore(table, x, epsilon=2), "no setting"), (lambda: cluster_map(run, epoch=9), "epoch 9")]:
+        with pytest.raises(ValueError, match=words): call()
+    with pytest.raises(RunError, match="no run here"): explore(tmp_path)
+    bare = tmp_path / "bare"
+    shutil.copytree(run, bare)
+    for file in bare.glob("epochs/*.npz"):
+        with np.load(file) as z: arrays = {k: v for k, v in z.items() if not k.startswith("features")}
+        np.savez(file, **arrays)
+    with pytest.raises(RunError, match="keep_features"): explore(bare)
+
+
+def test_a_lost_image_is_a_grey_card(shared, tmp_path):
+    moved = open_source(shared.folder, root=tmp_path)
+    assert "pass root=" in explore(moved, journal=tmp_path / "j").frame.warn
+    good, lost = shared.thumbs([0])[0], moved.thumbs([0])[0]
+    assert good != lost and Image.open(io.BytesIO(lost)).height == 96
+    (tmp_path / shared.table.path[1]).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / shared.table.path[1]).write_bytes(b"no picture")
+    assert Image.open(io.BytesIO(moved.thumbs([1])[0])).height == 96
+
+
+# ---- maps that move ------------------------------------------------------------------------------------------------------
+
+@given(st.integers(0, 10 ** 6), st.floats(.1, 5), st.floats(0, 6.3), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_procrustes_undoes_any_turn(seed, size, angle, mirror):
+    xy = np.random.default_rng(seed).standard_normal((20, 2))
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * ([[-1, 1]] if mirror else 1)
+    np.testing.assert_allclose(procrustes(xy @ turn * size + [3, -1], xy), xy, atol=1e-8)
+
+
+def test_maps_are_kept_aligned_and_reproducible(shared, monkeypatch, tmp_path):
+    monkeypatch.setenv("HIL_HOME", str(tmp_path))
+    a = Maps(shared)
+    first, last = a.xy(2), a.xy(3)
+    assert np.abs(last).max() <= 1.0001 and (tmp_path / "maps").is_dir() and len(list((tmp_path / "maps").iterdir())) == 2
+    np.testing.assert_array_equal(Maps(shared).xy(2), first)
+    alone = layout(shared.features(2)[:shared.n], random_state=1)
+    assert np.linalg.norm(first - last, axis=1).mean() < .6 * np.linalg.norm(alone - last, axis=1).mean()
+    assert Maps(shared, {3: last, 2: first}).ready(2)
+
+
+def test_few_images_have_a_map(): assert layout(np.eye(4, dtype=np.float32)).shape == (4, 2)
+
+
+# ---- what if ----------------------------------------------------------------------------------------------------------
+
+def test_neighbours_found_before_give_the_same_distance():
+    x = people()[1]
+    near = knn(x, 30)
+    for k1 in (4, 8, 20): assert abs(jaccard_distance(x, k1, 2, neighbors=near) - jaccard_distance(x, k1, 2)).max() == 0
+    with pytest.raises(ValueError, match="neighbors: shape"): jaccard_distance(x, 40, 2, neighbors=near)
+
+
+@pytest.mark.parametrize("direction", ["visible_to_infrared", "infrared_to_visible"])
+def test_transfer_agrees_with_match(direction):
+    table, x = people(10, 7, spread=.9)
+    kind, source = table.modality.to_numpy(), direction.split("_")[0]
+    apart = join_labels(Graph(x, kind, {**SMALL, "eps": .7}).cluster()).apart
+    way = Transfer(x, apart, kind, direction, table.pid.to_numpy())
+    labels, protos = compact(apart[kind == source])[0], centroids(x[kind != source], compact(apart[kind != source])[0])
+    for matcher in match.MATCHERS:
+        for level in ("sample", "cluster"):
+            for t in (0, .3, .8, .95, 1):
+                new = match.transfer(x[kind == source], labels, protos, matcher, level, t)
+                np.testing.assert_array_equal(way.send(matcher, level, t), new)
+                rows = way.table(matcher, level, t)
+                assert rows.n_samples.sum() == (labels >= 0).sum() and rows.n_accepted.sum() == (new >= 0).sum()
+    best = match.match_table(x[kind == source], labels, protos, .8).sort_values(["source", "target"], ignore_index=True)
+    pd.testing.assert_frame_equal(way.table("brst", "sample", .8)[["source", "target", "n_samples", "n_accepted", "similarity"]], best[["source", "target", "n_samples", "n_accepted", "similarity"]], check_dtype=False)
+
+
+@given(st.lists(st.integers(-1, 4), min_size=1, max_size=30), st.integers(0, 9))
+@settings(max_examples=60, deadline=None)
+def test_renaming_clusters_changes_nobody(labels, shift):
+    y = np.array(labels)
+    state = changed_since(y, np.where(y < 0, -1, (y + shift) * 3))
+    assert set(state[y >= 0]) <= {0} and set(state[y < 0]) <= {-1}
+
+
+# ---- the journal ----------------------------------------------------------------------------------------------------------
+
+ACTION = st.one_of(st.builds(lambda a, b: dict(do="merge", into=a, others=[b]), st.integers(0, 3), st.integers(0, 3)),
+                   st.builds(lambda i: dict(do="split", images=i, name="new"), st.lists(st.integers(0, 11), min_size=1, max_size=4)),
+                   st.builds(lambda a, n: dict(do="rename", identity=a, name=n), st.integers(0, 3), st.text(min_size=1, max_size=5)),
+                   st.builds(lambda i: dict(do="outlier", images=i), st.lists(st.integers(0, 11), min_size=1, max_size=4)), st.just("undo"))
+
+
+@given(st.lists(ACTION, max_size=12), st.integers(0, 40))
+@settings(max_examples=60, deadline=None)
+def test_a_journal_survives_a_crash_anywhere(tmp_path_factory, actions, torn):
+    file, paths, base = tmp_path_factory.mktemp("j") / "j.jsonl", [f"{i}.jpg" for i in range(12)], np.repeat([0, 1, 2, -1], 3)
+    journal, before = Journal(file, paths, base, list("ABC")), []
+    for action in actions:
+        if action == "undo":
+            journal.undo()
+            expected = before.pop() if before else (journal.labels, journal.names)
+            np.testing.assert_array_equal(journal.labels, expected[0])
+            continue
+        old = journal.labels, journal.names
+        try: journal.do(action)
+        except ValueError: np.testing.assert_array_equal(journal.labels, old[0]); continue    # refused: nothing happened
+        before.append(old)
+    with open(file, "ab") as f: f.write(json.dumps(dict(do="outlier", images=list(range(12)))).encode()[:torn])
+    again = Journal(file, paths, np.zeros(12), [])
+    np.testing.assert_array_equal(again.labels, journal.labels)
+    assert again.names == journal.names
+
+
+def test_export_comes_back_in_any_order(tmp_path):
+    journal = Journal(None, list("abcd"), [5, 5, -1, 2], ["?"] * 6)
+    for name in ("x.csv", "x.parquet"):
+        export_labels(journal, tmp_path / name)
+        np.testing.assert_array_equal(read_labels(tmp_path / name, list("dcbaz")), [0, -1, 1, 1, -1])
+    table = pd.read_csv(tmp_path / "x.csv").assign(camid=1, modality="visible")
+    assert (as_session(table, np.eye(4)).labels.identity >= 0).tolist() == [True, True, False, True]
+
+
+# ---- every control, through the linked application ---------------------------------------------------------------------------
+
+def test_lasso_links_all_views(app):
+    s = app.session
+    app.map.scatter.widget.selection = np.arange(0, s.source.n, 7, dtype=np.uint32)
+    np.testing.assert_array_equal(s.selection, np.arange(0, s.source.n, 7))
+    rows = app.view("Identity").sheet_.rows
+    assert sum(len(side) for row in rows for side in row["sides"]) == len(s.selection) and app.view("Identity").sheet_.title.startswith("Selection")
+    app.map.nothing.click()
+    assert not len(s.selection) and len(app.map.scatter.widget.selection) == 0
+
+
+def test_click_a_point_then_an_identity_then_a_neighbour(app):
+    s = app.session
+    inside = int(np.flatnonzero(s.labels.identity >= 0)[5])
+    app.map.scatter.widget.selection = np.array([inside], np.uint32)
+    assert s.image == inside and s.identity == s.labels.identity[inside]
+    view = app.view("Identity")
+    assert view.sheet_.title.startswith(s.name(s.identity) + ":") and view.sheet_.on == [inside]
+    old = s.identity
+    view.near.children[0].click()
+    assert s.identity == nearest(s, old)[0][0] and set(app.map.scatter.widget.selection) == set(np.flatnonzero(s.labels.identity == s.identity))
+    s.select([])
+    view.entered(0)
+    assert s.identity == identities(s).code[0]
+    app.session.select([int(np.flatnonzero(s.labels.identity < 0)[0])])                    # an outlier belongs to nobody
+    assert s.identity == -1
+
+
+def test_sub_clusters_follow_their_knob(app):
+    view, s = app.view("Identity"), app.session
+    s.open(int(identities(s).code[0]))
+    recorded = len(view.sheet_.rows)
+    view.n_sub.value = 2
+    assert len(view.sheet_.rows) == 2
+    app.view("Knobs")
+    assert app.view("Knobs").n_sub.value == 2
+    app.view("Knobs").n_sub.value = s.source.settings["n_sub"]
+    assert len(view.sheet_.rows) == recorded
+
+
+@pytest.mark.parametrize("by", COLORINGS)
+def test_colours(app, by):
+    app.map.color.value = by
+    colors, legend = coloring(app.session, by)
+    drawn = app.map.scatter.widget
+    assert legend and [k[0] for k in app.map.frame.key] == [label for label, _ in legend] and len(drawn.color) == len(set(colors)) and drawn.points.shape[0] == app.session.source.n
+    found = [tuple(np.round(drawn.color[int(i)], 3)) for i in drawn.points[:20, 2]]
+    from matplotlib.colors import to_rgba
+    assert found == [tuple(np.round(to_rgba(c), 3)) for c in colors[:20]]
+    app.map.static()
+
+
+def test_theme(app):
+    app.map.color.value = "identity"
+    light = [tuple(c) for c in app.map.scatter.widget.color]
+    points = app.map.scatter.widget.points.copy()
+    app.map.frame.dark = True
+    assert app.map.scatter.widget.background_color[0] < .2 and [tuple(c) for c in app.map.scatter.widget.color] != light
+    np.testing.assert_array_equal(app.map.scatter.widget.points, points)
+    app.map.frame.dark = False
+    assert [tuple(c) for c in app.map.scatter.widget.color] == light
+
+
+def test_hover_asks_for_one_image(app):
+    heard = []
+    app.map.scatter.widget.send = heard.append
+    app.map.scatter.widget._handle_custom_msg({"type": "tooltip", "index": 3, "properties": ["about"], "preview": "image"}, [])
+    assert heard[0]["preview"].startswith("data:image/jpeg;base64,") and "camera" in heard[0]["properties"]["about"]
+
+
+def test_matches_answer_to_every_control(app):
+    view, s = app.view("Matches"), app.session
+    for matcher in match.MATCHERS:
+        view.matcher.value = matcher
+        assert view.threshold.disabled == (matcher != "brst")
+    view.matcher.value, coverage = "brst", []
+    for t in (0., .5, .9, 1.):
+        view.threshold.value = t
+        coverage.append(view.quality()["coverage"])
+    assert coverage[0] == 1 and coverage == sorted(coverage, reverse=True)
+    for level in ("sample", "cluster"): view.level.value = level; assert view.level.value in ("sample", "cluster") and view.graph.edges
+    view.direction.value = "infrared_to_visible" if view.direction.value.startswith("v") else "visible_to_infrared"
+    sides = {s.labels.sides[n["id"]] for n in view.graph.left}
+    assert sides == {"visible"} and {s.labels.sides[n["id"]] for n in view.graph.right} == {"infrared"}
+    edge = view.graph.edges[0]
+    view.graph._heard(None, dict(type="edge", left=edge["left"], right=edge["right"]), [])
+    assert set(s.labels.apart[s.selection]) == {edge["left"], edge["right"]} and len(view.both.rows) == 2 and view.graph.chosen == [edge["left"], edge["right"]]
+    view.graph._heard(None, dict(type="node", id=edge["left"]), [])
+    assert set(s.labels.apart[s.selection]) == {edge["left"]}
+    view.most.value = 10 ** 6
+    view.static()
+
+
+def test_knobs(app):
+    view, s = app.view("Knobs"), app.session
+    view.eps.value, view.min_samples.value, view.k1.value = .4, 5, 6
+    x, kind = s.source.before(s.epoch), s.source.modality[:s.source.n]
+    for m, y in view.labels().items(): np.testing.assert_array_equal(y, pseudo_labels(jaccard_distance(x[kind == m], 6, 3), .4, 5))
+    assert view.curves.title.startswith("eps 0.40") and all(p["now"] == .4 for p in view.curves.panels) and len(view.curves.panels[0]["lines"][0]["x"]) == 13
+    view.pick(.5)
+    view.apply.click()
+    np.testing.assert_array_equal(compact(s.labels.apart[kind == "visible"])[0], view.labels()["visible"])
+    assert "go there first" not in app.view("Curation").frame.warn
+    app.view("Curation").do("undo")
+    assert "go there first" in app.view("Curation").frame.warn                             # what-if clusters are not corrected by hand
+    view.reset.click()
+    np.testing.assert_array_equal(s.labels.apart, s.source.labels(s.epoch).apart)
+
+
+def test_time(app):
+    view, s = app.time, app.session
+    points = app.map.scatter.widget.points.copy()
+    view.play.value = 0
+    assert s.epoch == 1 and view.slider.value == 1 and view.frame.note.startswith("Epoch 1") and not np.array_equal(points[:, :2], app.map.scatter.widget.points[:, :2])
+    view.slider.value = 2
+    assert s.epoch == 2 and view.play.value == 1
+    view.pick(3.)
+    assert s.epoch == 3
+    app.pressed(","), app.pressed(","), app.pressed(","), app.pressed(".")
+    assert s.epoch == 2 and app.view("Matches").direction.value == s.direction()
+    assert all(p["now"] == 2 for p in view.curves.panels) and view.curves.panels
+    view.static()
+
+
+def test_an_open_identity_is_followed_through_the_epochs(app, shared):
+    s = app.session
+    for tab in TABS: app.view(tab)
+    for code in identities(s).code:
+        s.open(int(code))
+        for epoch in (1, 2, 3):
+            s.epoch = epoch
+            assert s.identity == -1 or s.identity in s.labels.identity[s.selection]          # closed where all of its images were outliers
+
+
+def test_retrieval(app, shared):
+    view, s = app.view("Retrieval"), app.session
+    assert s.image >= shared.n and view.results.rows                                       # a held-out infrared image to begin with
+    for m in MARKERS:
+        view.some[m].click()
+        assert shared.modality[s.image] == m and s.image >= shared.n
+        ranked, cosine = view.rank(s.image)
+        assert set(shared.modality[ranked]) == {next(o for o in MARKERS if o != m)} and (np.diff(cosine) <= 1e-6).all()
+    x = shared.features(s.epoch)
+    q = int(np.flatnonzero((shared.camid == 3) & (np.arange(len(x)) >= shared.n))[0])
+    assert 2 not in shared.camid[view.rank(q)[0]] and {1, 4, 5} == set(shared.camid[view.rank(q)[0]])
+    view.hard.click()
+    assert "average precision" in view.results.title
+    view.among.value = False
+    view.some["infrared"].click()
+    assert s.image < shared.n
+    view.results._heard(None, dict(type="click", image=int(view.rank(s.image)[0][0])), [])
+    assert shared.modality[s.image] == "visible"
+    view.static()
+
+
+def test_curation_from_split_to_reload(app, shared, tmp_path):
+    view, s = app.view("Curation"), app.session
+    view.do("split selection")
+    assert "select some images" in view.frame.warn
+    rows = identities(s)
+    mixed = int(rows[rows.people > 1].code.iloc[0])
+    s.open(mixed)
+    pid, inside = shared.pid[:s.source.n], s.labels.identity == mixed
+    away = np.flatnonzero(inside & (pid != pd.Series(pid[inside]).mode()[0]))
+    s.select(away)
+    view.name.value = "Grace"
+    view.buttons["split selection"].click()
+    before, after = view.figures().values()
+    assert s.name(s.identity) == "Grace" and after["ari"] != before["ari"] and after["identities"] == before["identities"] + 1 and view.frame.warn == ""
+    view.one.value = mixed
+    assert s.identity == mixed
+    view.name.value = "Ada"
+    view.buttons["rename"].click()
+    view.other.value = int(rows.code.iloc[-1])
+    view.buttons["merge"].click()
+    assert not (s.labels.identity == rows.code.iloc[-1]).any()
+    app.pressed("2")
+    assert s.journal.actions[-1]["do"] == "split"
+    s.select([0, 1]), app.pressed("o")
+    assert (s.labels.identity[:2] == -1).all() and s.journal.actions[-1]["do"] == "outlier"
+    app.pressed("u")
+    assert s.journal.actions[-1]["do"] == "split" and "correction" in app.frame.note
+    for name in ("people.csv", "people.parquet"):
+        view.file.value = str(tmp_path / name)
+        view.buttons["export"].click()
+        np.testing.assert_array_equal(read_labels(tmp_path / name, shared.table.path[:shared.n]), compact(s.labels.identity)[0])
+    view.file.value = str(tmp_path / "people.xlsx")
+    view.buttons["export"].click()
+    assert ".csv or .parquet" in view.frame.warn
+    again = explore(shared, journal=s.journal_file)                                        # another kernel, the day after
+    np.testing.assert_array_equal(again.session.labels.identity, s.labels.identity)
+    assert again.session.labels.names == s.labels.names and (again.session.labels.sub[s.labels.identity >= 0] >= 0).all()
+    for _ in range(20): view.buttons["undo"].click()
+    np.testing.assert_array_equal(s.labels.identity, shared.labels(3).identity)
+    assert "nothing to take back" in view.frame.note
+    view.static()
+
+
+def test_labels_of_other_settings_do_not_lose_a_journal(tmp_path):
+    table, x = people()
+    first = as_session(table, x, journal=tmp_path / "j", **SMALL)
+    first.act(dict(do="split", images=[0, 1, 2], name="mine"))
+    second = explore(table, x, journal=tmp_path / "j", **{**SMALL, "eps": .3})
+    np.testing.assert_array_equal(second.session.labels.identity, first.labels.identity)
+    for tab in TABS: second.view(tab)
+
+
+# ---- alone, and as a picture ---------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("view", [cluster_map, identity_sheet, match_graph, knobs, timeline, retrieval, curation, explore])
+def test_every_view_alone_shows_a_widget_and_a_still(view, shared, tmp_path):
+    shown = view(shared, journal=tmp_path / "j")._repr_mimebundle_()
+    assert {"application/vnd.jupyter.widget-view+json", "image/png", "text/plain"} <= set(shown) and len(shown["image/png"]) > 4000 and "JupyterLab" in shown["text/plain"]
+
+
+def test_thumbnails_are_sent_for_what_is_in_sight(app):
+    heard, sheet = [], app.view("Identity").sheet_
+    sheet.send = lambda message, buffers: heard.append((message, buffers))
+    sheet._heard(None, {"type": "need", "ids": [0, 5]}, [])
+    assert heard[0][0] == {"type": "thumbs", "ids": [0, 5]} and all(b[:2] == b"\xff\xd8" for b in heard[0][1])
+    before = len(app.session.selection)
+    sheet._heard(None, {"type": "click", "image": 5, "add": True}, [])
+    assert app.session.image == 5 and len(app.session.selection) == before + 1

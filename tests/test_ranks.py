@@ -1,0 +1,224 @@
+"""A batch in parts, and rows over processes: the gradients, memories and figures of one batch on one process."""
+import json
+import subprocess
+import sys
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from hil import ranks
+from hil.agw import AgwResNet50
+from hil.chunks import Parts, Whole, cut, passage, skipped
+from hil.launch import launch, main
+from hil.models import MODALITIES, build_model
+from hil.run import Run, RunError
+from hil.trainer import Trainer
+
+VIT = dict(model="vit_tiny_ics", weights="random", trainable="all", stage1_epochs=1, stage2_epochs=1, iterations=2, batch_ids=3, instances=2, k1=8, k1_infrared=6, k2=3, min_samples=2, eps=.7, n_sub=2,
+           level="sample", threshold=.5, lr=1e-4, optimizer="sgd", memory_update="sample", mccl_warmup=0, trials=1)
+MADE = {"vit": lambda **k: build_model("vit_tiny_ics", "random", drop_path=.5, height=32, width=32, **k), "lite0": lambda **k: build_model("lite0", "random", dropout=.5),
+        "agw": lambda **k: AgwResNet50(channels=8, blocks=(1, 1, 1, 1), non_local=(0, 1, 0, 0), height=32, width=32, **k)}
+
+
+def images(n, size=32):
+    rng = torch.Generator().manual_seed(0)
+    return {m: torch.randn(k, 3, size, size, generator=rng) for m, k in zip(MODALITIES, n)}
+
+
+def freeze(model):
+    "BatchNorm of the body as in evaluation: it takes nothing from other rows."
+    for module in model.train().modules():
+        if isinstance(module, nn.BatchNorm2d): module.eval()
+    return model
+
+
+def coupled(features): return sum((f @ f.T / f.shape[1]).softmax(1).square().sum() + f.pow(3).mean() for both in features.values() for f in both.values())
+
+
+def gradients(way, batch):
+    torch.manual_seed(5)
+    out = way.forward(batch)
+    way.backward(coupled(out))
+    grad = torch.cat([p.grad.flatten() for p in way.model.parameters() if p.grad is not None])
+    return grad, {m: {d: f.detach() for d, f in both.items()} for m, both in out.items()}, torch.get_rng_state()
+
+
+def distance(a, b): return ((a - b).norm() / a.norm()).item()
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name,options", [("vit", {}), ("vit", dict(gradient_checkpointing=True)), ("agw", {}), ("lite0", {})])
+@pytest.mark.parametrize("n", [(8, 4), (11, 5)])
+def test_parts_have_the_gradient_of_the_whole(name, options, n):
+    torch.manual_seed(0)
+    model, batch = freeze(MADE[name](**options)), images(n, 64 if name == "lite0" else 32)
+    one = deepcopy(model)
+    expected, features, state = gradients(Whole(one), batch)
+    for parts in (1, 2, 4):
+        split = deepcopy(model)
+        found, got, after = gradients(Parts(split, parts=parts), batch)
+        assert distance(expected, found) < 1e-4
+        for m in MODALITIES:
+            for d in ("deep", "shallow"): torch.testing.assert_close(features[m][d], got[m][d], rtol=1e-3, atol=1e-4)
+        assert torch.equal(state, after), "the next step draws what it would have drawn"
+        for k, x in one.state_dict().items(): torch.testing.assert_close(x, split.state_dict()[k], rtol=1e-4, atol=1e-5, msg=k)  # the necks' running statistics too
+
+
+def test_small_batches_added_up_are_another_gradient():
+    "What `accumulate` is not: were it so, the tests above would notice."
+    torch.manual_seed(0)
+    model, batch = freeze(MADE["vit"]()), images((8, 4))
+    expected = gradients(Whole(deepcopy(model)), batch)[0]
+    way = Whole(model)
+    for i in range(4): way.backward(coupled(way.forward({m: x[i::4] for m, x in batch.items()})))
+    assert distance(expected, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])) > .1
+
+
+def test_batch_norm_of_the_body_takes_the_parts_statistics_once_each():
+    torch.manual_seed(0)
+    model, batch = MADE["vit"]().train(), images((8, 4))
+    stem = model.base.patch_embed.conv[1].BN
+    seen = []
+    stem.register_forward_hook(lambda layer, x, y: seen.append(x[0].detach()))
+    gradients(Parts(model, parts=2), batch)
+    assert len(seen) == 4 and stem.num_batches_tracked == 2 and model.bottleneck.num_batches_tracked == 1
+    mean = torch.zeros(stem.num_features)
+    for x in seen[2:]: mean = .9 * mean + .1 * x.mean((0, 2, 3))
+    torch.testing.assert_close(stem.running_mean, mean)
+
+
+def test_after_a_step_nothing_is_left_behind():
+    torch.manual_seed(0)
+    model, batch = MADE["vit"](), images((8, 4))
+    before = model(batch)["visible"]["deep"]
+    freeze(model)
+    gradients(Parts(model, parts=4), batch)
+    model.bottleneck.reset_running_stats()
+    after = model.eval()(batch)["visible"]["deep"]
+    torch.testing.assert_close(before, after)
+    with pytest.raises(KeyError), skipped([model.bottleneck]): raise KeyError
+    assert "forward" not in vars(model.bottleneck)
+
+
+def test_too_many_parts(): 
+    with pytest.raises(RunError, match="4 images of one modality .* cannot be split into accumulate = 5"): Parts(MADE["vit"]().train(), parts=5).forward(images((8, 4)))
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_the_cut_loses_nothing(name):
+    torch.manual_seed(0)
+    model, batch = MADE[name]().eval(), images((3, 2), 64 if name == "lite0" else 32)
+    body, top, above = cut(model)
+    for m, both in top(body(batch)).items():
+        for d, f in both.items(): torch.testing.assert_close(f, model(batch)[m][d])
+    assert above and all(isinstance(module, nn.Module) for module in above)
+
+
+# --- precision ------------------------------------------------------------------------------------------------------
+
+def test_sixteen_bits(small):
+    torch.manual_seed(0)
+    model, batch = freeze(MADE["vit"]()), images((8, 4))
+    exact, rough = (gradients(Whole(deepcopy(model), p), batch) for p in ("float32", "bf16"))
+    assert rough[1]["visible"]["deep"].dtype == torch.float32 and 1e-4 < distance(exact[0], rough[0]) < .2
+    assert distance(rough[0], gradients(Parts(deepcopy(model), "bf16", 4), batch)[0]) < .05
+    with pytest.raises(RunError, match='"fp16" is for GPUs'): passage(model, small(**VIT, precision="fp16"))
+    for changes in (dict(precision="bf16"), dict(accumulate=2)):
+        with pytest.raises(RunError, match='is for trainable = "all"'): small(**changes)
+
+
+def test_a_run_in_parts_and_sixteen_bits(train):
+    h = train(**VIT, accumulate=3, precision="bf16").history
+    assert np.isfinite(h.loss_total[1:]).all()
+
+
+# --- processes ------------------------------------------------------------------------------------------------------
+
+TWO = """
+import hashlib, json, sys
+import torch.distributed as dist
+from hil import ranks, trainer
+from hil.run import Config
+digests, writes = [], []
+train, write = trainer.Trainer.train, trainer.Run.record
+def watched(self, labels, memories, e):
+    out = train(self, labels, memories, e)
+    state = [*self.model.state_dict().values(), *memories.tensors()]
+    digests.append(hashlib.sha256(b"".join(x.cpu().numpy().tobytes() for x in state)).hexdigest())
+    return out
+trainer.Trainer.train = watched
+trainer.Run.record = lambda self, *a: (writes.append(1), write(self, *a))
+with ranks.joined():
+    for settings in json.loads(sys.argv[1]): trainer.Trainer(Config(**settings), progress=False).fit()
+    box = [None] * ranks.world()
+    dist.all_gather_object(box, (digests, len(writes)))
+    if ranks.rank() == 0: print(json.dumps(box))
+"""
+
+
+def alike(one, two, rtol):
+    names = [c for c in one.history if c not in ("seconds", "transfer_direction")]
+    pd.testing.assert_frame_equal(one.history[names], two.history[names], rtol=rtol)
+    for e in one.history.epoch:
+        a, b = one.epoch(e), two.epoch(e)
+        assert a.keys() == b.keys()
+        for k in a: (np.testing.assert_array_equal if a[k].dtype.kind == "i" else lambda x, y, err_msg: np.testing.assert_allclose(x, y, rtol=2e-2, atol=2e-2, err_msg=err_msg))(a[k], b[k], err_msg=k)
+    a, b = one.checkpoint()["model"], two.checkpoint()["model"]
+    for k in a: torch.testing.assert_close(a[k], b[k], rtol=1e-3, atol=1e-4, msg=k)
+
+
+def test_two_processes_are_one(small, tmp_path):
+    "A ViT whole and in parts, and heads on cached features: one and two processes agree; both ranks hold the same weights and memories; one writes."
+    runs = {"whole": VIT, "parts": dict(VIT, accumulate=2, stage1_epochs=0), "heads": dict(stage1_epochs=0, stage2_epochs=1, iterations=2, trials=1)}
+    two = [small(run_dir=str(tmp_path / "two" / name), **settings) for name, settings in runs.items()]
+    (tmp_path / "two.py").write_text(TWO)
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "two.py"), json.dumps([vars(c) for c in two])],
+                          capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (first, wrote), (second, silent) = json.loads(done.stdout.splitlines()[-1])
+    assert first == second and len(set(first)) == 4 and (wrote, silent) == (3 + 2 + 2, 0)
+    for config in two:
+        one = Trainer(replace(config, run_dir=config.run_dir.replace("two", "one")), progress=False).fit()
+        alike(one, Run(config.run_dir), 1e-3)
+    for file in tmp_path.rglob("*.pt"): file.unlink()
+
+
+def test_an_error_on_the_first_is_told(small, tmp_path):
+    with pytest.raises(RunError, match="two are needed: raise eps, or lower min_samples"): launch(small(run_dir=str(tmp_path / "run"), **{**VIT, "min_samples": 1000}), processes=2)
+
+
+def test_one_process_is_nothing_special(small, tmp_path, capsys):
+    assert (ranks.rank(), ranks.world(), ranks.from_first(lambda: 3)) == (0, 1, 3)
+    with ranks.joined(), ranks.first_alone(): pass
+    assert type(ranks.synchronise(MADE["vit"]()).base.patch_embed.conv[7]) is nn.BatchNorm2d
+    config = small(run_dir=str(tmp_path / "run"), stage1_epochs=0, stage2_epochs=1, iterations=1, trials=1)
+    main([f"--{k}={v}" for k, v in vars(config).items()])
+    assert capsys.readouterr().out.startswith("epoch 1/1: loss ") and Run(config.run_dir).config == config
+    with pytest.raises(SystemExit, match="hil.launch: 'presets' is not a parameter; did you mean 'preset'"): main(["--presets", "tiny"])
+    for file in tmp_path.rglob("*.pt"): file.unlink()
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+@pytest.mark.parametrize("parts", [1, 2, 5])
+def test_every_row_is_dealt_once(monkeypatch, world, parts):
+    monkeypatch.setattr(ranks, "world", lambda: world)
+    deal = []
+    for r in range(world):
+        monkeypatch.setattr(ranks, "rank", lambda: r)
+        deal += [ranks.share(43, i, parts) for i in range(parts)]
+    assert torch.cat(deal).sort().values.tolist() == list(range(43)) and max(map(len, deal)) - min(map(len, deal)) <= 1
+
+
+def test_a_gpu_for_each(monkeypatch):
+    monkeypatch.setattr(ranks, "world", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert ranks.own_device(torch.device("cpu")).type == "cpu"
+    with pytest.raises(RunError, match="process 1 on this machine has no GPU: torch shows 1"): ranks.own_device(torch.device("cuda"))
+    with pytest.raises(RunError, match="each takes a GPU of its own"): ranks.own_device(torch.device("cuda:0"))
