@@ -446,6 +446,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'hil.ranks.from_first': ('ranks.html#from_first', 'hil/ranks.py'),
                            'hil.ranks.in_blocks': ('ranks.html#in_blocks', 'hil/ranks.py'),
                            'hil.ranks.joined': ('ranks.html#joined', 'hil/ranks.py'),
+                           'hil.ranks.of_first': ('ranks.html#of_first', 'hil/ranks.py'),
                            'hil.ranks.own_device': ('ranks.html#own_device', 'hil/ranks.py'),
                            'hil.ranks.rank': ('ranks.html#rank', 'hil/ranks.py'),
                            'hil.ranks.share': ('ranks.html#share', 'hil/ranks.py'),

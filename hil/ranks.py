@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['rank', 'world', 'joined', 'own_device', 'from_first', 'first_alone', 'wait', 'share', 'total_', 'from_all',
-           'in_blocks', 'align', 'average_gradients', 'SyncedBatchNorm2d', 'synchronise']
+           'in_blocks', 'align', 'of_first', 'average_gradients', 'SyncedBatchNorm2d', 'synchronise']
 
 # %% ../nbs/08d_ranks.ipynb #77ed7d32
 import os
@@ -35,7 +35,9 @@ def joined():
         yield
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=12))  # others wait while rank 0 clusters
-    try: yield
+    try:
+        yield
+        dist.barrier()  # nobody leaves while another still listens
     finally: dist.destroy_process_group()
 
 
@@ -119,7 +121,20 @@ def align(
     tensors, # the same shapes on every rank
 ):
     "Rank 0's numbers to all, in place: equal computations need not be equal to the last bit on every GPU."
-    for x in tensors if world() > 1 else (): dist.broadcast(x, 0)
+    for x in tensors if world() > 1 else ():
+        y = x.detach().contiguous()  # one rank may hold its weights channels last: broadcast sends memory, not numbers
+        dist.broadcast(y, 0)
+        x.detach().copy_(y)
+
+
+def of_first(
+    features, # {modality: {depth: [B, D]}}
+): # the same, rank 0's numbers on every rank
+    "What memories take in must not differ in the last bit between ranks, or they drift apart."
+    if world() == 1: return features
+    out = {m: {d: f.detach().clone() for d, f in both.items()} for m, both in features.items()}
+    align(f for both in out.values() for f in both.values())
+    return out
 
 
 def average_gradients(

@@ -212,9 +212,10 @@ class Trainer:
             self.optimizer.zero_grad()
             self.passage.backward(total)
             self.passage.step(self.optimizer)
-            move_memories(features, y, rows, memories, c)
+            move_memories(ranks.of_first(features), y, rows, memories, c)
             history.append([x.item() for x in (total, *losses.values())])
             self.bar.update()
+        ranks.align(self.model.state_dict().values())
         return dict(zip(("loss_total", *(f"loss_{k}" for k in losses)), np.mean(history, 0)))
 
     def check_finite(self, values, e, step):
