@@ -256,6 +256,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'hil.layouts.plan_sysu': ('layouts.html#plan_sysu', 'hil/layouts.py'),
                              'hil.layouts.write_layout': ('layouts.html#write_layout', 'hil/layouts.py')},
             'hil.maps': { 'hil.maps._barycentre': ('maps.html#_barycentre', 'hil/maps.py'),
+                          'hil.maps._by_trouble': ('maps.html#_by_trouble', 'hil/maps.py'),
                           'hil.maps._draw_edges': ('maps.html#_draw_edges', 'hil/maps.py'),
                           'hil.maps._drawn': ('maps.html#_drawn', 'hil/maps.py'),
                           'hil.maps._edge_kinds': ('maps.html#_edge_kinds', 'hil/maps.py'),

@@ -150,11 +150,16 @@ def _edge_kinds(table):
     return pd.concat([table.assign(n=table["n_accepted"], accepted=True), table.assign(n=refused, accepted=False)]).query("n > 0")
 
 
-def _drawn(table, max_clusters):
-    "The sources to draw: of all, in order of refused and wrong samples, evenly many from each part; and a sentence that says so."
+def _by_trouble(table):
+    "Sources by their refused and wrong samples, most first -> DataFrame: bad, n."
     wrong = np.array([pd.notna(c) and not c for c in table["correct"]]) if "correct" in table else False
     bad = table["n_samples"] - np.where(wrong, 0, table["n_accepted"])
-    score = pd.DataFrame({"bad": bad, "n": table["n_samples"]}).groupby(table["source"]).sum().sort_values(["bad", "n"], ascending=False, kind="stable")
+    return pd.DataFrame({"bad": bad, "n": table["n_samples"]}).groupby(table["source"]).sum().sort_values(["bad", "n"], ascending=False, kind="stable")
+
+
+def _drawn(table, max_clusters):
+    "The sources to draw: of all, in order of trouble, evenly many from each part; and a sentence that says so."
+    score = _by_trouble(table)
     if len(score) <= max_clusters: return score.index, f"all {_s(len(score), 'source cluster')} drawn"
     evenly = np.linspace(0, len(score) - 1, max_clusters).round().astype(int)
     trouble = f"{(score['bad'] > 0).sum()} of all have refused or wrong samples"

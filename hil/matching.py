@@ -61,7 +61,7 @@ class MatchView(View):
             self.graph.title, self.graph.edges = "No matches", []
             self.graph.empty = "one of the modalities has no cluster in this epoch, so there is nothing to match: raise eps (tab Knobs)"
             return
-        shown = table[table.source.isin(maps._troubled(table, self.most.value)[0])]
+        shown = table[table.source.isin(maps._by_trouble(table).index[:self.most.value])]
         kinds = maps._edge_kinds(shown)
         flip = way.source == "infrared"
         a, b = ("target", "source") if flip else ("source", "target")
