@@ -57,7 +57,7 @@ def page(lab):
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, headless=True, args=ARGS)
         page = browser.new_page(viewport={"width": 1480, "height": 1000})
-        page.set_default_timeout(45_000)
+        page.set_default_timeout(120_000)
         asked, broken = set(), []
         page.on("request", lambda r: asked.add(re.sub(r"^(https?://[^/]+).*", r"\1", r.url)))
         page.on("pageerror", lambda e: broken.append(str(e)))
