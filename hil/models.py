@@ -131,7 +131,7 @@ class Head(nn.Module):
             getattr(self, f"mean_{m}").copy_(x.mean(0))
             getattr(self, f"std_{m}").copy_(x.std(0) + 1e-3)
         z = torch.cat([self.standardise(x, m) for m, x in parts.items()])
-        dim = min(self.shared.out_features, len(z) - 1)
+        dim = min(self.shared.out_features, len(z) - len(parts))  # taking the means away has emptied an axis for each
         if len(z) < z.shape[1]: axes, values = (lambda u, s, v: (v.T, s ** 2 / len(z)))(*torch.linalg.svd(z, full_matrices=False))
         else: values, axes = (x.flip(-1) for x in torch.linalg.eigh(z.T @ z / len(z)))  # largest first
         values, axes = values[:dim], axes[:, :dim]
