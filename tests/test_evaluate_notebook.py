@@ -1,8 +1,6 @@
 "nbs/evaluate.ipynb through papermill: four layouts, with truth and without, checkpoints right and wrong; and what hil.extract promises."
 import re
-import subprocess
-import sys
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import nbformat
@@ -10,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import papermill
 
 from hil import evaluate, protocols, sheets
 from hil.extract import Evaluation, extract, load_encoder
@@ -17,15 +16,7 @@ from hil.models import build_model
 from hil.run import Config, Run, RunError
 from hil.trainer import load_images
 
-NOTEBOOK = Path(__file__).parents[1] / "nbs" / "evaluate.ipynb"
 PICTURES = {"## How soon the right person comes", "## The map", "## Which cameras understand each other", "## What a search returns", "## The hardest errors"}
-
-
-def papermill(folder, *args, **parameters):
-    "Call papermill in `folder`; HIL_HOME comes from the fixture hil_home."
-    given = [x for k, v in parameters.items() for x in ("-p", k, str(v))]
-    return subprocess.run([sys.executable, "-m", "papermill", *args, str(NOTEBOOK), *([] if "--help-notebook" in args else ["out.ipynb", "--no-progress-bar"]), *given],
-                          cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 def report(folder):
@@ -71,7 +62,7 @@ def test_from_a_checkpoint_and_a_data_root_to_the_table(hil_home, stand_in, vit,
     splits = range(dataset == "regdb" and 10)                                  # RegDB: ten splits, each with a checkpoint of its own
     for k in splits: (tmp_path / f"published-{k + 1}.pth").symlink_to(vit)
     more = dict(split=0, checkpoint="published-{split}.pth") if splits else dict(checkpoint=vit)
-    done = papermill(tmp_path, dataset=dataset, data_root=stand_in(dataset), expect="stand-in", trials=3, out_dir="tables", **more)
+    done = papermill("evaluate", tmp_path, dataset=dataset, data_root=stand_in(dataset), expect="stand-in", trials=3, out_dir="tables", **more)
     assert done.returncode == 0, done.stderr[-3000:]
     text, seen = report(tmp_path)
     name = f"vit_tiny_ics, published{'-{split}' if splits else ''}.pth"
@@ -89,29 +80,12 @@ def test_from_a_checkpoint_and_a_data_root_to_the_table(hil_home, stand_in, vit,
 
 @pytest.mark.slow
 def test_a_folder_without_truth_gets_pictures_and_no_score(hil_home, stand_in, tmp_path):
-    done = papermill(tmp_path, dataset="folder", data_root=stand_in("folder"))
+    done = papermill("evaluate", tmp_path, dataset="folder", data_root=stand_in("folder"))
     assert done.returncode == 0, done.stderr[-3000:]
     text, seen = report(tmp_path)
     assert seen == {"## The map", "## What a search returns"}
     assert "### untrained lite0" in text and "no truth is known, so nothing is scored" in text and not re.search(r"Rank-1 \d|mAP \d", text)
     assert {p.name for p in tmp_path.iterdir()} == {"out.ipynb"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("parameters,says", [
-    (dict(chekpoint="x.pth"), "'chekpoint' is not a parameter; did you mean 'checkpoint'?"), (dict(checkpoint="nowhere/hil.pth"), "checkpoint = 'nowhere/hil.pth': no such file or folder")])
-def test_wrong_parameters_stop_it_at_once(hil_home, tmp_path, parameters, says):
-    done = papermill(tmp_path, **parameters)
-    assert done.returncode == 1 and f"RunError: {says}" in done.stderr
-    if "chekpoint" in parameters: assert all(f.name in done.stderr.split("Parameters: ")[-1] for f in fields(Evaluation))
-    assert {p.name for p in tmp_path.iterdir()} == {"out.ipynb"}, "nothing is rendered or written"
-
-
-def test_help_lists_every_parameter_with_its_comment(tmp_path):
-    done = papermill(tmp_path, "--help-notebook")
-    text = " ".join(done.stdout.split())
-    assert done.returncode == 0 and len(fields(Evaluation)) == len(re.findall(r"\(default ", text))
-    for f in fields(Evaluation): assert f"{f.name}: {f.type if isinstance(f.type, str) else f.type.__name__} (default" in text
 
 
 # ---- hil.extract --------------------------------------------------------------------------------------------------
