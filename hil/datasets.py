@@ -231,4 +231,5 @@ def load(
     loaders = {"synth": lambda: load_sysu(root), "sysu": lambda: _load_sysu(Path(root), expect), "regdb": lambda: load_regdb(root, split, expect),
                "llcm": lambda: load_llcm(root, expect), "folder": lambda: load_folder(root)}
     if dataset not in loaders: raise ValueError(f"dataset={dataset!r}: expected one of {', '.join(loaders)}")
+    if dataset in ("sysu", "folder") and (there := detect(root)) not in ("", dataset): raise DataError(f'{root}: laid out as {there}, not as {dataset}. Set dataset = "{there}".')
     return loaders[dataset]()

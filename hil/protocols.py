@@ -191,5 +191,5 @@ def render_table(
         body = [[safe(c[0]) + marks[r["source"]], *c[1:]] for r in rows.to_dict("records") for c in [_cells(r, r" $\pm$ " if tex else " ± ", "--" if tex else "–")]]
         if tex: out += [rf"\multicolumn{{7}}{{l}}{{\textit{{{title}}}}} \\", *(" & ".join(c) + r" \\" for c in body), r"\midrule"]
         else: out += [f"**{title}**", "", f"| {' | '.join(heads)} |", "|---" + "|---:" * 6 + "|", *(f"| {' | '.join(c)} |" for c in body), ""]
-    if not tex: return "\n".join(out + below)
+    if not tex: return "\n".join([*out, "\n\n".join(below)])
     return "\n".join([r"\begin{tabular}{lrrrrrr}", r"\toprule", " & ".join(heads) + r" \\", r"\midrule", *out[:-1], r"\bottomrule", r"\end{tabular}", *(rf"\par\footnotesize {n if i < len(below) - len(notes) else safe(n)}" for i, n in enumerate(below))])

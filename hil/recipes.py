@@ -12,7 +12,7 @@ PAPER = dict(model="vit_base_ics", trainable="all", flip=True, stage1_epochs=30,
 SYSU = {**PAPER, **dict(dataset="sysu", train_splits="train+val", iterations=100, eps=.6, n_sub=9, threshold=.5)}
 RECIPES = {"sysu": SYSU, "regdb": {**PAPER, **dict(dataset="regdb", train_splits="train", iterations=50, eps=.3, n_sub=2, threshold=.8)},
            "llcm": {**SYSU, **dict(dataset="llcm", train_splits="train")}}  # LLCM: the kit's choice, no published settings
-RELEASE = dict(brst_direction="visible_to_infrared", level="sample", memory_update="sample", same_ids=False, instance_mix="raw", select="test_best", reload_epoch=20)
+RELEASE = dict(brst_direction="visible_to_infrared", level="sample", memory_update="sample", same_ids=False, sampler="camera", instance_mix="raw", select="test_best", reload_epoch=20)
 
 
 def recipe_of(

@@ -64,6 +64,7 @@ class Config:
     batch_ids: int = 24  # pseudo-identities a batch and modality (paper: 8)
     instances: int = 4  # images of each (paper: 16)
     same_ids: bool = True  # stage 2: both halves of a batch hold the same pseudo-identities (release: drawn apart)
+    sampler: str = "random"  # "random": drawn anew each step; "camera": identities by turns, other cameras first (release); "no_camera": by turns
     optimizer: str = "adam"  # "adam" or "sgd" (paper; momentum 0.9)
     lr: float = 1e-3  # learning rate
     lr_drop: float = 0.7  # after this share of the epochs the learning rate is a tenth
@@ -126,7 +127,7 @@ class Config:
 CHOICES = {"dataset": ("synth", "sysu", "regdb", "llcm", "folder"), "preset": ("tiny", "default", "large", "sysu", "regdb", "llcm"), "precision": ("float32", "bf16", "fp16"), "instance_mix": ("unit", "raw"),
            "expect": ("published", "stand-in", "any"), "direction": ("infrared_to_visible", "visible_to_infrared"),
            "draws": ("seeded", "official"), "train_splits": ("train", "train+val"), "evaluate_on": ("test", "val"), "search_mode": ("all", "indoor"),
-           "trainable": ("heads", "all"), "optimizer": ("adam", "sgd"), "matcher": ("brst", "none", "one_way", "mutual", "hungarian", "sinkhorn"),
+           "trainable": ("heads", "all"), "sampler": ("random", "camera", "no_camera"), "optimizer": ("adam", "sgd"), "matcher": ("brst", "none", "one_way", "mutual", "hungarian", "sinkhorn"),
            "level": ("sample", "cluster"), "brst_direction": ("alternate", "visible_to_infrared", "infrared_to_visible"),
            "memory_update": ("sample", "mean", "hard"), "mccl_variant": ("published", "softmax"), "supervision": ("none", "truth"), "select": ("last", "test_best")}
 TINY, BIG = 1e-9, 10**9
@@ -175,6 +176,7 @@ def contradictions(c):
     yield c.supervision == "truth" and c.stage1_epochs > 0, 'supervision = "truth" has one label space from the start: set stage1_epochs = 0'
     yield c.train_splits == "train+val" and c.evaluate_on == "val", 'evaluate_on = "val" after training on "train+val" measures people that were trained on'
     yield c.preset in RECIPES and c.dataset == "synth", f'preset = "{c.preset}" is a recipe for real data: leave dataset alone, or set preset to "tiny", "default" or "large" for dataset = "synth"'
+    yield c.sampler != "random" and c.same_ids, f'sampler = "{c.sampler}" takes the identities of each modality by turns: set same_ids = False, or sampler = "random"'
     yield c.accumulate > 1 and c.trainable == "heads", f'accumulate = {c.accumulate} is for trainable = "all": heads on cached features need no parts'
     yield c.precision != "float32" and c.trainable == "heads", f'precision = "{c.precision}" is for trainable = "all": heads on cached features are trained in float32'
     big = c.model.startswith(("vit_", "agw_"))

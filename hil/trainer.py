@@ -25,7 +25,7 @@ from .models import DEPTHS, MODALITIES, build_model, model_options
 from .pixels import cached_images
 from .rerank import jaccard_distance
 from .run import Config, Run, RunError, write_atomic
-from .step import draw_batch, move_memories, remember, step_losses
+from .step import draw_batch, move_memories, remember, step_losses, turns
 from .views import CachedViews, PixelViews, cache_views, cached, fast_bfloat16, store_key
 
 log = logging.getLogger("hil")
@@ -197,10 +197,12 @@ class Trainer:
         rng, views, history = np.random.default_rng([c.seed, e]), torch.Generator().manual_seed(c.seed * 10007 + e), []
         for group in self.optimizer.param_groups: group["lr"] = c.lr * (1 if e < round(c.lr_drop * c.epochs) else .1)
         y_all = {m: torch.from_numpy(y).to(self.device) for m, y in labels.items()}
+        cams = {m: t.camid[t.train].to_numpy() if c.sampler == "camera" else None for m, t in self.tables.items()}
+        dealt = {m: turns(y, c.batch_ids, c.instances, cams[m], int(rng.integers(2**31))) for m, y in labels.items()} if c.sampler != "random" else {}
         self.model.train()
         if c.trainable == "heads": self.model.trunk.eval()
         for step in range(c.iterations):
-            rows = draw_batch(labels, c.batch_ids, c.instances, memories.shared and c.same_ids, rng)
+            rows = {m: next(batches) for m, batches in dealt.items()} or draw_batch(labels, c.batch_ids, c.instances, memories.shared and c.same_ids, rng)
             batch = {m: self.views.batch(m, idx, views).to(self.device) for m, idx in rows.items()}
             rows = {m: idx.to(self.device) for m, idx in rows.items()}
             y = {m: y_all[m][idx].repeat(len(batch[m]) // len(idx)) for m, idx in rows.items()}
@@ -232,7 +234,7 @@ class Trainer:
         "Figures to the history, labels and features to the epoch's file, weights to the checkpoint; rank 0 does it."
         if ranks.rank() > 0: return
         metrics, spread = self.evaluate() if self.known else (None, None)
-        best = max([0, *self.run.history.get("mAP", [])])
+        best = (self.run.history.mAP + self.run.history.rank1).max() if number and self.known else 0  # as the release chooses
         row = {"epoch": number, "stage": 0 if not number else 1 if number <= self.config.stage1_epochs else 2, **row}
         for m, y in labels.get("labels", {}).items():
             q = cluster.cluster_quality(y, self.pids[m])
@@ -243,7 +245,7 @@ class Trainer:
         arrays = {f"{name}_{m}": y.astype(np.int32) for name, both in labels.items() for m, y in both.items()}
         if self.config.keep_features: arrays.update({f"features_{m}": torch.cat(list(f.values()), 1).half().numpy() for m, f in self.features.items()})
         state = {"epoch": number, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "scaler": self.passage.scaler.state_dict()}
-        if self.config.select == "test_best" and metrics.mAP > best: write_atomic(self.run.path / "best.pt", lambda p: torch.save(state, p))
+        if self.config.select == "test_best" and metrics.mAP + metrics.rank(1) > best: write_atomic(self.run.path / "best.pt", lambda p: torch.save(state, p))
         self.run.record(row, {**arrays, **({"cmc": metrics.cmc} if self.known else {})}, state)
 
     # -- set-up --------------------------------------------------------------------------------------------------

@@ -1,10 +1,20 @@
 """What tests share: one rendering and one store of views for the whole session, and runs of seconds on them."""
 import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 SMALL = dict(preset="tiny", stage1_epochs=1, stage2_epochs=2, iterations=4, batch_ids=6, k1=8, k1_infrared=6, k2=3, min_samples=3, n_sub=3, trials=2)
+
+
+def papermill(notebook, folder, *args, **parameters):
+    "Call papermill in `folder` for one of nbs/; HIL_HOME comes from the fixture hil_home."
+    given = [x for k, v in parameters.items() for x in ("-p", k, str(v))]
+    return subprocess.run([sys.executable, "-m", "papermill", *args, str(Path(__file__).parents[1] / "nbs" / f"{notebook}.ipynb"), *([] if "--help-notebook" in args else ["out.ipynb", "--no-progress-bar"]), *given],
+                          cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="session")

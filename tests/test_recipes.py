@@ -91,7 +91,7 @@ def test_papermill_marks_what_it_injects(tmp_path):
 
 def test_release_is_one_word():
     config = Config(preset="sysu", release=True, **MINE)
-    assert {k: getattr(config, k) for k in RELEASE} == dict(brst_direction="visible_to_infrared", level="sample", memory_update="sample", same_ids=False, instance_mix="raw", select="test_best", reload_epoch=20)
+    assert {k: getattr(config, k) for k in RELEASE} == dict(brst_direction="visible_to_infrared", level="sample", memory_update="sample", same_ids=False, sampler="camera", instance_mix="raw", select="test_best", reload_epoch=20)
     assert config.eps == .6 and config.release and Config(preset="tiny", release=True).select == "test_best"
     assert Config(preset="sysu", release=True, select="last", **MINE).select == "last"
 

@@ -255,7 +255,7 @@ def test_resume_with_other_settings(run, name):
     other = {**asdict(run.config), "stage1_epochs": 0} if name == "supervision" else asdict(run.config)
     value = {str: lambda v: next((c for c in CHOICES.get(name, ("x",)) if c != v), "x"), bool: lambda v: not v, int: lambda v: v - 1 if v == RANGES[name][1] else v + 1,
              float: lambda v: v / 2}[type(DEFAULT[name])](other[name])
-    needs = {"dataset": {}, "split": {"dataset": "regdb"}, "direction": {"dataset": "llcm"}, "draws": {"dataset": "sysu"}, "accumulate": {"trainable": "all"}, "precision": {"trainable": "all"}}
+    needs = {"dataset": {}, "split": {"dataset": "regdb"}, "direction": {"dataset": "llcm"}, "draws": {"dataset": "sysu"}, "accumulate": {"trainable": "all"}, "precision": {"trainable": "all"}, "sampler": {"same_ids": False}}
     other = {**other, name: value, **({"data_root": "x", **needs[name]} if name in needs else {}), **({"run_dir": str(run.path)} if name == "resume" else {})}
     if name in ("run_dir", "resume", "device"): return run.check_resumable(Config(**other))
     speed = name in ("gradient_checkpointing", "compile")  # may change, but not for lite0
