@@ -25,7 +25,7 @@ def before_after(
     figures, # {"as the run left them": dict, "as corrected": dict} from `Source.quality`
 ): # Figure
     "What corrections did to the figures."
-    shares = [k for k in ("ari", "ami", "purity") if all(k in q for q in figures.values())]
+    shares = [k for k in ("ari", "purity") if all(k in q for q in figures.values())]
     if not shares: return _nothing("Corrections", "no truth is known, so there is nothing to measure")
     fig, ax = plt.subplots(figsize=(7.4, 2.6), layout="constrained")
     for i, ((name, q), color) in enumerate(zip(figures.items(), (COLORS["refuse"], COLORS["right"]))):
