@@ -17,7 +17,10 @@ from .style import COLORS, MARKERS, _pct, _s
 from .widgets import Curves, Frame
 
 # %% ../nbs/11i_knobs.ipynb #5525092e
-def in_turns(steps): # iterator whose steps do the work
+def in_turns(
+    steps, # iterator whose steps do the work
+    after=.05, # seconds until the first one
+):
     "Run an iterator's steps between other events where an event loop runs, else all at once; returns how to stop it."
     state = {"on": True}
     try: loop = asyncio.get_running_loop()
@@ -25,7 +28,7 @@ def in_turns(steps): # iterator whose steps do the work
     def turn():
         if state["on"] and next(steps, state) is not state: loop.call_later(.01, turn)
     if loop is None: list(steps)
-    else: loop.call_later(.05, turn)
+    else: loop.call_later(after, turn)
     return lambda: state.update(on=False)
 
 

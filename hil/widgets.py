@@ -165,7 +165,7 @@ class Curves(anywidget.AnyWidget):
     _esm = HELPERS + """
 function render({ model, el }) {
   el.classList.add("hil");
-  const nice = v => Math.abs(v) >= 1000 ? v.toLocaleString("en") : +v.toPrecision(3);
+  const nice = v => Math.abs(v) >= 1e4 ? +(v / 1000).toPrecision(3) + "k" : Math.abs(v) >= 1000 ? Math.round(v).toLocaleString("en") : +v.toPrecision(3);
   const panel = p => { const W = 300, H = 170, L = 44, B = 34, T = 8, lines = p.lines.map(l => ({ ...l, pts: l.x.map((x, i) => [x, l.y[i]]).filter(q => q[1] !== null && isFinite(q[1])) })).filter(l => l.pts.length);
     const svg = draw("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": p.title }), out = make("figure", {}, make("figcaption", {}, p.title), svg);
     if (!lines.length) { svg.append(draw("text", { x: W / 2, y: H / 2, "text-anchor": "middle" }, "not known")); return out; }
@@ -179,7 +179,7 @@ function render({ model, el }) {
       l.pts.forEach(q => { const c = draw("circle", { cx: X(q[0]), cy: Y(q[1]), r: 3.2, fill: l.color }); c.append(draw("title", {}, `${l.name}: ${p.x} ${nice(q[0])}, ${p.y} ${nice(q[1])}`)); c.addEventListener("click", () => model.send({ type: "pick", x: q[0] })); svg.append(c); }); });
     return out; };
   const show = () => { el.replaceChildren(make("h4", {}, model.get("title"))); const panels = model.get("panels"); if (!panels.length) { el.append(make("div", { class: "empty" }, model.get("empty"))); return; }
-    const names = new Map(); panels.forEach(p => p.lines.forEach(l => names.set(l.name, [l.name, l.color, l.dash ? "dash" : "line"])));
+    const names = new Map(); panels.forEach(p => p.lines.forEach(l => names.set(l.name, [l.name, l.color, l.dash && l.dash !== "none" ? "dash" : "line"])));
     el.append(key([...names.values()]), make("div", { class: "hil-curves" }, ...panels.map(panel))); };
   return whenChanged(model, ["title", "panels", "empty"], show);
 }
