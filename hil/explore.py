@@ -124,7 +124,8 @@ class Explorer(View):
 
     def ahead(self):
         "Steps: what the first click will need is read while nobody waits."
-        for step in (self.session.features, self.session.directions, lambda: identities_of(self.session)): yield step()
+        s = self.session
+        for step in (s.features, s.directions, lambda: identities_of(s), lambda: s.source.before(s.epoch)): yield step()
 
     def turn(self, name): # one of TABS
         "Show a tab: its view wakes up, the others sleep."

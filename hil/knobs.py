@@ -49,7 +49,7 @@ class KnobView(View):
         self.apply = w.Button(description="show in all views", button_style="primary", tooltip="cluster the epoch again with these settings; nothing is written", layout=w.Layout(width="auto"))
         self.reset = w.Button(description="back to the run's own", layout=w.Layout(width="auto"))
         self.curves, self._stop = Curves(self.pick, empty="the curves come as soon as the neighbour graph is there"), lambda: None
-        self.bar = w.FloatProgress(min=0, max=1, layout=w.Layout(width="300px"))
+        self.bar = w.FloatProgress(min=0, max=1, layout=w.Layout(width="180px"))
         self.left = w.HTML()
         self.building = w.HBox([self.bar, self.left], layout=w.Layout(display="none")).add_class("hil-building")
         self.eps.observe(lambda change: self.ask(False), "value")
