@@ -51,9 +51,9 @@ class CurationView(View):
     "Merge, split, rename, set aside, undo; export the identities."
     def __init__(self, session):
         super().__init__(session)
-        drop = lambda label: w.Dropdown(options=[("choose", -1)], description=label, layout=w.Layout(width="250px"), style={"description_width": "64px"})
+        drop = lambda label: w.Dropdown(options=[("choose", -1)], description=label, layout=w.Layout(width="215px"), style={"description_width": "56px"})
         self.one, self.other = drop("identity").add_class("hil-one"), drop("other").add_class("hil-other")
-        self.name = w.Text(placeholder="a name", layout=w.Layout(width="150px")).add_class("hil-name")
+        self.name = w.Text(placeholder="a name", layout=w.Layout(width="120px")).add_class("hil-name")
         self.file = w.Text(value="identities.csv", description="export to", layout=w.Layout(width="330px"), style={"description_width": "64px"}).add_class("hil-file")
         self.buttons = {name: self.button(name, tip) for name, tip in {
             "merge": "the other identity's images join the first (key m)", "split selection": "the selected images become an identity of their own (key s)", "split in two": "k-means with K = 2 inside the identity (key 2)",

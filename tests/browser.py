@@ -4,6 +4,7 @@ python tests/browser.py        # what `make test` runs once: finds Chromium, or 
 """
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -87,8 +88,14 @@ class Lab:
         page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
 
     def run_all(self, page):
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.locator(".lm-Menu-itemLabel", has_text="Run All Cells").first.click()
+        "Menu Run, Run All Cells; again where the page was too busy to hear it."
+        for _ in range(5):
+            page.get_by_role("menuitem", name="Run", exact=True).click()
+            page.locator(".lm-Menu-itemLabel", has_text="Run All Cells").first.click()
+            for _ in range(25):
+                if page.locator(".jp-InputPrompt", has_text=re.compile(r"\[[*0-9]+\]")).count(): return
+                page.wait_for_timeout(200)
+        raise RuntimeError("JupyterLab does not run the notebook")
 
 
 @contextmanager
