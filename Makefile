@@ -55,8 +55,13 @@ train: setup
 	  { echo "The run stopped; $(RUN)/report.ipynb shows how far it came and why."; exit 1; }
 	@echo "The report is $(RUN)/report.ipynb. To open it: $(BIN)/jupyter lab $(RUN)/report.ipynb"
 
+# a browser for the explorer's tests: looked for, or installed, once; `rm .venv/.browser` to try again
+.venv/.browser: $(STAMP) tests/browser.py
+	@$(BIN)/python tests/browser.py
+	@touch $@
+
 # both parts always run; pytest comes last, because its last line counts the tests
-test: setup
+test: setup .venv/.browser
 	@echo "== notebooks as tests"
 	@OMP_NUM_THREADS=1 $(BIN)/nbdev-test nbs --n-workers 2 --skip-file-re '$(LONG)' --timing && notebooks=0 || notebooks=1; \
 	echo "== pytest (with the check that hil/ is what the notebooks export)"; \

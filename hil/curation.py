@@ -11,7 +11,7 @@ import ipywidgets as w
 import matplotlib.pyplot as plt
 import numpy as np
 
-from .journal import export_labels
+from .journal import apply, export_labels
 from .panels import View, identities_of
 from .rerank import unit
 from .session import nearest
@@ -23,11 +23,19 @@ from .widgets import Frame
 @_styled
 def before_after(
     figures, # {"as the run left them": dict, "as corrected": dict} from `Source.quality`
+    steps=(), # (corrections so far, ARI) after each of them, from none on
 ): # Figure
     "What corrections did to the figures."
-    shares = [k for k in ("ari", "ami", "purity") if all(k in q for q in figures.values())]
+    shares = [k for k in ("ari", "purity") if all(k in q for q in figures.values())]
     if not shares: return _nothing("Corrections", "no truth is known, so there is nothing to measure")
-    fig, ax = plt.subplots(figsize=(7.4, 2.6), layout="constrained")
+    many = len(steps) > 2
+    fig, axes = plt.subplots(1, 1 + many, figsize=(7.4 + 3 * many, 2.6), layout="constrained", squeeze=False, width_ratios=[1.6, 1][:1 + many])
+    ax = axes[0, 0]
+    if many:
+        axes[0, 1].plot(*zip(*steps), color=COLORS["right"], marker="o", ms=3)
+        axes[0, 1].set(xlabel="corrections", ylabel="ARI")
+        axes[0, 1].set_title(f"{_s(steps[-1][0], 'correction')}: {100 * (steps[-1][1] - steps[0][1]):+.1f} points")
+        axes[0, 1].xaxis.get_major_locator().set_params(integer=True)
     for i, ((name, q), color) in enumerate(zip(figures.items(), (COLORS["refuse"], COLORS["right"]))):
         bars = ax.barh(np.arange(len(shares)) + (i - .5) * .38, [q[k] for k in shares], .36, color=color, label=f"{name}: {q['identities']:,} identities, {q['outliers']:,} outliers")
         ax.bar_label(bars, [f"{100 * q[k]:.1f} %" for k in shares], padding=3, fontsize=8)
@@ -43,9 +51,9 @@ class CurationView(View):
     "Merge, split, rename, set aside, undo; export the identities."
     def __init__(self, session):
         super().__init__(session)
-        drop = lambda label: w.Dropdown(options=[("choose", -1)], description=label, layout=w.Layout(width="250px"), style={"description_width": "64px"})
+        drop = lambda label: w.Dropdown(options=[("choose", -1)], description=label, layout=w.Layout(width="215px"), style={"description_width": "56px"})
         self.one, self.other = drop("identity").add_class("hil-one"), drop("other").add_class("hil-other")
-        self.name = w.Text(placeholder="a name", layout=w.Layout(width="150px")).add_class("hil-name")
+        self.name = w.Text(placeholder="a name", layout=w.Layout(width="120px")).add_class("hil-name")
         self.file = w.Text(value="identities.csv", description="export to", layout=w.Layout(width="330px"), style={"description_width": "64px"}).add_class("hil-file")
         self.buttons = {name: self.button(name, tip) for name, tip in {
             "merge": "the other identity's images join the first (key m)", "split selection": "the selected images become an identity of their own (key s)", "split in two": "k-means with K = 2 inside the identity (key 2)",
@@ -135,6 +143,17 @@ class CurationView(View):
         now = s.journal.labels if s.curated else s._base.identity
         return {"as the run left them": s.source.quality(s.journal.base if s.curated else s._base.identity), "as corrected": s.source.quality(now)}
 
+    def steps(self, most=60): # -> [(corrections so far, ARI)], thinned out evenly; [] where no truth is known
+        "What each correction did, played again."
+        j, out = self.session.journal if self.session.curated else None, []
+        if not j or not self.session.source.truth: return out
+        labels, names = j.base, j.names0
+        shown = set(np.linspace(0, len(j.actions), most).round().astype(int))
+        for k, action in enumerate([None, *j.actions]):
+            if action: labels, names = apply(labels, names, action)
+            if k in shown: out.append((k, self.session.source.quality(labels)["ari"]))
+        return out
+
     def show(self):
         s, rows = self.session, identities_of(self.session)
         options = (("choose", -1), *((f"{name} ({k})", int(c)) for name, k, c in zip(rows["name"], rows.images, rows.code)))
@@ -163,4 +182,4 @@ class CurationView(View):
                 "rename": lambda: f"rename to {escape(a['name'])}", "outlier": lambda: f"set {_s(len(a['images']), 'image')} aside"}[a["do"]]()
 
     def static(self): # Figure
-        return before_after(self.figures())
+        return before_after(self.figures(), self.steps())

@@ -9,7 +9,7 @@ import ipywidgets as w
 import numpy as np
 
 from .curation import CurationView
-from .knobs import KnobView, TimeView
+from .knobs import KnobView, TimeView, in_turns
 from .matching import MatchView, RetrievalView
 from .panels import IdentityView, MapView, View, identities_of
 from .session import COLORINGS, as_session
@@ -120,6 +120,12 @@ class Explorer(View):
         self.tabs.selected_index = 0
         self.view("Identity")
         self.say()
+        in_turns(self.ahead(), 2)
+
+    def ahead(self):
+        "Steps: what the first click will need is read while nobody waits."
+        s = self.session
+        for step in (s.features, s.directions, lambda: identities_of(s), lambda: s.source.before(s.epoch)): yield step()
 
     def turn(self, name): # one of TABS
         "Show a tab: its view wakes up, the others sleep."
@@ -140,9 +146,11 @@ class Explorer(View):
     def say(self):
         "The head line: what is open, and whether anything was corrected."
         s, source = self.session, self.session.source
-        rows = identities_of(s)
-        mixed = int((rows.people > 1).sum())
-        self.frame.note = f"{source.n:,} images, epoch {s.epoch}" + (f", {mixed} of {_s(len(rows), 'identity').replace('identitys', 'identities')} mix people" if source.truth else "") + (f", {_s(len(s.journal.actions), 'correction')}" if s.curated else "")
+        y, pid = s.labels.identity, source.pid[:source.n]
+        n, known = len(np.unique(y[y >= 0])), (y >= 0) & (pid >= 0)
+        people = np.unique(np.stack([y[known], pid[known]], 1), axis=0)[:, 0]                     # an entry for each person in each identity
+        mixed = int((np.unique(people, return_counts=True)[1] > 1).sum())
+        self.frame.note = f"{source.n:,} images, epoch {s.epoch}" + (f", {mixed} of {_s(n, 'identity').replace('identitys', 'identities')} mix people" if source.truth else "") + (f", {_s(len(s.journal.actions), 'correction')}" if s.curated else "")
         if source.n and not (source.root / str(source.table.path.iloc[0])).is_file(): self.frame.warn = f"images are not where they were ({source.table.path.iloc[0]} is missing): pass root=, the folder that holds them"
 
     def pressed(self, key): # a key of KEYS, or , and .

@@ -61,11 +61,11 @@ class MatchView(View):
             self.graph.title, self.graph.edges = "No matches", []
             self.graph.empty = "one of the modalities has no cluster in this epoch, so there is nothing to match: raise eps (tab Knobs)"
             return
-        shown = table[table.source.isin(maps._by_trouble(table).index[:self.most.value])]
-        kinds = maps._edge_kinds(shown)
+        shown = table[table.source.isin(maps.by_trouble(table).index[:self.most.value])]
+        kinds = maps.edge_kinds(shown)
         flip = way.source == "infrared"
         a, b = ("target", "source") if flip else ("source", "target")
-        order = maps._barycentre(list(dict.fromkeys(kinds[a])), kinds[[a, b, "n_samples"]].rename(columns={a: "l", b: "r"}))
+        order = maps.barycentre(list(dict.fromkeys(kinds[a])), kinds[[a, b, "n_samples"]].rename(columns={a: "l", b: "r"}))
         name = lambda c: s.labels.names[int(c)]
         tip = lambda e: f"{name(e[a])} – {name(e[b])}: {_s(int(e['n']), 'image')} {'accepted' if e['accepted'] else 'refused'}" + (f", {e['truth']}" if e["truth"] != "unknown" else "") + f", cosine {e['similarity']:.2f}"
         with self.graph.hold_sync():

@@ -165,7 +165,7 @@ class MapView(View):
     def static(self): # Figure
         "The map in its present colours, and beside it by modality."
         s, n = self.session, self.session.source.n
-        rows = maps._sample(n, 4000, s.source.modality[:n], 0)
+        rows = maps.sample_rows(n, 4000, s.source.modality[:n], 0)
         columns = {by: values(s, by)[rows] for by in dict.fromkeys((s.color, "modality"))}
         return maps.umap_panels(s.maps.xy(s.epoch)[rows], columns, modality=s.source.modality[:n][rows], total=n)
 

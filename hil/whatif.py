@@ -4,12 +4,14 @@
 __all__ = ['Graph', 'Transfer']
 
 # %% ../nbs/11d_whatif.ipynb #71af8fc5
+import time
+
 import numpy as np
 import pandas as pd
 
 from .cluster import centroids, majority_pids, pseudo_labels
 from .match import _forward, transfer
-from .rerank import jaccard_distance, knn
+from .rerank import jaccard_distance, knn_blocks
 from .layout import save_array
 from .run import write_atomic
 from .source import compact
@@ -27,7 +29,10 @@ class Graph:
     ):
         self.rows = {m: np.flatnonzero(modality == m) for m in MARKERS}
         self.x, self.settings, self.most_k1, self.store = {m: features[rows] for m, rows in self.rows.items()}, settings, most_k1, store
-        self._near, self._distance, self._labels = {}, {}, {}
+        self._near, self._distance, self._search = {}, {}, {}
+        self._answers = store and store.with_name(f"{store.name}-answers.npz")
+        self._labels = self._kept() if store and self._answers.is_file() else {}
+        self._saved = len(self._labels)
 
     def k1(self, m): # the run's own k1 of a modality
         return (self.settings["k1_infrared"] if m == "infrared" else 0) or self.settings["k1"]
@@ -36,27 +41,67 @@ class Graph:
         "Jaccard distance of a modality, computed once for each k1."
         k1 = int(k1 or self.k1(m))
         if (m, k1) not in self._distance:
-            if m not in self._near or self._near[m].shape[1] < min(k1, len(self.x[m])): self._near[m] = self.neighbours(m, max(k1, self.most_k1))
+            for _ in self.search(m, k1): pass
             for old in [key for key in self._distance if key[0] == m][:-3]: del self._distance[old]        # the last few stay
             self._distance[m, k1] = jaccard_distance(self.x[m], k1, min(self.settings["k2"], k1), neighbors=self._near[m])
         return self._distance[m, k1]
 
-    def neighbours(self, m, k): # int32 [n, k]
-        "Exact nearest neighbours, from the disk where they were kept."
+    def search(self, m, k1): # yields the share of rows done
+        "Exact nearest neighbours piece by piece, from the disk where they were kept; one that was broken off goes on where it stood."
+        if m in self._near and self._near[m].shape[1] >= min(k1, len(self.x[m])): return
+        k = max(k1, self.most_k1)
         file = self.store and self.store.with_name(f"{self.store.name}-{m}-{k}.npy")
-        if file and file.is_file(): return np.load(file)
-        near = knn(self.x[m], k)
-        if file:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(file, lambda p: save_array(p, near))
-        return near
+        if file and file.is_file(): self._near[m] = np.load(file); return
+        pieces, found = self._search.setdefault((m, k), (knn_blocks(self.x[m], k), []))
+        for piece in pieces:
+            found.append(piece)
+            yield sum(map(len, found)) / len(self.x[m])
+        self._near[m] = np.concatenate(self._search.pop((m, k))[1])
+        if file: self._write(file, lambda p: save_array(p, self._near[m]))
+
+    def build(self, k1=None): # yields (share done in 0..1, seconds left)
+        "Everything that `cluster` needs for any eps and min_samples, piece by piece; a piece takes under a second, the last of each modality a few."
+        todo = [m for m in MARKERS if len(self.x[m]) and (m, int(k1 or self.k1(m))) not in self._distance]
+        sizes, done, start = {m: len(self.x[m]) ** 2 for m in todo}, 0., None
+        def told(share):
+            nonlocal start
+            start = start or (share, time.perf_counter())                                # the pace, from the first piece on
+            return share, (time.perf_counter() - start[1]) / max(share - start[0], 1e-9) * (1 - share) if share > start[0] else float("nan")
+        for m in todo:
+            size = sizes[m] / sum(sizes.values())
+            for share in self.search(m, int(k1 or self.k1(m))): yield told(done + .8 * size * share) # distances take about the last fifth
+            yield told(done + .8 * size)
+            self.distance(m, k1)
+            done += size
+            yield told(done)
+
+    def _key(self, m, eps, min_samples, k1): return f"{m} eps={eps:g} min_samples={min_samples} k1={int(k1 or self.k1(m))} k2={self.settings['k2']}"
+
+    def knows(self, eps, min_samples, k1=None): # -> whether `cluster` answers at once
+        return all((m, int(k1 or self.k1(m))) in self._distance or self._key(m, eps, min_samples, k1) in self._labels for m in MARKERS if len(self.x[m]))
+
+    def _kept(self):
+        with np.load(self._answers) as z: return {key: z[key].astype(int) for key in z.files}
+
+    def _write(self, file, write):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, write)
+
+    def keep(self, most=128): # answers, the last ones
+        "Put the answers so far on disk."
+        if not self.store or len(self._labels) == self._saved: return
+        last = dict([*self._labels.items()][-most:])
+        def write(p):
+            with open(p, "wb") as f: np.savez_compressed(f, **{key: y.astype(np.int32) for key, y in last.items()})
+        self._write(self._answers, write)
+        self._saved = len(self._labels)
 
     def cluster(self, eps=None, min_samples=None, k1=None): # -> {modality: int [n]}
         "Coarse clusters of each modality under other settings; a setting not given is the run's own."
         eps, min_samples = eps or self.settings["eps"], min_samples or self.settings["min_samples"]
         out = {}
         for m in MARKERS:
-            key = m, eps, min_samples, k1 or self.k1(m)
+            key = self._key(m, eps, min_samples, k1)
             if key not in self._labels: self._labels[key] = pseudo_labels(self.distance(m, k1), eps, min_samples) if len(self.x[m]) else np.zeros(0, int)
             out[m] = self._labels[key]
         return out
@@ -71,7 +116,7 @@ class Graph:
 
     def kept_together(self, m, labels, k=6): # -> share in 0..1
         "How many of the k nearest neighbours share an image's cluster: a quality that needs no truth."
-        self.distance(m)
+        for _ in self.search(m, self.k1(m)): pass
         near = self._near[m][:, 1:k]
         return float(((labels[near] == labels[:, None]) & (labels[:, None] >= 0)).mean()) if near.size else float("nan")
 

@@ -13,7 +13,8 @@ from .style import COLORS, MARKERS
 CSS = """
 .hil { --ink: var(--jp-content-font-color1, #222); --soft: var(--jp-content-font-color2, #666); --line: var(--jp-border-color2, #ccc);
   --ground: var(--jp-layout-color1, #fff); --raised: var(--jp-layout-color2, #f3f3f3); --focus: var(--jp-brand-color1, #0072B2);
-  font: 12px/1.35 var(--jp-ui-font-family, system-ui, sans-serif); color: var(--ink); }
+  --lift: 0%; font: 12px/1.35 var(--jp-ui-font-family, system-ui, sans-serif); color: var(--ink); }
+body[data-jp-theme-light="false"] .hil { --lift: 38%; }
 .hil h4 { margin: 2px 0 6px; font-size: 13px; font-weight: 600; } .hil .soft { color: var(--soft); }
 .hil .empty { padding: 24px; text-align: center; color: var(--soft); border: 1px dashed var(--line); border-radius: 4px; }
 .hil .scroll { overflow: auto; border: 1px solid var(--line); border-radius: 4px; }
@@ -43,8 +44,9 @@ const draw = (tag, attrs = {}, text) => {
   const el = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [k, v] of Object.entries(attrs)) el.setAttribute(k, v);
   if (text !== undefined) el.textContent = text; return el; };
+const lift = color => `color-mix(in srgb, ${color}, white var(--lift))`; // dark colours would drown in a dark ground
 const key = (entries) => make("div", {class: "hil-key"}, ...entries.map(([label, color, style]) => {
-  const mark = make("i"); if (style === "line" || style === "dash") { mark.style.cssText = `width:22px;height:0;border-radius:0;border-top:3px ${style === "dash" ? "dashed" : "solid"} ${color}`; }
+  const mark = make("i"); if (style !== "dot") color = lift(color); if (style === "line" || style === "dash") { mark.style.cssText = `width:22px;height:0;border-radius:0;border-top:3px ${style === "dash" ? "dashed" : "solid"} ${color}`; }
   else if (style === "frame") { mark.style.cssText = `border:3px solid ${color};border-radius:2px`; } else mark.style.background = color;
   return make("span", {}, mark, label); }));
 const whenChanged = (model, names, fn) => { let due = false; const go = () => { if (!due) { due = true; queueMicrotask(() => { due = false; fn(); }); } };
@@ -76,7 +78,7 @@ function render({ model, el }) {
   model.on("msg:custom", arrived);
   const cell = ([id, color, caption, tip]) => { const img = make("img", { alt: caption || "image " + id, draggable: "false" }), h = model.get("height");
     const b = make("button", { class: "cell", "data-id": id, title: tip || caption || "", onclick: e => model.send({ type: "click", image: id, add: e.shiftKey || e.ctrlKey || e.metaKey }) }, img);
-    b.style.cssText = `border-color:${color};height:${h + 6}px;width:${Math.round(h * .45) + 6}px`; eye.observe(b);
+    b.style.cssText = `border-color:${lift(color)};height:${h + 6}px;width:${Math.round(h * .45) + 6}px`; eye.observe(b);
     return make("figure", {}, b, caption ? make("figcaption", {}, caption) : null); };
   const mark = () => { const on = new Set(model.get("on")); el.querySelectorAll("button.cell").forEach(b => b.classList.toggle("on", on.has(+b.dataset.id))); };
   const show = () => { eye.disconnect(); el.replaceChildren(); if (model.get("title")) el.append(make("h4", {}, model.get("title")));
@@ -133,7 +135,7 @@ function render({ model, el }) {
     const most = Math.max(...edges.map(e => e.n)), [a, b] = model.get("chosen");
     const send = (e) => model.send({ type: "edge", left: e.left, right: e.right });
     [...edges].sort((p, q) => p.accepted - q.accepted || q.n - p.n).forEach(e => { const y0 = at[0].get(e.left), y1 = at[1].get(e.right), d = e.accepted ? 0 : 5, m = (X[0] + X[1]) / 2;
-      const p = draw("path", { d: `M${X[0]},${y0} C${m},${y0 + d} ${m},${y1 + d} ${X[1]},${y1}`, stroke: stroke(e.truth), "stroke-width": (1.2 + 6 * e.n / most).toFixed(2), "stroke-opacity": e.accepted ? .8 : .55, tabindex: 0, role: "button", "data-edge": e.left + "-" + e.right, "aria-label": e.tip });
+      const p = draw("path", { d: `M${X[0]},${y0} C${m},${y0 + d} ${m},${y1 + d} ${X[1]},${y1}`, style: `stroke:${e.truth === "unknown" ? "var(--ink)" : lift(C[e.truth])}`, "stroke-width": (1.2 + 6 * e.n / most).toFixed(2), "stroke-opacity": e.accepted ? .8 : .55, tabindex: 0, role: "button", "data-edge": e.left + "-" + e.right, "aria-label": e.tip });
       if (!e.accepted) p.setAttribute("stroke-dasharray", "5 3"); if (e.left === a && e.right === b) p.classList.add("on");
       p.append(draw("title", {}, e.tip)); p.addEventListener("click", () => send(e)); p.addEventListener("keydown", k => { if (k.key === "Enter" || k.key === " ") { send(e); k.preventDefault(); } }); svg.append(p); });
     sides.forEach((nodes, s) => { const m = ["visible", "infrared"][s]; svg.append(draw("text", { x: X[s], y: 12, "text-anchor": s ? "start" : "end", style: `fill:${C[m]};font-weight:600` }, m + " clusters"));
@@ -165,11 +167,11 @@ class Curves(anywidget.AnyWidget):
     _esm = HELPERS + """
 function render({ model, el }) {
   el.classList.add("hil");
-  const nice = v => Math.abs(v) >= 1000 ? v.toLocaleString("en") : +v.toPrecision(3);
+  const nice = v => Math.abs(v) >= 1e4 ? +(v / 1000).toPrecision(3) + "k" : Math.abs(v) >= 1000 ? Math.round(v).toLocaleString("en") : +v.toPrecision(3);
   const panel = p => { const W = 300, H = 170, L = 44, B = 34, T = 8, lines = p.lines.map(l => ({ ...l, pts: l.x.map((x, i) => [x, l.y[i]]).filter(q => q[1] !== null && isFinite(q[1])) })).filter(l => l.pts.length);
     const svg = draw("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": p.title }), out = make("figure", {}, make("figcaption", {}, p.title), svg);
     if (!lines.length) { svg.append(draw("text", { x: W / 2, y: H / 2, "text-anchor": "middle" }, "not known")); return out; }
-    const xs = lines.flatMap(l => l.pts.map(q => q[0])), ys = lines.flatMap(l => l.pts.map(q => q[1])), x0 = Math.min(...xs), x1 = Math.max(...xs, x0 + 1e-9), y0 = Math.min(0, ...ys), y1 = p.share ? Math.max(1, ...ys) : Math.max(...ys, y0 + 1e-9) * 1.06;
+    const xs = lines.flatMap(l => l.pts.map(q => q[0])), ys = lines.flatMap(l => l.pts.map(q => q[1])), x0 = Math.min(...xs), x1 = Math.max(...xs, x0 + 1e-9), y0 = Math.min(0, ...ys), top = p.share ? Math.max(1, ...ys) : Math.max(...ys, y0 + 1e-9) * 1.06, y1 = p.share || top < 4 ? top : 2 * Math.ceil(top / 2);
     const X = x => L + (x - x0) / (x1 - x0) * (W - L - 8), Y = y => H - B - (y - y0) / (y1 - y0) * (H - B - T);
     [0, .5, 1].forEach(f => { const y = y0 + f * (y1 - y0); svg.append(draw("line", { class: "axis", x1: L, x2: W - 8, y1: Y(y), y2: Y(y) }), draw("text", { x: L - 4, y: Y(y) + 3, "text-anchor": "end" }, nice(p.share ? y : Math.round(y * 100) / 100)));
       const x = x0 + f * (x1 - x0); svg.append(draw("text", { x: X(x), y: H - B + 12, "text-anchor": ["start", "middle", "end"][f * 2] }, nice(x))); });
@@ -179,7 +181,7 @@ function render({ model, el }) {
       l.pts.forEach(q => { const c = draw("circle", { cx: X(q[0]), cy: Y(q[1]), r: 3.2, fill: l.color }); c.append(draw("title", {}, `${l.name}: ${p.x} ${nice(q[0])}, ${p.y} ${nice(q[1])}`)); c.addEventListener("click", () => model.send({ type: "pick", x: q[0] })); svg.append(c); }); });
     return out; };
   const show = () => { el.replaceChildren(make("h4", {}, model.get("title"))); const panels = model.get("panels"); if (!panels.length) { el.append(make("div", { class: "empty" }, model.get("empty"))); return; }
-    const names = new Map(); panels.forEach(p => p.lines.forEach(l => names.set(l.name, [l.name, l.color, l.dash ? "dash" : "line"])));
+    const names = new Map(); panels.forEach(p => p.lines.forEach(l => names.set(l.name, [l.name, l.color, l.dash && l.dash !== "none" ? "dash" : "line"])));
     el.append(key([...names.values()]), make("div", { class: "hil-curves" }, ...panels.map(panel))); };
   return whenChanged(model, ["title", "panels", "empty"], show);
 }

@@ -1,61 +1,34 @@
 "The explorer in JupyterLab, driven in Chromium: open, run, lasso, match, threshold, play, curate, export, reload. Skipped where no browser can be had."
-import json
 import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no browser test: playwright is not installed (pip install -c constraints.txt playwright)")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no browser test: no Chromium on this machine (Debian: apt-get install chromium)")
-ARGS = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]                 # WebGL without a graphics card
+from browser import ARGS, find, notebook, serve
+
+CHROMIUM = find()
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no browser test: no Chromium on this machine, and none could be installed (python tests/browser.py says why)")
 SHOTS = os.environ.get("HIL_SHOTS")                                                                  # a folder for screenshots, to look at
 
 
 @pytest.fixture(scope="module")
 def lab(whole, tmp_path_factory):
-    "JupyterLab on a folder with a run and a notebook that explores it -> ask(path, method), its address."
+    "JupyterLab on a folder with a run and a notebook that explores it."
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(whole.path, folder / "run", ignore=shutil.ignore_patterns("*.pt"))
-    cell = {"cell_type": "code", "id": "a", "metadata": {}, "execution_count": None, "outputs": [], "source": "from hil.explore import explore\nexplore('run', journal='curation.jsonl')"}
-    (folder / "explore.ipynb").write_text(json.dumps({"cells": [cell], "metadata": {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}))
-    config = tmp_path_factory.mktemp("config")
-    (config / "labconfig").mkdir()
-    (config / "labconfig" / "page_config.json").write_text('{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}')
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "JUPYTER_CONFIG_DIR": str(config), "JUPYTERLAB_SETTINGS_DIR": str(config), "JUPYTERLAB_WORKSPACES_DIR": str(config)}
-    log = open(config / "log", "w")
-    server = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1", "--IdentityProvider.token=t", f"--ServerApp.root_dir={folder}"], env=env, stdout=log, stderr=log)
-    address = f"http://127.0.0.1:{port}"
-    def ask(path, method="GET"):
-        with urllib.request.urlopen(urllib.request.Request(f"{address}/api/{path}?token=t", method=method)) as answer: return json.loads(answer.read() or "null")
-    for _ in range(120):
-        try: ask("sessions"); break
-        except (urllib.error.URLError, ConnectionError): time.sleep(.5)
-    else: pytest.fail(f"JupyterLab did not start: {(config / 'log').read_text()[-800:]}")
-    yield ask, address, folder
-    server.terminate()
-    server.wait(20)
-    log.close()
+    notebook(folder / "explore.ipynb", "from hil.explore import explore\nexplore('run', journal='curation.jsonl')")
+    with serve(folder, tmp_path_factory.mktemp("config")) as lab: yield lab
 
 
 @pytest.fixture
 def page(lab):
     "A page of Chromium; fails if anything was asked of another machine, or a script broke."
     with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, headless=True, args=ARGS)
+        browser = p.chromium.launch(headless=True, args=ARGS, **CHROMIUM)
         page = browser.new_page(viewport={"width": 1480, "height": 1000})
         page.set_default_timeout(120_000)
         asked, broken = set(), []
@@ -63,7 +36,7 @@ def page(lab):
         page.on("pageerror", lambda e: broken.append(str(e)))
         yield page
         browser.close()
-    abroad = {a for a in asked if a.startswith("http") and not a.startswith(lab[1])}
+    abroad = {a for a in asked if a.startswith("http") and not a.startswith(lab.address)}
     assert not abroad, f"the explorer must work without a network, but asked {abroad}"
     serious = [e for e in broken if "draw call" not in e]
     assert not serious, serious
@@ -71,16 +44,8 @@ def page(lab):
 
 def run_all(page, lab):
     "Open the notebook with a fresh kernel and run it."
-    ask, address, _ = lab
-    for s in ask("sessions"): ask(f"sessions/{s['id']}", "DELETE")
-    page.goto(f"{address}/lab/tree/explore.ipynb?token=t&reset")
-    page.wait_for_selector(".jp-NotebookPanel:not(.lm-mod-hidden)")
-    for _ in range(200):                                                                             # a click on Run before the kernel is there is lost
-        if any(s["kernel"]["execution_state"] == "idle" and s["kernel"]["connections"] for s in ask("sessions")): break
-        page.wait_for_timeout(200)
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.locator(".lm-Menu-itemLabel", has_text="Run All Cells").first.click()
+    lab.open(page, "explore.ipynb")
+    lab.run_all(page)
     page.wait_for_selector(".hil-app .hil-map canvas")
     page.wait_for_timeout(800)
 
@@ -93,7 +58,7 @@ def shoot(page, name): SHOTS and page.locator(".hil-app").screenshot(path=str(Pa
 
 
 def test_a_visit(page, lab):
-    folder = lab[2]
+    folder = lab.folder
     run_all(page, lab)
     says(page, ".hil-identity h4", "identities, the largest first")
 
@@ -121,7 +86,7 @@ def test_a_visit(page, lab):
 
     for _ in range(100):                                                                             # until the kernel has answered them all
         page.wait_for_timeout(300)
-        if all(s["kernel"]["execution_state"] == "idle" for s in lab[0]("sessions")): break
+        if lab.idle(): break
     page.locator(".hil-app").focus()                                                                 # back to the first epoch by key, then play three
     page.keyboard.press(",")
     says(page, ".hil-time .note", "Epoch 2")

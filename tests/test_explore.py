@@ -362,7 +362,8 @@ def test_time(app):
 def test_an_open_identity_is_followed_through_the_epochs(app, shared):
     s = app.session
     for tab in TABS: app.view(tab)
-    for code in identities(s).code:
+    codes = identities(s).code
+    for code in [*codes[:4], *codes[-2:]]:
         s.open(int(code))
         for epoch in (1, 2, 3):
             s.epoch = epoch

@@ -78,7 +78,7 @@ def test_embed_samples_evenly_and_refuses_nonsense():
 
 def test_barycentre_untangles_a_ladder():
     edges = pd.DataFrame({"source": [0, 1, 2, 3], "target": [9, 4, 7, 1], "n_samples": [1, 1, 1, 1]})
-    left, right = maps._barycentre([0, 1, 2, 3], edges)
+    left, right = maps.barycentre([0, 1, 2, 3], edges)
     assert [left[s] for s in edges["source"]] == [right[t] for t in edges["target"]]
 
 
