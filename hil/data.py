@@ -233,8 +233,9 @@ def read_image(
     path,  # image file: any mode; 16-bit grey is scaled by 1/257, grey is repeated, alpha is dropped
     height,  # pixels
     width,  # pixels
+    resize="bilinear",  # or "lanczos", as published test code does; as in PIL.Image.Resampling
 ) -> np.ndarray:  # uint8 [height, width, 3]
-    "One image as RGB, resized (bilinear) only when its size differs. Raises DataError that names the file."
+    "One image as RGB, resized only when its size differs. Raises DataError that names the file."
     try:
         with Image.open(path) as img:
             if img.mode.startswith("I"): img = Image.fromarray((np.asarray(img, np.float64) / 257).round().clip(0, 255).astype(np.uint8))
@@ -245,7 +246,7 @@ def read_image(
         size = Path(path).stat().st_size
         why = f"{type(error).__name__}: {error}"[:100] if size else "the file is empty"
         raise DataError(f"{path}: cannot be read as an image of {size:,} bytes ({why}). Copy this file again from the data set.") from None
-    return np.asarray(img if img.size == (width, height) else img.resize((width, height), Image.Resampling.BILINEAR))
+    return np.asarray(img if img.size == (width, height) else img.resize((width, height), Image.Resampling[resize.upper()]))
 
 
 def read_images(

@@ -87,10 +87,11 @@ def decoded(
     model, # has height and width
     table, # path, modality; `attrs["root"]`
     progress=True, # show a bar
+    resize="bilinear", # as in `hil.data.read_image`
 ) -> dict: # {"visible": uint8 [N, 3, H, W], ...} rows of each modality in the table's order, mapped from disk
     "A table's images at the size of a model. Raises hil.data.DataError."
     parts = {m: table[table.modality == m] for m in MODALITIES if (table.modality == m).any()}
-    return {m: cached_images(t.path, model.height, model.width, root=table.attrs["root"], progress=progress) for m, t in parts.items()}
+    return {m: cached_images(t.path, model.height, model.width, root=table.attrs["root"], progress=progress, resize=resize) for m, t in parts.items()}
 
 
 @torch.inference_mode()
@@ -102,10 +103,11 @@ def extract(
     batch=128, # images at a time
     device="cpu", # where the model runs
     progress=True, # show a bar
+    resize="bilinear", # how images come to the model's size: "bilinear" as in training, "lanczos" as in published test code
 ) -> torch.Tensor: # [N, D] raw features, a row for each row of the table
     "Features of a table (method, section 1). Raises hil.data.DataError for images, RunError for features that are not finite."
     model, out = model.to(device).eval(), None
-    pixels = PixelViews(decoded(model, table, progress), model.height, model.width, device=device)
+    pixels = PixelViews(decoded(model, table, progress, resize), model.height, model.width, device=device)
     with tqdm(total=len(table), desc="features", unit="images", disable=not progress) as bar:
         for m, images in pixels.images.items():
             rows = torch.from_numpy(np.flatnonzero(table.modality == m))
@@ -149,6 +151,7 @@ class Evaluation:
     model: str = ""  # see hil.models.build_model; "": told by the checkpoint, lite0 without one
     depths: str = "auto"  # "auto": deep and shallow where both were trained; "both", "deep" or "shallow"
     flip: str = "auto"  # mean over mirror images: "auto": as the run did, "on" without a run; "on" or "off"
+    resize: str = "bilinear"  # how images come to the model's size: "bilinear" as in training; "lanczos" as in the test code of AGW, SDCL, HIL and DEEN
     # data
     dataset: str = ""  # "synth", "sysu", "regdb", "llcm", "folder" (no truth, no scores); "": the run's own, synth without a run
     data_root: str = ""  # folder of the data set; "" puts the rendered one into ~/.cache/hil (or $HIL_HOME)
@@ -174,7 +177,7 @@ class Evaluation:
 
     def __post_init__(self):
         for f in fields(self): check_type(f.name, getattr(self, f.name), f.default)
-        choices = {"model": ("", *MODELS), "depths": ("auto", "both", *DEPTHS), "flip": ("auto", "on", "off"), "dataset": ("", *CHOICES["dataset"]),
+        choices = {"model": ("", *MODELS), "depths": ("auto", "both", *DEPTHS), "flip": ("auto", "on", "off"), "resize": ("bilinear", "lanczos"), "dataset": ("", *CHOICES["dataset"]),
                    "search_mode": ("every", *CHOICES["search_mode"]), "direction": ("every", *DIRECTIONS)}
         for name, valid in choices.items(): one_of(name, getattr(self, name), valid)
         if self.batch < 1 or self.hardest < 1: raise RunError(f"batch = {self.batch}, hardest = {self.hardest}: expected 1 or more")

@@ -52,11 +52,12 @@ def refresh(
     workers,       # threads
     block=512,     # rows decoded between two marks of what is done
     progress=True, # show a bar when it takes over five seconds
+    resize="bilinear", # as in `hil.data.read_image`
 ) -> int: # rows that were decoded
     "Decode the images that changed. Raises DataError that names the file that cannot be read; what is decoded stays."
     now = stamps(files)
     todo = np.flatnonzero((now != seen).any(1))
-    def decode(i): pixels[i] = read_image(files[i], *pixels.shape[2:]).transpose(2, 0, 1)
+    def decode(i): pixels[i] = read_image(files[i], *pixels.shape[2:], resize).transpose(2, 0, 1)
     with ThreadPoolExecutor(workers) as pool, tqdm(total=len(todo), desc="decode images", delay=5, disable=not progress) as bar:
         for start in range(0, len(todo), block):
             rows = todo[start:start + block]
@@ -74,14 +75,15 @@ def cached_images(
     folder=None,   # where caches are kept; None: $HIL_HOME/pixels (default ~/.cache/hil/pixels)
     workers=None,  # threads; None: one per core
     progress=True, # show a bar when it takes over five seconds
+    resize="bilinear", # as in `hil.data.read_image`; each has a cache of its own
 ) -> torch.Tensor: # uint8 [N, 3, height, width], mapped from disk; writing to it changes memory only
     "Images as one memory-mapped tensor; decoded once, and again when a file changes. Raises DataError."
     files = [Path(root or "", p).absolute() for p in paths]
     if not files: return torch.empty(0, 3, height, width, dtype=torch.uint8)
     folder = Path(folder or Path(os.environ.get("HIL_HOME", Path.home() / ".cache" / "hil")) / "pixels")
-    key = blake2b("\n".join([f"{height}x{width}", *map(str, files)]).encode(), digest_size=8).hexdigest()
+    key = blake2b("\n".join([f"{height}x{width}" + f" {resize}" * (resize != "bilinear"), *map(str, files)]).encode(), digest_size=8).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
     pixels, seen = _array(folder / f"{key}.npy", (len(files), 3, height, width), np.uint8), _array(folder / f"{key}-stamps.npy", (len(files), 2), np.int64)
-    refresh(files, pixels, seen, workers or os.cpu_count() or 1, progress=progress)
+    refresh(files, pixels, seen, workers or os.cpu_count() or 1, progress=progress, resize=resize)
     for array in (pixels, seen): array.flush()
     return torch.from_numpy(np.load(folder / f"{key}.npy", mmap_mode="c"))

@@ -278,13 +278,21 @@ def test_whatever_changes_is_decoded_again_and_nothing_else(tmp_path_factory, st
     files, decoded = [f"{i}.png" for i in range(6)], []
     for i in range(6): paint(i, 10 * i)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pixels, "read_image", lambda file, h, w: (decoded.append(Path(file).name), read_image(file, h, w))[1])
+        patch.setattr(pixels, "read_image", lambda file, *how: (decoded.append(Path(file).name), read_image(file, *how))[1])
         for n, changed in enumerate([[], *steps]):
             for i in changed: paint(i, 60 + 20 * n + i)
             decoded.clear()
             x = pixels.cached_images(files, 8, 8, root=home, folder=home / "c", workers=2)
             assert sorted(decoded) == sorted({f"{i}.png" for i in (range(6) if n == 0 else set(changed))})
             assert torch.equal(x, read_images(files, 8, 8, root=home))
+
+
+def test_each_way_to_resize_has_a_cache_of_its_own(standins, tmp_path):
+    table = load("llcm", standins["llcm"], expect="stand-in").iloc[:6]
+    both = {how: pixels.cached_images(table.path, 40, 20, root=standins["llcm"], folder=tmp_path, resize=how) for how in ("bilinear", "lanczos")}
+    with Image.open(standins["llcm"] / table.path[0]) as image: expected = np.asarray(image.convert("RGB").resize((20, 40), Image.LANCZOS))
+    assert np.array_equal(both["lanczos"][0].permute(1, 2, 0), expected) and not torch.equal(*both.values()) and len(list(tmp_path.iterdir())) == 4
+    with pytest.raises(KeyError): read_image(standins["llcm"] / table.path[0], 40, 20, "nearby")
 
 
 def test_writing_to_the_cache_stays_in_memory(standins, tmp_path):
@@ -301,10 +309,10 @@ def test_a_killed_decoder_goes_on(copy, tmp_path, monkeypatch):
     files = [root / p for p in table.path]
     x, seen = np.zeros((len(files), 3, 8, 4), np.uint8), np.zeros((len(files), 2), np.int64)
     real = pixels.read_image
-    def dies(file, h, w):
+    def dies(file, *how):
         if len(done) == 25: raise KeyboardInterrupt
         done.append(file)
-        return real(file, h, w)
+        return real(file, *how)
     monkeypatch.setattr(pixels, "read_image", dies)
     with pytest.raises(KeyboardInterrupt): pixels.refresh(files, x, seen, 1, block=10)
     assert (seen[:20] > 0).all() and (seen[20:] == 0).all(), "whole blocks are marked, the broken one is not"

@@ -84,10 +84,10 @@ def test_from_a_checkpoint_and_a_data_root_to_the_table(evaluated, stand_in, vit
     if splits:                                                                 # as a user calls it
         done = papermill("evaluate", tmp_path, **settings)
         assert done.returncode == 0, done.stderr[-3000:]
-    else: evaluated(tmp_path, **settings)
+    else: evaluated(tmp_path, **settings, resize="lanczos")
     text, seen = report(tmp_path)
     name = f"vit_tiny_ics, published{'-{split}' if splits else ''}.pth"
-    assert seen == PICTURES and name in text and "a rendered stand-in" in text and "no published figure compares" in text
+    assert seen == PICTURES and name in text and "a rendered stand-in" in text and "no published figure compares" in text and ("resized by Lanczos" in text) == (not splits)
     assert {p.name for p in (tmp_path / "tables").iterdir()} == {"results.md", "results.tex", "results.csv", "camera_pairs.csv", "hardest_errors.csv"}
     table = pd.read_csv(tmp_path / "tables" / "results.csv", comment="#")
     own = table[table.source == protocols.OWN]
@@ -96,7 +96,7 @@ def test_from_a_checkpoint_and_a_data_root_to_the_table(evaluated, stand_in, vit
     assert (len(paper) == 0) == (dataset == "llcm") and paper.source.str.contains("not reproduced here").all()
     assert re.search(rf"\| {re.escape(name)} \| {own.rank1.iloc[0]:.2f}", text)
     configs = [Config(dataset=dataset, data_root=str(stand_in(dataset)), expect="stand-in", trials=3, split=k + 1) for k in splits or range(1)]
-    assert own.mAP.iloc[0] == pytest.approx(100 * np.mean([scored(load_encoder(vit), c) for c in configs]), abs=.01), "the notebook scores what the library scores"
+    assert own.mAP.iloc[0] == pytest.approx(100 * np.mean([scored(load_encoder(vit), c, resize="bilinear" if splits else "lanczos") for c in configs]), abs=.01), "the notebook scores what the library scores"
 
 
 @pytest.mark.slow
@@ -160,7 +160,7 @@ def test_nobody_is_tested_on_people_that_were_trained_on():
 def replaced(**changes): return type("Of", (), {"path": Path("runs/x"), "config": replace(Config(), **changes)})
 
 
-@pytest.mark.parametrize("wrong,says", [(dict(depths="all"), "depths = 'all'"), (dict(flip="true"), "flip = 'true'"), (dict(model="vit"), "model = 'vit'"), (dict(batch=0), "batch = 0"),
+@pytest.mark.parametrize("wrong,says", [(dict(depths="all"), "depths = 'all'"), (dict(flip="true"), "flip = 'true'"), (dict(resize="area"), "resize = 'area'"), (dict(model="vit"), "model = 'vit'"), (dict(batch=0), "batch = 0"),
     (dict(direction="visible_to_infrared"), 'direction = "visible_to_infrared" is for'), (dict(split=11), "split = 11"), (dict(dataset="sysu"), "needs data_root"), (dict(hardest=2.5), "hardest = 2.5 is a float"),
     (dict(trials="ten"), "trials = 'ten' is a str: expected a int")])
 def test_wrong_settings(wrong, says):
@@ -185,7 +185,8 @@ def test_flip_is_the_mean_of_both_ways(small, vit):
     model, images = load_encoder(vit).model, load_images(small(), progress=False)
     part = images.iloc[[0, -1, 5]]                                             # both modalities, mixed
     part.attrs = images.attrs
-    both, deep, single = (extract(model, part, progress=False, **o) for o in (dict(), dict(depths=("deep",)), dict(flip=False)))
+    both, deep, single, sharp = (extract(model, part, progress=False, **o) for o in (dict(), dict(depths=("deep",)), dict(flip=False), dict(resize="lanczos")))
+    assert torch.equal(both, sharp), "images of the model's size are left alone"
     assert torch.allclose(both[:, :96], deep) and not torch.allclose(both, single, atol=1e-4)
     one = [extract(model, p, progress=False, batch=1) for p in (part.iloc[[i]] for i in range(3)) if p.attrs.update(images.attrs) is None]
     assert torch.allclose(torch.cat(one), both, atol=1e-5)
