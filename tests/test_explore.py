@@ -443,6 +443,9 @@ def test_curation_from_split_to_reload(app, shared, tmp_path):
     view.name.value = "Grace"
     view.buttons["split selection"].click()
     before, after = view.figures().values()
+    assert view.steps() == [(0, before["ari"]), (1, after["ari"])]
+    now = identities(s)
+    assert f"{(now.people > 1).sum()} of {len(now)} identities mix people, 1 correction" in app.frame.note
     assert s.name(s.identity) == "Grace" and after["ari"] != before["ari"] and after["identities"] == before["identities"] + 1 and view.frame.warn == ""
     view.one.value = mixed
     assert s.identity == mixed
