@@ -53,7 +53,7 @@ class CurationView(View):
         super().__init__(session)
         drop = lambda label: w.Dropdown(options=[("choose", -1)], description=label, layout=w.Layout(width="215px"), style={"description_width": "56px"})
         self.one, self.other = drop("identity").add_class("hil-one"), drop("other").add_class("hil-other")
-        self.name = w.Text(placeholder="a name", layout=w.Layout(width="120px")).add_class("hil-name")
+        self.name = w.Text(placeholder="a name", description="name", style={"description_width": "56px"}, layout=w.Layout(width="215px")).add_class("hil-name")
         self.file = w.Text(value="identities.csv", description="export to", layout=w.Layout(width="330px"), style={"description_width": "64px"}).add_class("hil-file")
         self.buttons = {name: self.button(name, tip) for name, tip in {
             "merge": "the other identity's images join the first (key m)", "split selection": "the selected images become an identity of their own (key s)", "split in two": "k-means with K = 2 inside the identity (key 2)",
@@ -62,7 +62,7 @@ class CurationView(View):
         self.one.observe(lambda change: change.new >= 0 and change.new != session.identity and session.open(change.new), "value")
         self.watch(self.show, "identity", "version", "selection", "epoch")
         b = self.buttons
-        self.widget = w.VBox([w.HBox([self.one, b["split in two"], self.name, b["rename"]], layout=w.Layout(flex_flow="row wrap")), w.HBox([self.other, b["merge"]]), w.HBox([b["split selection"], b["outliers"], b["undo"]]), w.HBox([self.file, b["export"]]), self.frame, self.table]).add_class("hil-curation")
+        self.widget = w.VBox([w.HBox([self.one, b["split in two"]]), w.HBox([self.other, b["merge"]]), w.HBox([self.name, b["rename"]]), w.HBox([b["split selection"], b["outliers"], b["undo"]]), w.HBox([self.file, b["export"]]), self.frame, self.table]).add_class("hil-curation")
         self.show()
 
     def button(self, name, tip):

@@ -24,7 +24,7 @@ body[data-jp-theme-light="false"] .hil { --lift: 38%; }
 .hil-sheet th.head { width: 128px; font-weight: 400; } .hil-sheet th.head button { all: unset; cursor: pointer; font-weight: 600; text-decoration: underline dotted; }
 .hil-sheet th.head b { font-weight: 600; } .hil-sheet .cells { display: flex; flex-wrap: wrap; gap: 4px; }
 .hil-sheet figure { margin: 0; } .hil-sheet button.cell { all: unset; cursor: pointer; border: 3px solid var(--line); border-radius: 3px; background: var(--raised); position: relative; display: block; box-sizing: border-box; }
-.hil-sheet button.cell img { display: block; height: 100%; width: 100%; object-fit: cover; border-radius: 1px; }
+.hil-sheet button.cell img { display: block; height: 100%; width: 100%; object-fit: cover; border-radius: 1px; } .hil-sheet button.cell img:not([src]) { visibility: hidden; }
 .hil-sheet button.cell.on { box-shadow: 0 0 0 2px var(--focus); } .hil-sheet figcaption { font-size: 10px; text-align: center; color: var(--soft); max-width: 64px; overflow: hidden; white-space: nowrap; text-overflow: ellipsis; }
 .hil-graph svg { display: block; width: 100%; } .hil-graph path { fill: none; cursor: pointer; } .hil-graph path:hover, .hil-graph path.on { stroke-opacity: 1 !important; filter: drop-shadow(0 0 2px var(--focus)); }
 .hil-graph text { fill: var(--ink); font-size: 11px; } .hil-graph g.node { cursor: pointer; } .hil-key { display: flex; flex-wrap: wrap; gap: 4px 14px; margin: 4px 0; align-items: center; }

@@ -1,4 +1,5 @@
 "hil.explore and its parts: every control played from Python, on a real run and on anybody's embeddings."
+import asyncio
 import io
 import json
 import shutil
@@ -13,8 +14,9 @@ from hil import match
 from hil.cluster import centroids, pseudo_labels
 from hil.explore import TABS, cluster_map, curation, explore, identity_sheet, knobs, match_graph, retrieval, timeline
 from hil.journal import Journal, apply, export_labels, read_labels
+from hil.knobs import KnobView
 from hil.layout import Maps, layout, procrustes
-from hil.rerank import jaccard_distance, knn
+from hil.rerank import jaccard_distance, knn, knn_blocks
 from hil.run import RunError
 from hil.session import COLORINGS, as_session, changed_since, coloring, identities, nearest
 from hil.source import compact, join_labels, open_source
@@ -196,6 +198,26 @@ def test_renaming_clusters_changes_nobody(labels, shift):
     assert set(state[y >= 0]) <= {0} and set(state[y < 0]) <= {-1}
 
 
+def test_a_graph_is_built_in_pieces_and_its_answers_are_kept(tmp_path, monkeypatch):
+    table, x = people(20, 8)
+    kind, told = table.modality.to_numpy(), {**SMALL, "eps": .5}
+    monkeypatch.setattr("hil.whatif.knn_blocks", lambda features, k: knn_blocks(features, k, 50))
+    graph = Graph(x, kind, told, store=tmp_path / "maps" / "a")
+    assert not graph.knows(.5, 3)
+    steps = graph.build()
+    shares = [next(steps)[0] for _ in range(2)]                                              # broken off ...
+    shares += [share for share, _ in graph.build()]                                          # ... goes on where it stood
+    assert shares == sorted(shares) and shares[-1] == pytest.approx(1) and len(shares) == 12 # 4 pieces, the graph of a modality and its end, twice
+    for m in MARKERS: np.testing.assert_array_equal(graph._near[m], knn(x[kind == m], 60))
+    assert graph.knows(.31, 7) and not graph.knows(.5, 3, 5)
+    found = graph.cluster(.5, 3)
+    graph.keep()
+    again = Graph(x, kind, told, store=tmp_path / "maps" / "a")
+    assert again.knows(.5, 3) and not again.knows(.4, 3) and not Graph(x, kind, {**told, "k2": 3}, store=tmp_path / "maps" / "a").knows(.5, 3)
+    for m in MARKERS: np.testing.assert_array_equal(again.cluster(.5, 3)[m], found[m])
+    assert not again._distance                                                               # nothing was computed for it
+
+
 # ---- the journal ----------------------------------------------------------------------------------------------------------
 
 ACTION = st.one_of(st.builds(lambda a, b: dict(do="merge", into=a, others=[b]), st.integers(0, 3), st.integers(0, 3)),
@@ -344,6 +366,23 @@ def test_knobs(app):
     np.testing.assert_array_equal(s.labels.apart, s.source.labels(s.epoch).apart)
 
 
+def test_a_large_graph_is_built_behind_a_bar(monkeypatch):
+    monkeypatch.setattr("hil.knobs.AT_ONCE", 0)
+    table, x = people()
+    async def visit():
+        view = KnobView(as_session(table, x, journal="none.jsonl", **SMALL))
+        seen = []
+        view.left.observe(lambda change: seen.append((view.building.layout.display, change.new)), "value")
+        assert "eps" not in view.curves.title                                               # nothing has been asked of the kernel yet
+        for _ in range(400):
+            await asyncio.sleep(.01)
+            if view.curves.panels and len(view.curves.panels[0]["lines"][0]["x"]) == 13: break
+        return view, seen
+    view, seen = asyncio.run(visit())
+    assert seen and all(display == "" and text.startswith("neighbour graph:") for display, text in seen) and "100 %" in seen[-1][1]
+    assert view.building.layout.display == "none" and view.curves.title.startswith("eps")
+
+
 def test_time(app):
     view, s = app.time, app.session
     points = app.map.scatter.widget.points.copy()
@@ -404,6 +443,9 @@ def test_curation_from_split_to_reload(app, shared, tmp_path):
     view.name.value = "Grace"
     view.buttons["split selection"].click()
     before, after = view.figures().values()
+    assert view.steps() == [(0, before["ari"]), (1, after["ari"])]
+    now = identities(s)
+    assert f"{(now.people > 1).sum()} of {len(now)} identities mix people, 1 correction" in app.frame.note
     assert s.name(s.identity) == "Grace" and after["ari"] != before["ari"] and after["identities"] == before["identities"] + 1 and view.frame.warn == ""
     view.one.value = mixed
     assert s.identity == mixed
