@@ -37,7 +37,7 @@ class Config:
     data_root: str = ""  # folder of the data set; "" puts the rendered one into ~/.cache/hil (or $HIL_HOME)
     preset: str = "default"  # synth: "tiny", "default" or "large"; "sysu", "regdb", "llcm": the paper's recipe for that set, overridden by what is set here
     release: bool = False  # the public release's choices where they differ from the paper (see RELEASE); the report says so
-    render_seed: int = 7  # synth: another seed, other people (0 to 6, 10, 11 and 30 to 32 were looked at while settings were chosen)
+    render_seed: int = 8  # synth: another seed, other people (0 to 7, 10, 11 and 30 to 32 were looked at while settings were chosen)
     overlap: float = 1.0  # synth: share of the training people seen in both modalities, 0..1
     split: int = 1  # regdb: which of its ten given splits, 1..10
     expect: str = "published"  # counts to check on load: "published", "stand-in" (of hil.layouts) or "any" (differences are logged)

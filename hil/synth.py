@@ -29,7 +29,7 @@ from .scenes import CAMERAS, GAMMA, HEIGHT, LAMP, MARGIN, OCCLUDERS, VARIANTS, W
 class Difficulty:
     "Levers of the benchmark's difficulty; every default is a modelling choice."
     infrared_zoom: float = 1.04     # infrared boxes are this much looser than visible ones
-    infrared_shift: float = 0.046   # ... and this much higher [body heights]
+    infrared_shift: float = 0.0425  # ... and this much higher [body heights]
     framing: float = 0.2           # jitter of every box, 0 none
     vigour: float = 0.45            # scales stride and arm swing
     standing: float = 0.15         # share of the pictures in which the person stands
