@@ -158,7 +158,7 @@ class Explorer(View):
         if key in KEYS: self.view("Curation").do(KEYS[key]); return
         epochs = self.session.source.labelled
         at = epochs.index(self.session.epoch) + (1 if key == "." else -1)
-        if 0 <= at < len(epochs): self.session.epoch = epochs[at]
+        if 0 <= at < len(epochs): self.time.go(epochs[at])
 
     def static(self): return self.map.static() # Figure
 

@@ -12,6 +12,7 @@ import pandas as pd
 from sklearn.metrics import adjusted_rand_score
 
 from . import viz
+from .layout import about
 from .panels import View
 from .style import COLORS, MARKERS, _pct, _s
 from .widgets import Curves, Frame
@@ -156,7 +157,7 @@ class TimeView(View):
 
     def go(self, epoch):
         "Show an epoch everywhere; its map is drawn first if it is not there yet."
-        if not self.session.maps.ready(epoch): self.frame.note = f"drawing the map of epoch {epoch} for the first time ..."
+        if not self.session.maps.ready(epoch): self.frame.note = f"drawing the map of epoch {epoch}, about {about(self.session.maps.seconds(epoch))}, once; kept afterwards ..."
         self.session.epoch = epoch
 
     def pick(self, epoch): # a point of a curve was clicked

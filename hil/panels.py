@@ -19,10 +19,10 @@ from . import maps, sheets
 from .session import COLORINGS, coloring, identities, nearest, values
 from .source import sub_clusters
 from .style import COLORS, MARKERS, _pct, _s
-from .widgets import Frame, Sheet
+from .widgets import Frame, Sheet, announced
 
 # %% ../nbs/11g_panels.ipynb #16ce8a4b
-STILL = "A still picture: this page runs no widgets. Open the notebook in JupyterLab and run the cell to explore."
+STILL = "Neither widgets nor pictures are shown here. To explore, run the cell in JupyterLab; a picture without widgets: .static(), and .static().savefig('look.png') keeps it."
 
 
 class View:
@@ -62,10 +62,12 @@ class View:
 
     def static(self): raise NotImplementedError
 
+    def __repr__(self): return f"{type(self).__name__}({self.session.source.name}: {self.session.source.n:,} clustered images, epoch {self.session.epoch})"
+
     def _repr_mimebundle_(self, include=None, exclude=None):
         png = io.BytesIO()
         self.static().canvas.print_png(png)
-        return {"text/plain": STILL, "image/png": base64.b64encode(png.getvalue()).decode(), **{k: v for k, v in self.widget._repr_mimebundle_().items() if k != "text/plain"}}
+        return {"text/plain": f"{self!r}\n{STILL}", "image/png": base64.b64encode(png.getvalue()).decode(), **{k: v for k, v in self.widget._repr_mimebundle_().items() if k != "text/plain"}}
 
 
 def grouped(cells, most=400): # -> at most so many of the cells
@@ -87,7 +89,7 @@ class MapView(View):
     "All clustered images on a plane; lasso selects, hover shows the image."
     def __init__(self, session, height=430):
         super().__init__(session)
-        n, xy = session.source.n, session.maps.xy(session.epoch)
+        with announced(session.maps, session.epoch): n, xy = session.source.n, session.maps.xy(session.epoch)
         cards = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "color": pd.Categorical(["#000000"] * n), "image": "", "about": ""})
         self.scatter = Scatter("x", "y", data=cards, height=height, x_scale=SCALE, y_scale=SCALE, size=int(np.clip(1200 / n ** .5, 3, 8)), opacity=.8, axes=False)
         self.scatter.tooltip(True, properties=["about"], preview="image", preview_type="image", preview_image_size="contain", preview_image_height=120, histograms=False, size="small")

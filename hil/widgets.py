@@ -4,9 +4,15 @@
 __all__ = ['CSS', 'HELPERS', 'Sheet', 'MatchGraph', 'Curves', 'Frame']
 
 # %% ../nbs/11e_widgets.ipynb #813f6d6f
+import time
+from contextlib import contextmanager
+from html import escape
+
 import anywidget
 import traitlets as t
+from IPython.display import display
 
+from .layout import about
 from .style import COLORS, MARKERS
 
 # %% ../nbs/11e_widgets.ipynb #9e9c262d
@@ -223,3 +229,28 @@ export default { render };
     def __init__(self, on_key=None, **traits): # on_key(letter)
         super().__init__(**traits)
         self.on_msg(lambda _, message, buffers: on_key and message["type"] == "key" and on_key(message["key"]))
+
+# %% ../nbs/11e_widgets.ipynb #5b0a7d11
+class Notice:
+    "A line in the cell's output, with a bar that fills in so many seconds."
+    def __init__(self, text, seconds=0): self.text, self.seconds = text, seconds # seconds 0: no bar
+
+    def __repr__(self): return self.text
+
+    def _repr_html_(self):
+        bar = f"""<div style="border:1px solid currentColor;border-radius:3px;height:8px;max-width:430px;margin:4px 0">
+<div style="background:{COLORS['visible']};height:100%;width:98%;animation:hil-wait {self.seconds:.0f}s linear"></div></div><style>@keyframes hil-wait {{ from {{ width: 0 }} }}</style>"""
+        return f'<div class="hil-wait" role="status">{escape(self.text)}{bar if self.seconds else ""}</div>'
+
+
+LARGE = 2000 # images whose map takes long enough to be announced
+
+
+@contextmanager
+def announced(maps, epoch): # hil.layout.Maps, epoch that is about to be drawn
+    "Where a large map is drawn for the first time, say so, and for how long."
+    seconds, n, begun = maps.seconds(epoch), maps.source.n, time.perf_counter()
+    if n < LARGE or not seconds: yield; return
+    shown = display(Notice(f"drawing the map of {n:,} images, about {about(seconds)}, once; kept afterwards", seconds), display_id=True)
+    yield
+    if shown: shown.update(Notice(f"The map of {n:,} images took {about(time.perf_counter() - begun)}; it is kept, and there at once next time."))
