@@ -366,8 +366,9 @@ def test_knobs(app):
     np.testing.assert_array_equal(s.labels.apart, s.source.labels(s.epoch).apart)
 
 
-def test_a_large_graph_is_built_behind_a_bar(monkeypatch):
+def test_a_large_graph_is_built_behind_a_bar(monkeypatch, tmp_path):
     monkeypatch.setattr("hil.knobs.AT_ONCE", 0)
+    monkeypatch.setenv("HIL_HOME", str(tmp_path))                                           # no answers kept by another test
     table, x = people()
     async def visit():
         view = KnobView(as_session(table, x, journal="none.jsonl", **SMALL))

@@ -22,6 +22,10 @@ from hil.whatif import Graph, Transfer
 SMALL = dict(k1=8, k1_infrared=8, k2=2, min_samples=3, n_sub=2, threshold=.5)
 
 
+@pytest.fixture(autouse=True)
+def home(monkeypatch, tmp_path): monkeypatch.setenv("HIL_HOME", str(tmp_path))            # maps, graphs and answers are kept here, and by no other test
+
+
 def people(n=8, k=6, seed=0, spread=.4, **columns):
     "Embeddings of k people, n images of each in each modality; and coordinates, so that no UMAP is drawn."
     rng, who = np.random.default_rng(seed), np.tile(np.repeat(np.arange(k), n), 2)
@@ -179,7 +183,6 @@ def test_turns_can_be_stopped():
 # ---- waiting, and where nothing can be shown ----------------------------------------------------------------------------------
 
 def test_a_large_map_is_announced_once(monkeypatch, tmp_path):
-    monkeypatch.setenv("HIL_HOME", str(tmp_path))
     monkeypatch.setattr("hil.widgets.LARGE", 0)
     shown = []
     class Handle: update = staticmethod(shown.append)
@@ -195,8 +198,7 @@ def test_a_large_map_is_announced_once(monkeypatch, tmp_path):
     assert len(shown) == 2                                                                  # a small one is not announced
 
 
-def test_a_keys_epoch_is_announced_with_all_the_maps_it_needs(monkeypatch, tmp_path):
-    monkeypatch.setenv("HIL_HOME", str(tmp_path))
+def test_a_keys_epoch_is_announced_with_all_the_maps_it_needs(tmp_path):
     table, x = people()
     source = as_session(table, x, **SMALL).source
     source.epochs, source.history = [0, 1, 2, 3], pd.DataFrame({"epoch": [0, 1, 2, 3]})
@@ -224,7 +226,7 @@ def test_text_where_nothing_can_be_shown(tmp_path):
     assert (tmp_path / "look.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_papermill_leaves_a_picture_of_every_view(hil_home, tmp_path):
+def test_papermill_leaves_a_picture_of_every_view(tmp_path):
     from conftest import papermill
     done = papermill("11_explore", tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
