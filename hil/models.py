@@ -93,7 +93,7 @@ class Head(nn.Module):
         dim=768, # length of the feature
         hidden=512, # width of the residual layer
         dropout=.2, # share of inputs dropped in training
-        own=1., # weight of the modality's own map beside the shared one
+        own=2., # weight of the modality's own map beside the shared one
     ):
         super().__init__()
         self.own_weight, self.dropout = own, nn.Dropout(dropout)

@@ -37,7 +37,7 @@ class Config:
     data_root: str = ""  # folder of the data set; "" puts the rendered one into ~/.cache/hil (or $HIL_HOME)
     preset: str = "default"  # synth: "tiny", "default" or "large"; "sysu", "regdb", "llcm": the paper's recipe for that set, overridden by what is set here
     release: bool = False  # the public release's choices where they differ from the paper (see RELEASE); the report says so
-    render_seed: int = 8  # synth: another seed, other people (0 to 7, 10, 11 and 30 to 32 were looked at while settings were chosen)
+    render_seed: int = 9  # synth: another seed, other people (0 to 8, 10, 11 and 30 to 32 were looked at while settings were chosen)
     overlap: float = 1.0  # synth: share of the training people seen in both modalities, 0..1
     split: int = 1  # regdb: which of its ten given splits, 1..10
     expect: str = "published"  # counts to check on load: "published", "stand-in" (of hil.layouts) or "any" (differences are logged)
@@ -66,7 +66,8 @@ class Config:
     same_ids: bool = True  # stage 2: both halves of a batch hold the same pseudo-identities (release: drawn apart)
     sampler: str = "random"  # "random": drawn anew each step; "camera": identities by turns, other cameras first (release); "no_camera": by turns
     optimizer: str = "adam"  # "adam" or "sgd" (paper; momentum 0.9)
-    lr: float = 1e-3  # learning rate
+    lr: float = 7e-4  # learning rate
+    warmup_lr: float = 0.2  # share of it in stage 1, so that the two stems stay together until labels cross
     lr_drop: float = 0.7  # after this share of the epochs the learning rate is a tenth
     weight_decay: float = 5e-4
     accumulate: int = 1  # parts in which a batch passes the network, with trainable "all"; the gradients are those of the whole batch
@@ -132,7 +133,7 @@ CHOICES = {"dataset": ("synth", "sysu", "regdb", "llcm", "folder"), "preset": ("
            "memory_update": ("sample", "mean", "hard"), "mccl_variant": ("published", "softmax"), "supervision": ("none", "truth"), "select": ("last", "test_best")}
 TINY, BIG = 1e-9, 10**9
 RANGES = {"overlap": (0, 1), "trials": (1, 10), "split": (1, 10), "shots": (1, BIG), "dropout": (0, .95), "n_views": (1, 100), "stage1_epochs": (0, BIG), "stage2_epochs": (0, BIG), "iterations": (1, BIG),
-          "batch_ids": (2, BIG), "instances": (1, BIG), "lr": (TINY, 100), "lr_drop": (0, 1), "weight_decay": (0, 1), "accumulate": (1, BIG), "eps": (TINY, 1 - TINY), "min_samples": (1, BIG),
+          "batch_ids": (2, BIG), "instances": (1, BIG), "lr": (TINY, 100), "warmup_lr": (TINY, 1), "lr_drop": (0, 1), "weight_decay": (0, 1), "accumulate": (1, BIG), "eps": (TINY, 1 - TINY), "min_samples": (1, BIG),
           "k1": (2, BIG), "k1_infrared": (0, BIG), "k2": (1, BIG), "n_sub": (0, BIG), "shrink": (0, 1), "threshold": (0, 1), "temp": (TINY, 100), "momentum": (0, 1),
           "cluster_weight": (0, BIG), "mccl_weight": (0, BIG), "mccl_warmup": (0, BIG), "neighbor_weight": (0, BIG), "render_seed": (0, BIG), "seed": (0, BIG), "reload_epoch": (0, BIG)}
 FORMAT = 1  # of the run folder

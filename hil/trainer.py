@@ -195,7 +195,7 @@ class Trainer:
         "The epoch's steps. Raises RunError at the first loss that is not finite."
         c, stage2 = self.config, e - self.config.stage1_epochs
         rng, views, history = np.random.default_rng([c.seed, e]), torch.Generator().manual_seed(c.seed * 10007 + e), []
-        for group in self.optimizer.param_groups: group["lr"] = c.lr * (1 if e < round(c.lr_drop * c.epochs) else .1)
+        for group in self.optimizer.param_groups: group["lr"] = c.lr * (.1 if e >= round(c.lr_drop * c.epochs) else c.warmup_lr if e < c.stage1_epochs else 1)
         y_all = {m: torch.from_numpy(y).to(self.device) for m, y in labels.items()}
         cams = {m: t.camid[t.train].to_numpy() if c.sampler == "camera" else None for m, t in self.tables.items()}
         dealt = {m: turns(y, c.batch_ids, c.instances, cams[m], int(rng.integers(2**31))) for m, y in labels.items()} if c.sampler != "random" else {}

@@ -84,7 +84,7 @@ def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path, moment, record
     before = (run.path / "history.csv").read_bytes()
     Trainer(replace(config, resume=True), progress=False).fit()  # a finished run: nothing to do
     assert (run.path / "history.csv").read_bytes() == before
-    with pytest.raises(RunError, match="lr was 0.001, is 0.1"): Trainer(replace(config, resume=True, lr=.1), progress=False)
+    with pytest.raises(RunError, match="lr was 0.0007, is 0.1"): Trainer(replace(config, resume=True, lr=.1), progress=False)
     with pytest.raises(RunError, match="holds a run already"): Trainer(config, progress=False)
     for file in tmp_path.rglob("*.pt"): file.unlink()
 
@@ -234,12 +234,12 @@ def test_a_frozen_trunk_stays_as_it_came(quick):
     assert any((before[k] != after[k]).any() for k in before if k.startswith("heads."))
 
 
-def test_learning_rate_drops(small, tmp_path, monkeypatch):
-    trainer = Trainer(small(run_dir=str(tmp_path), stage1_epochs=0, stage2_epochs=4, iterations=1, lr_drop=.5, trials=1), progress=False)
+def test_learning_rate_warms_up_and_drops(small, tmp_path, monkeypatch):
+    trainer = Trainer(small(run_dir=str(tmp_path), stage1_epochs=1, stage2_epochs=3, iterations=1, lr=1e-3, warmup_lr=.2, lr_drop=.5, trials=1), progress=False)
     rates, record = [], trainer.record
     monkeypatch.setattr(trainer, "record", lambda number, *a: rates.append(trainer.optimizer.param_groups[0]["lr"]))
     trainer.fit()
-    assert rates[1:] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4])
+    assert rates[1:] == pytest.approx([2e-4, 1e-3, 1e-4, 1e-4])
 
 
 def test_what_an_epoch_is_given(small, tmp_path, monkeypatch):
