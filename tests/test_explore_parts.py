@@ -34,7 +34,9 @@ def people(n=8, k=6, seed=0, spread=.4, **columns):
     return table.assign(**columns), x
 
 
-def session(tmp_path, table, x, **options): return as_session(table, x, xy=x[:, :2], journal=tmp_path / "j.jsonl", **{**SMALL, **options})
+def session(tmp_path, table, x, **options):
+    clustered = table.train.to_numpy() if "train" in table else slice(None)
+    return as_session(table, x, xy=x[clustered, :2], journal=tmp_path / "j.jsonl", **{**SMALL, **options})
 
 
 # ---- figures ------------------------------------------------------------------------------------------------------------
