@@ -21,7 +21,7 @@ COMMON = dict(model="vit_base_ics", flip=True, trainable="all",                 
               matcher="brst", level="sample", brst_direction="alternate",                                  # 4
               batch_ids=8, instances=16, temp=.05, momentum=.1, memory_update="sample", mccl_warmup=20, mccl_variant="published", instance_mix="unit",  # 5
               cluster_weight=1., mccl_weight=1., neighbor_weight=1.,
-              stage1_epochs=30, stage2_epochs=30, optimizer="sgd", lr=3.5e-5, weight_decay=5e-4, lr_drop=1., select="last", reload_epoch=0, supervision="none",  # 6
+              stage1_epochs=30, stage2_epochs=30, optimizer="sgd", lr=3.5e-5, warmup_lr=1., weight_decay=5e-4, lr_drop=1., select="last", reload_epoch=0, supervision="none",  # 6
               trials=10, accumulate=1, precision="float32", release=False)
 OWN = {"sysu": dict(dataset="sysu", train_splits="train+val", eps=.6, n_sub=9, threshold=.5, iterations=100),
        "regdb": dict(dataset="regdb", train_splits="train", eps=.3, n_sub=2, threshold=.8, iterations=50),
