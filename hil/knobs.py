@@ -110,7 +110,7 @@ class KnobView(View):
         if not self.curves.panels: self.curves.title = "Who is near whom? Asked once for each epoch, then kept on disk"
         for share, left in graph.build(k1):
             self.building.layout.display, self.bar.value = "", share
-            self.left.value = f"neighbour graph: {_pct(share)}" + (f", about {max(1, round(left))} s left" if np.isfinite(left) else " ...")
+            self.left.value = f"neighbour graph: {_pct(share)}" + (f", about {about(left)} left" if np.isfinite(left) else " ...")
             yield share
         self.building.layout.display = "none"
 
