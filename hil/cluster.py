@@ -191,42 +191,56 @@ def _kmeans(squared, draws, k, tol):
     return best_labels
 
 # %% ../nbs/05_cluster.ipynb #b3947e4b
-def _squared_distances(x):
-    "Squared distances between all rows -> float64 [n, n]; what rounding left of equal rows is 0."
-    x = x.astype(np.float64)
-    x -= x.mean(0)
-    products = x @ x.T
-    length = np.diag(products)
-    squared = length[:, None] + length - 2 * products
-    squared[squared <= 1e-12 * length.max()] = 0
+@njit(nogil=True, cache=True)
+def _squared_distances(x, rows):
+    "Squared distances between the given rows -> float64 [n, n]; what rounding left of equal rows is 0."
+    y = np.empty((len(rows), x.shape[1]))
+    for i in range(len(rows)): y[i] = x[rows[i]]
+    y -= y.sum(0) / len(y)
+    squared = -2 * np.dot(y, y.T)
+    length = -np.diag(squared) / 2
+    noise = 1e-12 * length.max()
+    for i in range(len(y)):
+        for j in range(len(y)):
+            apart = squared[i, j] + length[i] + length[j]
+            squared[i, j] = apart if apart > noise else 0
     return squared
 
-def _split(x, n_sub, random_state, large=2048):
-    "Sub-cluster of each row of one coarse cluster, all 0 where it has fewer than n_sub distinct rows."
-    if len(x) > large:
-        found = KMeans(n_sub, n_init=10, random_state=random_state).fit_predict(x)
-    else:
-        trials = 2 + int(np.log(n_sub))                              # scikit-learn's number of candidates, and its stream
-        draws = np.random.RandomState(random_state).random_sample((10, 1 + (n_sub - 1) * trials))
-        squared = _squared_distances(x)
-        found = _kmeans(squared, draws, n_sub, 1e-4 * squared.mean() / 2 / x.shape[1])
-    return found if len(np.unique(found)) == n_sub else np.zeros_like(found)
+@njit(nogil=True, cache=True)
+def _split_clusters(clusters, x, members, ends, draws, k, sub):
+    "Write the sub-clusters of the given clusters (rows members[ends[c]:ends[c + 1]]) to `sub`; with fewer than k distinct rows it stays 0."
+    for c in clusters:
+        rows = members[ends[c]:ends[c + 1]]
+        squared = _squared_distances(x, rows)
+        found = _kmeans(squared, draws, k, 1e-4 * squared.mean() / 2 / x.shape[1])
+        if (np.bincount(found, minlength=k) > 0).all(): sub[rows] = found
+
+def _draws(n_sub, random_state, runs=10):
+    "The numbers that scikit-learn draws for the starts of its runs: 2 + log(K) candidates for each but the first."
+    return np.random.RandomState(random_state).random_sample((runs, 1 + (n_sub - 1) * (2 + int(np.log(n_sub)))))
 
 def secondary_assign(
     features,       # [N, D] raw features, array or tensor
     labels,         # [N] coarse cluster of every row, -1 = outlier
     n_sub=9,        # sub-clusters K of each cluster; 9 on SYSU-MM01, 2 on RegDB
     random_state=0, # seed of the k-means++ starts, the same for every cluster
+    large=2048,     # more images than this in a cluster go to scikit-learn's k-means
 ):                  # -> int64 array [N]: sub-cluster 0..K-1; -1 = outlier; 0 throughout a cluster that is not split
     "Sub-cluster of every image: k-means inside each coarse cluster, best of 10 runs (HIL section 3.2)."
     if n_sub < 0 or n_sub != int(n_sub): raise ValueError(f"n_sub must be a whole number of at least 0, got {n_sub}")
     x = _as_tensor(features).cpu().numpy()
     labels, n_clusters = _checked_labels(labels, len(x))
     sub = np.minimum(labels, 0)
-    members = np.split(np.argsort(labels, kind="stable"), np.bincount(labels + 1, minlength=1).cumsum()[:-1])[1:]
-    todo = sorted((rows for rows in members if len(rows) > n_sub > 1), key=len, reverse=True)
-    with threadpool_limits(1), ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for rows, found in zip(todo, pool.map(lambda rows: _split(x[rows], int(n_sub), random_state), todo)): sub[rows] = found
+    if n_sub < 2: return sub
+    members, ends = np.argsort(labels, kind="stable"), np.bincount(labels + 1).cumsum()
+    sizes, threads = np.diff(ends), torch.get_num_threads()
+    small = [c for c in np.argsort(-sizes, kind="stable") if n_sub < sizes[c] <= large]
+    hands = [np.array(small[first::8 * threads]) for first in range(min(8 * threads, len(small)))]
+    with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda hand: _split_clusters(hand, x, members, ends, _draws(n_sub, random_state), int(n_sub), sub), hands))
+    for c in np.flatnonzero(sizes > max(large, n_sub)):
+        found = KMeans(n_sub, n_init=10, random_state=random_state).fit_predict(x[labels == c])
+        if len(np.unique(found)) == n_sub: sub[labels == c] = found
     return sub
 
 # %% ../nbs/05_cluster.ipynb #7f4d9cce
@@ -240,12 +254,14 @@ def sub_centers(
     "Rows of the multi-centre memory bank, raw (HIL section 3.2)."
     if not 0 <= shrink <= 1: raise ValueError(f"shrink must lie in [0, 1], got {shrink}")
     features, sub = _as_tensor(features), np.asarray(sub)
-    mu = centroids(features, labels)[:, None]                                                # [C, 1, D]
     labels, n_clusters = _checked_labels(labels, len(features))
-    groups = np.where((labels >= 0) & (sub < n_sub), labels * n_sub + sub, -1)
-    m, sizes = _group_means(features, groups, n_clusters * n_sub)
-    m = torch.where(sizes > 0, m, mu.expand(-1, n_sub, -1).flatten(0, 1)).view(n_clusters, n_sub, mu.shape[-1])
-    return torch.cat([mu, mu + (1 - shrink) * (m - mu)], dim=1)
+    if n_sub == 0: return centroids(features, labels)[:, None]
+    inside = labels >= 0
+    if sub.shape != labels.shape or (sub[inside] < 0).any() or (sub[inside] >= n_sub).any():
+        raise ValueError(f"sub must give every clustered row a sub-cluster 0..{n_sub - 1}, as secondary_assign does with n_sub={n_sub}")
+    m, sizes = (part.view(n_clusters, n_sub, -1) for part in _group_means(features, np.where(inside, labels * n_sub + sub, -1), n_clusters * n_sub))
+    mu = (m * sizes).sum(1, keepdim=True) / sizes.sum(1, keepdim=True)                        # [C, 1, D]
+    return torch.cat([mu, mu + (1 - shrink) * torch.where(sizes > 0, m - mu, 0)], dim=1)
 
 def secondary_cluster(
     features,       # [N, D] raw features, array or tensor

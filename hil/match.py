@@ -13,34 +13,43 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.optimize import linear_sum_assignment
-from torch.nn.functional import normalize
 
 from .cluster import centroids
 
 # %% ../nbs/06_match.ipynb #4df3207b
-def _unit_rows(features, prototypes):
-    "Both sides as unit rows in float32, checked."
+def _lengths(name, rows, start=0):
+    "Length of each row [n, 1]; a row without one raises ValueError."
+    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    bad = (~torch.isfinite(length)).nonzero()
+    if len(bad): raise ValueError(f"{name}: row {start + int(bad[0, 0])} holds NaN, infinity or more than float32 can square; look at the network that gave it")
+    return length.clamp_min(1e-12)
+
+def _both_sides(features, prototypes):
+    "Features as they are and prototypes as unit rows in float32, on one device, checked."
     features, prototypes = torch.as_tensor(features).detach(), torch.as_tensor(prototypes).detach()
     if features.ndim != 2 or prototypes.ndim != 2 or features.shape[1] != prototypes.shape[1]:
         raise ValueError(f"features [N, D] and prototypes [C, D] must share D, got {list(features.shape)} and {list(prototypes.shape)}")
     if len(prototypes) == 0:
         raise ValueError("prototypes: the target modality has no cluster to match with; raise eps or lower min_samples there")
-    for name, rows in dict(features=features, prototypes=prototypes).items():
-        bad = (~torch.isfinite(rows).all(1)).nonzero()
-        if len(bad): raise ValueError(f"{name}: row {int(bad[0])} holds NaN or infinity; look at the network that gave it")
-    return normalize(features.float(), dim=1), normalize(prototypes.to(features.device).float(), dim=1)
+    prototypes = prototypes.to(features.device).float()
+    return features, prototypes / _lengths("prototypes", prototypes)
+
+def _cosines(features, prototypes, block=8192):
+    "Cosine of every row with every prototype -> yields [block, C]; it is cheaper to divide the products by the lengths than the rows."
+    x, p = _both_sides(features, prototypes)
+    for start in range(0, len(x), block):
+        rows = x[start:start + block].float()
+        yield rows @ p.T / _lengths("features", rows, start)
 
 def _forward(features, prototypes, block=8192):
     "Nearest prototype c* of each row, its cosine, and M_c = max over all rows of cos(x_j, p_c), in blocks of rows."
-    x, p = _unit_rows(features, prototypes)
-    target, similarity, peak = [], [], x.new_full((len(p),), -torch.inf)
-    for rows in x.split(block):
-        cosine = rows @ p.T                                           # [block, C]
+    target, similarity, peaks = [], [], []
+    for cosine in _cosines(features, prototypes, block):
         best = cosine.max(1)
         target.append(best.indices)
         similarity.append(best.values)
-        peak = torch.maximum(peak, cosine.amax(0))
-    return torch.cat(target).cpu().numpy(), torch.cat(similarity).cpu().numpy(), peak.cpu().numpy()
+        peaks.append(cosine.amax(0))
+    return torch.cat(target).cpu().numpy(), torch.cat(similarity).cpu().numpy(), torch.stack(peaks).amax(0).cpu().numpy()
 
 def _checked(labels, features, threshold=0.5):
     "Labels as int64 [N]; settings within their range."
@@ -104,9 +113,7 @@ def match_one_way(features, labels, prototypes, level="sample"):
     "Nearest prototype without reverse selection (HIL section 4, baseline) -> int64 array [N], -1 = outlier."
     return _at_level(level, features, _checked(labels, features), lambda rows: _forward(rows, prototypes)[0])
 
-def _centre_cosines(centres, prototypes):
-    x, p = _unit_rows(centres, prototypes)
-    return (x @ p.T).cpu().numpy().astype(np.float64)
+def _centre_cosines(centres, prototypes): return torch.cat(list(_cosines(centres, prototypes))).cpu().numpy().astype(np.float64)
 
 def match_mutual(features, labels, prototypes):
     "Clusters whose centres are each other's nearest (HIL section 4, baseline) -> int64 array [N], -1 = no partner or outlier."

@@ -19,6 +19,25 @@ from numba import njit
 from scipy.sparse import csr_array
 
 # %% ../nbs/04_rerank.ipynb #0465372c
+@njit(nogil=True, cache=True)
+def _scale(rows, out):
+    "Write rows of length 1 to `out` -> number of the first row without a direction, -1 if there is none."
+    for i in range(len(rows)):
+        largest = total = 0.0
+        for value in rows[i]: largest = max(largest, abs(value))
+        if not 0 < largest < math.inf: return i
+        for value in rows[i]: total += (value / largest)**2
+        if not total < math.inf: return i                          # NaN: it slips through max, not through a sum
+        total = math.sqrt(total)
+        for d in range(rows.shape[1]): out[i, d] = rows[i, d] / largest / total
+    return -1
+
+def _in_parts(work, n, size=None):
+    "`work(start, stop)` for every part of 0..n, on all cores -> list; by default a part for each core."
+    threads = torch.get_num_threads()
+    size = size or -(-n // threads)
+    with ThreadPoolExecutor(threads) as pool: return list(pool.map(lambda start: work(start, min(start + size, n)), range(0, n, size)))
+
 def unit(
     features, # [N, D] array or tensor of any float type, any length
 ):            # -> float32 array [N, D], rows of length 1
@@ -30,21 +49,73 @@ def unit(
     if features.ndim != 2 or 0 in features.shape:
         raise ValueError(f"features must have shape [N, D] with N and D at least 1, got {list(features.shape)}")
     out = np.empty(features.shape, np.float32)
-    for start in range(0, len(out), 4096):
-        rows = features[start:start + 4096].astype(np.float64)
-        scale = np.abs(rows).max(1, keepdims=True)                 # NaN and inf survive max; 0 means an empty row
-        bad = np.flatnonzero(~np.isfinite(scale) | (scale == 0))
-        if len(bad):
-            what = "is all zeros and has no direction" if scale[bad[0], 0] == 0 else "holds NaN or infinity"
-            raise ValueError(f"features: row {start + bad[0]} {what}; look at the image or the network that gave it")
-        rows /= scale
-        out[start:start + 4096] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    def part(start, stop):
+        rows = features[start:stop]
+        if rows.dtype not in (np.float32, np.float64): rows = rows.astype(np.float64)
+        bad = _scale(rows, out[start:stop])
+        return start + bad if bad >= 0 else len(features)
+    bad = min(_in_parts(part, len(out), 2048))
+    if bad < len(out):
+        what = "holds NaN or infinity" if (features[bad] != 0).any() else "is all zeros and has no direction"
+        raise ValueError(f"features: row {bad} {what}; look at the image or the network that gave it")
     return out
 
 # %% ../nbs/04_rerank.ipynb #3375e0f5
+@njit(nogil=True, cache=True)
+def _insert(value, j, best, found):
+    "Put j into a list that falls, behind its equals; the last one drops out."
+    a = len(best) - 1
+    while a > 0 and best[a - 1] < value:
+        best[a], found[a] = best[a - 1], found[a - 1]
+        a -= 1
+    best[a], found[a] = value, j
+
+@njit(nogil=True, cache=True)
+def _rows_choose(tile, first, best, found, start, stop):
+    "Rows start..stop of a tile take the columns (numbered from `first`) that beat the last entry of their lists."
+    for i in range(start, stop):
+        for c in range(0, tile.shape[1], 64):
+            part, beaten = tile[i, c:c + 64], np.int32(0)
+            for j in range(len(part)): beaten += np.int32(part[j] > best[i, -1])
+            for j in range(len(part) if beaten else 0):
+                if part[j] > best[i, -1]: _insert(part[j], first + c + j, best[i], found[i])
+
+@njit(nogil=True, cache=True)
+def _columns_choose(tile, first, best, found, start, stop):
+    "Columns start..stop of a tile take the rows (numbered from `first`) that beat the last entry of their lists."
+    last = best[:, -1].copy()
+    for i in range(len(tile)):
+        for c in range(start, stop, 64):
+            part, limit, beaten = tile[i, c:min(c + 64, stop)], last[c:min(c + 64, stop)], np.int32(0)
+            for j in range(len(part)): beaten += np.int32(part[j] > limit[j])
+            for j in range(len(part) if beaten else 0):
+                if part[j] > limit[j]:
+                    _insert(part[j], first + i, best[c + j], found[c + j])
+                    limit[j] = best[c + j, -1]
+
+def _half_product(x, k, block, width=2048):
+    "Exact k nearest of unit rows from the upper triangle of x @ x.T (block <= width), its own first, of equals the lower number -> yields int32 [block, k]."
+    n = len(x)
+    best, found, room = np.full((n, k), -np.inf, np.float32), np.full((n, k), -1, np.int32), np.empty(block * width, np.float32)
+    for i in range(0, n, block):
+        rows = slice(i, min(i + block, n))
+        for j in range(i, n, width):
+            columns = slice(j, min(j + width, n))
+            tile = room[:len(x[rows]) * len(x[columns])].reshape(len(x[rows]), -1)
+            np.matmul(x[rows], x[columns].T, out=tile)
+            if i == j: np.fill_diagonal(tile, np.inf)
+            _in_parts(lambda start, stop: _rows_choose(tile, j, best[rows], found[rows], start, stop), len(tile))
+            later = slice(max(j, rows.stop), columns.stop)           # columns of this block were its rows just now
+            if later.start < later.stop:
+                _in_parts(lambda start, stop: _columns_choose(tile[:, later.start - j:], i, best[later], found[later], start, stop), later.stop - later.start)
+        yield found[rows]
+
+# %% ../nbs/04_rerank.ipynb #2c08d976
+def _on_gpu(): return bool(getattr(faiss, "StandardGpuResources", None)) and faiss.get_num_gpus() > 0
+
 def _search(x, rows, k, block=8192):
     "Exact k largest cosines of the given unit rows with all of x, on a GPU where faiss has one -> cosines, indices int64 [n, k]."
-    if getattr(faiss, "StandardGpuResources", None) and faiss.get_num_gpus() > 0:
+    if _on_gpu():
         resources = faiss.StandardGpuResources()
         search = lambda part: faiss.knn_gpu(resources, part, x, k, metric=faiss.METRIC_INNER_PRODUCT)
     else:
@@ -59,6 +130,12 @@ def _own_first(found, start=0):
     found[lost, -1] = own[lost, 0]
     first = np.argsort(found != own, axis=1, kind="stable")
     return np.take_along_axis(found, first, axis=1)
+
+def _exact(x, k, block):
+    "Exact k nearest of unit rows, each row its own first -> yields int32 [block, k]."
+    if not _on_gpu(): yield from _half_product(x, k, block)
+    else:
+        for start in range(0, len(x), block): yield _own_first(_search(x, x[start:start + block], k)[1], start)
 
 # %% ../nbs/04_rerank.ipynb #f269dbb7
 log = logging.getLogger(__name__)
@@ -109,7 +186,7 @@ def _neighbours(x, k, neighbors="exact", recall=.95, seed=0):
     if neighbors not in ("exact", "ivf"): raise ValueError(f'neighbors must be "exact" or "ivf", got {neighbors!r}')
     if not 0 < recall <= 1: raise ValueError(f"recall must lie in (0, 1], got {recall}")
     k = min(int(k), len(x))
-    return _own_first(_search(x, x, k)[1] if neighbors == "exact" else _approximate(x, k, recall, seed))
+    return np.concatenate(list(_exact(x, k, 2048))) if neighbors == "exact" else _own_first(_approximate(x, k, recall, seed))
 
 def knn(
     features, # [N, D] array or tensor; compared by cosine
@@ -128,7 +205,7 @@ def knn_blocks(
 ):            # -> yields int32 arrays [at most block, min(k, N)]: one below the other they are `knn(features, k)`
     "Exact nearest neighbours in small pieces, for a program that has something else to do in between (Zhong et al. 2017, section 3.2)."
     x = unit(features)
-    for start in range(0, len(x), block): yield _own_first(_search(x, x[start:start + block], min(int(k), len(x)))[1], start)
+    yield from _exact(x, min(int(k), len(x)), block)
 
 def knn_recall(
     features, # [N, D] array or tensor
@@ -238,8 +315,7 @@ def _distance_rows(start, stop, indptr, indices, data, t_indptr, t_indices, t_da
 # %% ../nbs/04_rerank.ipynb #f735c622
 def _by_blocks(kernel, n, *args, size=256):
     "Sparse matrix [n, n] whose rows start..stop are `kernel(start, stop, *args)`, computed on all cores."
-    def block(start): return [part.copy() for part in kernel(start, min(start + size, n), *args)]   # lets go of spare room
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool: parts = list(pool.map(block, range(0, n, size)))
+    parts = _in_parts(lambda start, stop: [part.copy() for part in kernel(start, stop, *args)], n, size)   # a copy lets go of spare room
     counts, columns, values = (np.concatenate(part) for part in zip(*parts))
     rows = csr_array((values, columns, np.concatenate(([0], counts.cumsum()))), shape=(n, n))
     rows.sort_indices()

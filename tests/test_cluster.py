@@ -8,7 +8,6 @@ from hypothesis import given, settings, strategies as st
 from sklearn.cluster import KMeans
 from scipy.sparse import csr_array
 
-import hil.cluster
 from hil.cluster import (centroids, cluster_quality, majority_pids, pseudo_labels, secondary_assign, secondary_cluster,
                          sub_centers)
 from hil.rerank import jaccard_distance
@@ -97,7 +96,8 @@ def test_inertia_is_no_worse_than_scikit_learns():
 
 def test_large_clusters_take_the_other_road_to_the_same_place():
     x = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
-    assert (hil.cluster._split(x, 3, 0, large=100) == hil.cluster._split(x, 3, 0)).all()
+    labels = np.r_[np.zeros(200, int), np.ones(100, int)]
+    assert (secondary_assign(x, labels, 3, large=150) == secondary_assign(x, labels, 3)).all()
 
 
 def test_copies_are_not_split_by_rounding():
@@ -133,6 +133,8 @@ def test_bad_labels(labels, message):
 
 def test_bad_sub_settings():
     with pytest.raises(ValueError, match="shrink must lie"): secondary_cluster(torch.ones(3, 2), [0, 0, 0], shrink=1.1)
+    for sub in ([0, 2, 0], [0, -1, 1], [0, 1]):
+        with pytest.raises(ValueError, match=r"a sub-cluster 0\.\.1"): sub_centers(torch.ones(3, 2), [0, 0, 0], sub, 2)
     with pytest.raises(ValueError, match="n_sub must be"): secondary_cluster(torch.ones(3, 2), [0, 0, 0], n_sub=-1)
 
 

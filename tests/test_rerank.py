@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from hil.rerank import jaccard_distance, knn, knn_recall, unit
+from hil.rerank import _half_product, jaccard_distance, knn, knn_blocks, knn_recall, unit
 from reference import as_dense, dense_jaccard, nearest
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "jaccard_n600_d64.npz")
@@ -43,6 +43,23 @@ def test_agrees_with_the_reference(seed, n, d, k1, data):
     assert (knn(x, k1) == nearest(x, k1)).all() or d == 2             # float32 may swap near ties where angles crowd
     ours = jaccard_distance(x, k1, k2)
     assert np.abs(as_dense(ours) - dense_jaccard(x, k1, k2, rank=knn(x, k1))).max() < 1e-4
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 150), st.integers(1, 20), st.integers(1, 40), st.integers(0, 40), st.data())
+def test_half_of_the_product_orders_equals_by_number(seed, n, d, block, more, data):
+    "Small whole numbers: their products are exact, whatever the order of summation, and full of ties."
+    x, k = np.random.default_rng(seed).integers(-2, 3, size=(n, d)).astype(np.float32), data.draw(st.integers(1, n))
+    whole = x @ x.T
+    np.fill_diagonal(whole, np.inf)
+    parts = list(_half_product(x, k, block, block + more))
+    assert (np.concatenate(parts) == np.argsort(-whole, axis=1, kind="stable")[:, :k]).all()
+    assert [len(part) for part in parts] == [min(block, n - start) for start in range(0, n, block)]
+
+
+def test_pieces_one_below_the_other_are_the_whole():
+    x = np.random.default_rng(0).normal(size=(5000, 40))                                     # more than one tile each way
+    assert (np.concatenate(list(knn_blocks(x, 20))) == knn(x, 20)).mean() > .9999             # a tile of other shape may round a near tie the other way
 
 
 @settings(max_examples=60, deadline=None)
@@ -99,7 +116,7 @@ def test_keep_bounds_what_is_stored():
 
 @pytest.mark.parametrize("bad, message", [
     ([[1, 0], [np.nan, 0]], "row 1 holds NaN"), ([[1, 0], [0, 1], [np.inf, 0]], "row 2 holds NaN or infinity"),
-    ([[0, 0], [1, 0]], "row 0 is all zeros"), ([1, 2, 3], r"shape \[N, D\]"), (np.empty((0, 4)), r"shape \[N, D\]")])
+    ([[1, 0], [0, np.nan]], "row 1 holds NaN"), ([[1e-300, 1], [np.nan, np.nan]], "row 1 holds NaN"), ([[0, 0], [1, 0]], "row 0 is all zeros"), ([1, 2, 3], r"shape \[N, D\]"), (np.empty((0, 4)), r"shape \[N, D\]")])
 def test_bad_features(bad, message):
     for function in (jaccard_distance, lambda x: knn(x, 2)):
         with pytest.raises(ValueError, match=message): function(bad)
