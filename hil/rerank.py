@@ -35,7 +35,7 @@ def _scale(rows, out):
 def _in_parts(work, n, size=None):
     "`work(start, stop)` for every part of 0..n, on all cores -> list; by default a part for each core."
     threads = torch.get_num_threads()
-    size = size or -(-n // threads)
+    size = size or max(-(-n // threads), 1)
     with ThreadPoolExecutor(threads) as pool: return list(pool.map(lambda start: work(start, min(start + size, n)), range(0, n, size)))
 
 def unit(
@@ -63,7 +63,9 @@ def unit(
 # %% ../nbs/04_rerank.ipynb #3375e0f5
 @njit(nogil=True, cache=True)
 def _insert(value, j, best, found):
-    "Put j into a list that falls, behind its equals; the last one drops out."
+    "Put j into a list that falls, behind its equals; the last one drops out. Who is in the list already stays where it is."
+    for a in range(len(found)):
+        if found[a] == j: return
     a = len(best) - 1
     while a > 0 and best[a - 1] < value:
         best[a], found[a] = best[a - 1], found[a - 1]
@@ -71,43 +73,51 @@ def _insert(value, j, best, found):
     best[a], found[a] = value, j
 
 @njit(nogil=True, cache=True)
-def _rows_choose(tile, first, best, found, start, stop):
-    "Rows start..stop of a tile take the columns (numbered from `first`) that beat the last entry of their lists."
+def _rows_choose(tile, rows, columns, best, found, start, stop):
+    "Rows start..stop of a tile [rows, columns] take the columns that beat the last entry of their lists."
     for i in range(start, stop):
+        own_best, own_found = best[rows[i]], found[rows[i]]
         for c in range(0, tile.shape[1], 64):
             part, beaten = tile[i, c:c + 64], np.int32(0)
-            for j in range(len(part)): beaten += np.int32(part[j] > best[i, -1])
+            for j in range(len(part)): beaten += np.int32(part[j] > own_best[-1])
             for j in range(len(part) if beaten else 0):
-                if part[j] > best[i, -1]: _insert(part[j], first + c + j, best[i], found[i])
+                if part[j] > own_best[-1]: _insert(part[j], columns[c + j], own_best, own_found)
 
 @njit(nogil=True, cache=True)
-def _columns_choose(tile, first, best, found, start, stop):
-    "Columns start..stop of a tile take the rows (numbered from `first`) that beat the last entry of their lists."
-    last = best[:, -1].copy()
+def _columns_choose(tile, rows, columns, best, found, start, stop):
+    "Columns start..stop of a tile [rows, columns] take the rows that beat the last entry of their lists."
+    last = best[columns, -1]
     for i in range(len(tile)):
         for c in range(start, stop, 64):
             part, limit, beaten = tile[i, c:min(c + 64, stop)], last[c:min(c + 64, stop)], np.int32(0)
             for j in range(len(part)): beaten += np.int32(part[j] > limit[j])
             for j in range(len(part) if beaten else 0):
                 if part[j] > limit[j]:
-                    _insert(part[j], first + i, best[c + j], found[c + j])
-                    limit[j] = best[c + j, -1]
+                    _insert(part[j], rows[i], best[columns[c + j]], found[columns[c + j]])
+                    limit[j] = best[columns[c + j], -1]
+
+def _choose(kernel, tile, rows, columns, best, found):
+    "Let the rows or the columns of a tile choose, on all cores where that is worth starting threads for."
+    def part(start, stop): kernel(tile, rows, columns, best, found, start, stop)
+    n = len(rows if kernel is _rows_choose else columns)
+    if tile.size > 2**18: _in_parts(part, n)
+    else: part(0, n)
+
+def _empty_lists(n, k): return np.full((n, k), -np.inf, np.float32), np.full((n, k), -1, np.int32)
 
 def _half_product(x, k, block, width=2048):
-    "Exact k nearest of unit rows from the upper triangle of x @ x.T (block <= width), its own first, of equals the lower number -> yields int32 [block, k]."
-    n = len(x)
-    best, found, room = np.full((n, k), -np.inf, np.float32), np.full((n, k), -1, np.int32), np.empty(block * width, np.float32)
-    for i in range(0, n, block):
-        rows = slice(i, min(i + block, n))
-        for j in range(i, n, width):
-            columns = slice(j, min(j + width, n))
-            tile = room[:len(x[rows]) * len(x[columns])].reshape(len(x[rows]), -1)
-            np.matmul(x[rows], x[columns].T, out=tile)
-            if i == j: np.fill_diagonal(tile, np.inf)
-            _in_parts(lambda start, stop: _rows_choose(tile, j, best[rows], found[rows], start, stop), len(tile))
-            later = slice(max(j, rows.stop), columns.stop)           # columns of this block were its rows just now
-            if later.start < later.stop:
-                _in_parts(lambda start, stop: _columns_choose(tile[:, later.start - j:], i, best[later], found[later], start, stop), later.stop - later.start)
+    "Exact k nearest of unit rows from the upper triangle of x @ x.T, its own first, of equals the lower number -> yields int32 [block, k]; block <= width."
+    (best, found), number, room = _empty_lists(len(x), k), np.arange(len(x)), np.empty(block * width, np.float32)
+    for start in range(0, len(x), block):
+        rows = number[start:start + block]
+        for first in range(start, len(x), width):
+            columns = number[first:first + width]
+            tile = room[:len(rows) * len(columns)].reshape(len(rows), -1)
+            np.matmul(x[rows[0]:rows[-1] + 1], x[columns[0]:columns[-1] + 1].T, out=tile)
+            if first == start: np.fill_diagonal(tile, np.inf)
+            _choose(_rows_choose, tile, rows, columns, best, found)
+            own = len(rows) if first == start else 0                 # these columns have just chosen, as rows
+            if own < len(columns): _choose(_columns_choose, tile[:, own:], rows, columns[own:], best, found)
         yield found[rows]
 
 # %% ../nbs/04_rerank.ipynb #2c08d976
@@ -144,37 +154,42 @@ def _recall(x, rows, found, kth):
     "Share of the found neighbours that are as near as the k-th true one; copies of an image count as each other."
     return float(np.mean([(x[near[near >= 0]] @ x[i] >= far - 1e-6).sum() / len(near) for i, near, far in zip(rows, found, kth)]))
 
-def _lists(x, seed):
-    "Deal unit rows into about 4 sqrt(N) lists by k-means -> rows of each list, and for each list all lists by falling cosine of the centres."
-    n_lists = max(1, min(int(4 * len(x)**.5), len(x) // 40))
-    kmeans = faiss.Kmeans(x.shape[1], n_lists, niter=6, seed=seed + 1, spherical=True, min_points_per_centroid=1, max_points_per_centroid=50)
+def _centres(x, n_lists, seed):
+    "Directions that k-means finds in unit rows -> [n_lists, D]."
+    kmeans = faiss.Kmeans(x.shape[1], n_lists, niter=6, seed=seed, spherical=True, min_points_per_centroid=1, max_points_per_centroid=25)
     kmeans.train(x)
-    own = faiss.knn(x, kmeans.centroids, 1, metric=faiss.METRIC_INNER_PRODUCT)[1][:, 0]
-    members = np.split(np.argsort(own, kind="stable"), np.bincount(own, minlength=n_lists).cumsum()[:-1])
-    return own, members, np.argsort(-(kmeans.centroids @ kmeans.centroids.T), axis=1, kind="stable").astype(np.int32)
+    return kmeans.centroids
 
-def _search_lists(x, k, own, members, near, effort, rows):
-    "k nearest of the given rows among the `effort` lists nearest to their own -> int64 [n, k], -1 where these hold fewer than k."
-    found = np.empty((len(rows), k), np.int64)
-    for which in np.split(np.argsort(own[rows], kind="stable"), np.bincount(own[rows], minlength=len(members)).cumsum()[:-1]):
-        if not len(which): continue
-        among = np.concatenate([members[a] for a in near[own[rows[which[0]]], :effort]])
-        place = _search(x[among], x[rows[which]], k)[1]
-        found[which] = np.where(place < 0, -1, among[place])
-    return found
+def _by_value(values, n):
+    "Places at which each of 0..n-1 occurs in int values -> list of n arrays."
+    return np.split(np.argsort(values, kind="stable"), np.bincount(values, minlength=n).cumsum()[:-1])
+
+def _meet(x, rows, asked, members, best, found, room=2**24):
+    "The given rows choose among the members of the lists that each of them asks [n, p]."
+    for who, columns in zip(_by_value(asked.ravel(), len(members)), members):
+        for part in np.array_split(who // asked.shape[1], len(who) * len(columns) // room + 1):
+            tile = x[rows[part]] @ x[columns].T
+            tile[rows[part][:, None] == columns] = np.inf
+            _choose(_rows_choose, tile, part, columns, best, found)
 
 def _approximate(x, k, recall, seed, n_sample=256):
-    "Nearest neighbours through lists, whose number is doubled until the sample's recall is reached -> int64 [N, k]."
-    lists, effort = _lists(x, seed), 8
-    most = max(64, len(lists[1]) // 8)                               # beyond it the exact search is the better choice
+    "Nearest neighbours through lists, dealt as often as the sample's recall asks for -> int32 [N, k], each row its own first."
+    (best, found), everybody, n_lists = _empty_lists(len(x), k), np.arange(len(x)), max(1, min(int(4 * len(x)**.5), len(x) // 40))
     rows = np.random.default_rng(seed).choice(len(x), min(n_sample, len(x)), replace=False)
-    kth = _search(x, x[rows], k)[0][:, -1]
-    while (reached := _recall(x, rows, _search_lists(x, k, *lists, effort, rows), kth)) < recall and effort < most: effort *= 2
-    log.log(logging.INFO if reached >= recall else logging.WARNING, "ivf: recall@%d %.4f on %d of %d images (asked for: %.2f), %d of %d lists searched",
-            k, reached, len(rows), len(x), recall, min(effort, len(lists[1])), len(lists[1]))
-    found = _search_lists(x, k, *lists, effort, np.arange(len(x)))
-    short = np.flatnonzero((found < 0).any(1))                       # fewer than k within reach: these few exactly
-    if len(short): found[short] = _search(x, x[short], k)[1]
+    kth, deals, reached = _search(x, x[rows], k)[0][:, -1], 0, 0.
+    while reached < recall and (deals == 0 or 2**(deals + 1) <= n_lists / 8):
+        deals += 1
+        centres = _centres(x, n_lists, 1000 * seed + deals)
+        asked = faiss.knn(x, centres, min(2**deals, n_lists), metric=faiss.METRIC_INNER_PRODUCT)[1]
+        _meet(x, everybody, asked, _by_value(asked[:, 0], n_lists), best, found)
+        reached = _recall(x, rows, found[rows], kth)
+    log.log(logging.INFO if reached >= recall else logging.WARNING, "ivf: recall@%d %.4f on %d of %d images (asked for: %.2f), dealt into %d lists %d times",
+            k, reached, len(rows), len(x), recall, n_lists, deals)
+    short = np.flatnonzero((found < 0).any(1))                       # fewer than k within reach: these few among all
+    if len(short):
+        their_best, their_found = _empty_lists(len(short), k)
+        _meet(x, short, np.zeros((len(short), 1), int), [everybody], their_best, their_found)
+        found[short] = their_found
     return found
 
 def _neighbours(x, k, neighbors="exact", recall=.95, seed=0):
@@ -186,7 +201,7 @@ def _neighbours(x, k, neighbors="exact", recall=.95, seed=0):
     if neighbors not in ("exact", "ivf"): raise ValueError(f'neighbors must be "exact" or "ivf", got {neighbors!r}')
     if not 0 < recall <= 1: raise ValueError(f"recall must lie in (0, 1], got {recall}")
     k = min(int(k), len(x))
-    return np.concatenate(list(_exact(x, k, 2048))) if neighbors == "exact" else _own_first(_approximate(x, k, recall, seed))
+    return np.concatenate(list(_exact(x, k, 2048))) if neighbors == "exact" else _approximate(x, k, recall, seed)
 
 def knn(
     features, # [N, D] array or tensor; compared by cosine

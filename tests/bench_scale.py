@@ -15,8 +15,8 @@ RESULT = Path(__file__).resolve().parents[1] / "nbs" / "bench" / "scale.json"
 SIZES, D, PER_PERSON = (5000, 15000, 50000, 150000, 500000), 512, 50
 
 
-def world(n, seed=0):
-    "Raw features [n, 512] of people in six cameras, one image in twenty far off."
+def world(n, seed=0, people_too=False):
+    "Raw features [n, 512] of people in six cameras, one image in twenty far off; on request also who is who [n]."
     import numpy as np
     rng = np.random.default_rng(seed)
     people, cameras = rng.standard_normal((n // PER_PERSON, D), dtype=np.float32), rng.standard_normal((6, D), dtype=np.float32)
@@ -26,7 +26,7 @@ def world(n, seed=0):
         rows = slice(start, start + 8192)
         blur = rng.choice([.7, 1.5], p=[.95, .05], size=(len(x[rows]), 1)).astype(np.float32)
         x[rows] = people[who[rows]] + .3 * cameras[where[rows]] + blur * rng.standard_normal((len(x[rows]), D), dtype=np.float32)
-    return x
+    return (x, who) if people_too else x
 
 
 def measure(n):
@@ -34,6 +34,7 @@ def measure(n):
     import logging
     import numpy as np
     import torch
+    from sklearn.metrics import adjusted_rand_score
     from hil.cluster import centroids, pseudo_labels, secondary_assign, sub_centers
     from hil.rerank import jaccard_distance, knn
     said = []
@@ -42,7 +43,7 @@ def measure(n):
     logging.getLogger("hil.rerank").addHandler(handler)
     logging.getLogger("hil.rerank").setLevel(logging.INFO)
     secondary_assign(world(500), pseudo_labels(jaccard_distance(world(500)))), knn(world(500), 30, "ivf"), said.clear()   # compile
-    x = world(n)
+    x, who = world(n, people_too=True)
     row = dict(images=n, gb_before=peak(), seconds={}, gb={}, load=os.getloadavg()[0], threads=torch.get_num_threads())
 
     def step(name, work):
@@ -60,7 +61,8 @@ def measure(n):
     merged = np.unique(np.where(np.arange(n) < 3000, 0, labels + (labels >= 0)), return_inverse=True)[1] - (labels[3000:] < 0).any()  # one cluster of 3,000
     sub = step("sub-clusters", lambda: secondary_assign(x, merged))
     step("sub-centres", lambda: sub_centers(x, merged, sub))
-    return {**row, "clusters": int(labels.max()) + 1, "outliers": int((labels < 0).sum()), "said": said,
+    alone = np.where(labels < 0, labels.max() + 1 + np.arange(n), labels)                                   # each outlier a cluster of its own
+    return {**row, "clusters": int(labels.max()) + 1, "outliers": int((labels < 0).sum()), "ari": round(adjusted_rand_score(who, alone), 4), "said": said,
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"}
 
 
