@@ -13,7 +13,7 @@ import numpy as np
 
 from .journal import apply, export_labels
 from .panels import View, identities_of
-from .rerank import unit
+from .neighbors import unit
 from .session import nearest
 from .source import sub_clusters
 from .style import COLORS, _nothing, _pct, _s, _styled, _title

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .maps import embed
-from .rerank import knn, unit
+from .neighbors import knn, unit
 from .run import write_atomic
 
 # %% ../nbs/11c_layout.ipynb #7a5c8f74

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import maps, sheets
 from .panels import View, grouped
-from .rerank import unit
+from .neighbors import unit
 from .style import COLORS, MARKERS, _of, _pct, _s
 from .widgets import MatchGraph
 

@@ -15,7 +15,7 @@ import traitlets as t
 from .cluster import centroids
 from .journal import Journal, images_key
 from .layout import Maps
-from .rerank import unit
+from .neighbors import unit
 from .source import Labels, compact, join_labels, open_source, sub_clusters
 from .style import COLORS, MARKERS, _s, palette
 from .whatif import Graph, Transfer

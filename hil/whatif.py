@@ -11,7 +11,8 @@ import pandas as pd
 
 from .cluster import centroids, majority_pids, pseudo_labels
 from .match import _forward, transfer
-from .rerank import jaccard_distance, knn_blocks
+from .neighbors import knn_blocks
+from .rerank import jaccard_distance
 from .layout import save_array
 from .run import write_atomic
 from .source import compact

@@ -36,12 +36,13 @@ def measure(n):
     import torch
     from sklearn.metrics import adjusted_rand_score
     from hil.cluster import centroids, pseudo_labels, secondary_assign, sub_centers
-    from hil.rerank import jaccard_distance, knn
+    from hil.neighbors import knn
+    from hil.rerank import jaccard_distance
     said = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
-    logging.getLogger("hil.rerank").addHandler(handler)
-    logging.getLogger("hil.rerank").setLevel(logging.INFO)
+    logging.getLogger("hil.neighbors").addHandler(handler)
+    logging.getLogger("hil.neighbors").setLevel(logging.INFO)
     secondary_assign(world(500), pseudo_labels(jaccard_distance(world(500)))), knn(world(500), 30, "ivf"), said.clear()   # compile
     x, who = world(n, people_too=True)
     row = dict(images=n, gb_before=peak(), seconds={}, gb={}, load=os.getloadavg()[0], threads=torch.get_num_threads())

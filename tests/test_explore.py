@@ -16,7 +16,8 @@ from hil.explore import TABS, cluster_map, curation, explore, identity_sheet, kn
 from hil.journal import Journal, apply, export_labels, read_labels
 from hil.knobs import KnobView
 from hil.layout import Maps, layout, procrustes
-from hil.rerank import jaccard_distance, knn, knn_blocks
+from hil.neighbors import knn, knn_blocks
+from hil.rerank import jaccard_distance
 from hil.run import RunError
 from hil.session import COLORINGS, as_session, changed_since, coloring, identities, nearest
 from hil.source import compact, join_labels, open_source

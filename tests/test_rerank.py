@@ -7,7 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from hil.rerank import _half_product, jaccard_distance, knn, knn_blocks, knn_recall, unit
+from hil.neighbors import _half_product, knn, knn_blocks, knn_recall, unit
+from hil.rerank import jaccard_distance
 from reference import as_dense, dense_jaccard, nearest
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "jaccard_n600_d64.npz")
@@ -147,7 +148,7 @@ def crowd(n_people, n_images=35, d=48, noise=.7, seed=0):
 
 def test_approximate_neighbours_find_nearly_all(caplog):
     x = crowd(120)
-    with caplog.at_level(logging.INFO, "hil.rerank"): found = knn(x, 30, "ivf")
+    with caplog.at_level(logging.INFO, "hil.neighbors"): found = knn(x, 30, "ivf")
     assert "recall@30" in caplog.text and caplog.records[-1].levelno == logging.INFO
     assert knn_recall(x, found, n_sample=1000, seed=9) > .93 and knn_recall(x, knn(x, 30)) == 1
     assert (found[:, 0] == np.arange(len(x))).all() and all(len(set(row)) == 30 for row in found.tolist())
@@ -165,13 +166,13 @@ def test_approximate_distance_is_close_and_exact_stays_the_default():
 
 def test_a_recall_that_is_missed_is_a_warning(caplog):
     x = np.random.default_rng(0).normal(size=(6000, 32))                                         # no clusters: no list helps
-    with caplog.at_level(logging.INFO, "hil.rerank"): found = knn(x, 30, "ivf", recall=.999)
+    with caplog.at_level(logging.INFO, "hil.neighbors"): found = knn(x, 30, "ivf", recall=.999)
     assert caplog.records[-1].levelno == logging.WARNING and 0 < knn_recall(x, found) < .999
 
 
 def test_more_recall_costs_more_lists(caplog):
     x = np.random.default_rng(0).normal(size=(4000, 6))                                           # no clusters: neighbours lie in many lists
-    with caplog.at_level(logging.INFO, "hil.rerank"): low, high = (knn_recall(x, knn(x, 30, "ivf", recall=r)) for r in (.3, .98))
+    with caplog.at_level(logging.INFO, "hil.neighbors"): low, high = (knn_recall(x, knn(x, 30, "ivf", recall=r)) for r in (.3, .98))
     assert .3 <= low < high and high > .96 and all(record.levelno == logging.INFO for record in caplog.records)
 
 
