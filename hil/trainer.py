@@ -153,7 +153,8 @@ class Trainer:
             names = np.unique(np.concatenate(list(self.pids.values())))
             return {m: np.searchsorted(names, p) for m, p in self.pids.items()}
         k1, keep = {"visible": c.k1, "infrared": c.k1_infrared or c.k1}, min(1., c.eps + 1e-6)  # DBSCAN looks no further than eps
-        labels = {m: cluster.pseudo_labels(jaccard_distance(self.joined(m), k1[m], c.k2, keep=keep), c.eps, c.min_samples) for m in MODALITIES}
+        def distance(m): return jaccard_distance(self.joined(m), k1[m], c.k2, keep, c.neighbors, seed=c.seed)
+        labels = {m: cluster.pseudo_labels(distance(m), c.eps, c.min_samples) for m in MODALITIES}
         for m, y in labels.items():
             if y.max() < 1:
                 alone, few = int((y < 0).sum()), (y < 0).mean() > .5
@@ -195,7 +196,8 @@ class Trainer:
         "The epoch's steps. Raises RunError at the first loss that is not finite."
         c, stage2 = self.config, e - self.config.stage1_epochs
         rng, views, history = np.random.default_rng([c.seed, e]), torch.Generator().manual_seed(c.seed * 10007 + e), []
-        for group in self.optimizer.param_groups: group["lr"] = c.lr * (.1 if e >= round(c.lr_drop * c.epochs) else c.warmup_lr if e < c.stage1_epochs else 1)
+        late, warming = e >= round(c.lr_drop * c.epochs), e < c.stage1_epochs
+        for group in self.optimizer.param_groups: group["lr"] = c.lr * (.1 if late else c.warmup_lr if warming else 1)
         y_all = {m: torch.from_numpy(y).to(self.device) for m, y in labels.items()}
         cams = {m: t.camid[t.train].to_numpy() if c.sampler == "camera" else None for m, t in self.tables.items()}
         dealt = {m: turns(y, c.batch_ids, c.instances, cams[m], int(rng.integers(2**31))) for m, y in labels.items()} if c.sampler != "random" else {}

@@ -132,6 +132,12 @@ def short(small, whole, tmp_path_factory):
     (run.path / "checkpoint.pt").unlink()
 
 
+def test_approximate_neighbours_are_asked_for_and_their_recall_is_said(quick, caplog):
+    with caplog.at_level("INFO", "hil.neighbors"): run = quick(neighbors="ivf")
+    said = [record.getMessage() for record in caplog.records if record.name == "hil.neighbors"]
+    assert len(said) == 2 * len(run.history[1:]) and all("recall@" in line for line in said) and np.isfinite(run.history.loss_total[1:]).all()
+
+
 @pytest.mark.parametrize("off", ["cluster", "mccl", "neighbor"])
 def test_a_loss_of_weight_0_is_gone(quick, off):
     history = quick(**{f"{off}_weight": 0.}).history
