@@ -13,6 +13,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # before any group exists: its functions keep the group of that moment as a default, and with it threads that crash the exit
 import torch.nn as nn
 
 from .run import RunError
