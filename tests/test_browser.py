@@ -92,8 +92,11 @@ def test_a_visit(page, lab):
     says(page, ".hil-time .note", "Epoch 2")
     page.keyboard.press(",")
     says(page, ".hil-time .note", "Epoch 1")
+    page.evaluate("""() => { const time = document.querySelector('.hil-time'); window.told = [];                 // a slow kernel may show an epoch for an instant only
+        new MutationObserver(() => window.told.push(time.querySelector('.note')?.textContent ?? '')).observe(time, {subtree: true, childList: true, characterData: true}); }""")
     page.locator(".hil-play button").first.click()
-    for epoch in (2, 3): says(page, ".hil-time .note", f"Epoch {epoch}")
+    page.wait_for_function("window.told.some(words => words.startsWith('Epoch 3'))")
+    assert any(words.startswith("Epoch 2") for words in page.evaluate("window.told"))
 
     tab(page, "Identity")                                                                            # curate
     page.get_by_role("button", name="clear selection").click()
