@@ -108,7 +108,8 @@ def _choose(kernel, tile, rows, columns, best, found):
 def _empty_lists(n, k): return np.full((n, k), -np.inf, np.float32), np.full((n, k), -1, np.int32)
 
 def _half_product(x, k, block, width=2048):
-    "Exact k nearest of unit rows from the upper triangle of x @ x.T, its own first, of equals the lower number -> yields int32 [block, k]; block <= width."
+    "Exact k nearest of unit rows from the upper triangle of x @ x.T, its own first, of equals the lower number -> yields int32 [block, k]."
+    width = max(width, block)                                        # the first tile of a strip holds all of its own columns
     (best, found), number, room = _empty_lists(len(x), k), np.arange(len(x)), np.empty(block * width, np.float32)
     for start in range(0, len(x), block):
         rows = number[start:start + block]
