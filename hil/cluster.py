@@ -229,15 +229,16 @@ def secondary_assign(
     "Sub-cluster of every image: k-means inside each coarse cluster, best of 10 runs (HIL section 3.2)."
     if n_sub < 0 or n_sub != int(n_sub): raise ValueError(f"n_sub must be a whole number of at least 0, got {n_sub}")
     x = _as_tensor(features).cpu().numpy()
-    labels, n_clusters = _checked_labels(labels, len(x))
+    labels, n_sub = _checked_labels(labels, len(x))[0], int(n_sub)
     sub = np.minimum(labels, 0)
     if n_sub < 2: return sub
     members, ends = np.argsort(labels, kind="stable"), np.bincount(labels + 1).cumsum()
     sizes, threads = np.diff(ends), torch.get_num_threads()
     small = [c for c in np.argsort(-sizes, kind="stable") if n_sub < sizes[c] <= large]
     hands = [np.array(small[first::8 * threads]) for first in range(min(8 * threads, len(small)))]
+    draws = _draws(n_sub, random_state)
     with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda hand: _split_clusters(hand, x, members, ends, _draws(n_sub, random_state), int(n_sub), sub), hands))
+        list(pool.map(lambda hand: _split_clusters(hand, x, members, ends, draws, n_sub, sub), hands))
     for c in np.flatnonzero(sizes > max(large, n_sub)):
         found = KMeans(n_sub, n_init=10, random_state=random_state).fit_predict(x[labels == c])
         if len(np.unique(found)) == n_sub: sub[labels == c] = found

@@ -15,8 +15,8 @@ RESULT = Path(__file__).resolve().parents[1] / "nbs" / "bench" / "scale.json"
 SIZES, D, PER_PERSON = (5000, 15000, 50000, 150000, 500000), 512, 50
 
 
-def world(n, seed=0, people_too=False):
-    "Raw features [n, 512] of people in six cameras, one image in twenty far off; on request also who is who [n]."
+def world(n, seed=0):
+    "Raw features [n, 512] of people in six cameras, one image in twenty far off, and who is who [n]."
     import numpy as np
     rng = np.random.default_rng(seed)
     people, cameras = rng.standard_normal((n // PER_PERSON, D), dtype=np.float32), rng.standard_normal((6, D), dtype=np.float32)
@@ -26,7 +26,7 @@ def world(n, seed=0, people_too=False):
         rows = slice(start, start + 8192)
         blur = rng.choice([.7, 1.5], p=[.95, .05], size=(len(x[rows]), 1)).astype(np.float32)
         x[rows] = people[who[rows]] + .3 * cameras[where[rows]] + blur * rng.standard_normal((len(x[rows]), D), dtype=np.float32)
-    return (x, who) if people_too else x
+    return x, who
 
 
 def measure(n):
@@ -43,8 +43,9 @@ def measure(n):
     handler.emit = lambda record: said.append(record.getMessage())
     logging.getLogger("hil.neighbors").addHandler(handler)
     logging.getLogger("hil.neighbors").setLevel(logging.INFO)
-    secondary_assign(world(500), pseudo_labels(jaccard_distance(world(500)))), knn(world(500), 30, "ivf"), said.clear()   # compile
-    x, who = world(n, people_too=True)
+    little = world(500)[0]
+    secondary_assign(little, pseudo_labels(jaccard_distance(little))), knn(little, 30, "ivf"), said.clear()   # compile
+    x, who = world(n)
     row = dict(images=n, gb_before=peak(), seconds={}, gb={}, load=os.getloadavg()[0], threads=torch.get_num_threads())
 
     def step(name, work):

@@ -117,6 +117,7 @@ def test_sub_clusters_of_all_kinds():
     assert ((sub == -1) == (labels == -1)).all() and (sub == secondary_assign(torch.tensor(x), torch.tensor(labels), 5, 3)).all()
     for c in range(labels.max() + 1): assert len(set(sub[labels == c])) in (1, 5)
     assert (sub_centers(x, labels, sub, 5) == secondary_cluster(x, labels, 5, random_state=3)).all()
+    assert (secondary_assign(x, labels, 5.0, random_state=3) == sub).all()
     assert secondary_cluster(x, labels, 0).shape[1] == 1
     one = secondary_cluster(x, labels, 1)
     assert (one[:, 1] == one[:, 0]).all()
