@@ -117,3 +117,6 @@ def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match="entropy must be positive"): match_sinkhorn(x, labels, p, 0)
     x[7, 1] = np.nan
     with pytest.raises(ValueError, match="features: row 7 holds NaN"): brst(x, labels, p)
+    many = np.ones((9000, 4), np.float32)
+    many[8500, 2] = np.nan                                                                       # in the second block
+    with pytest.raises(ValueError, match="features: row 8500 holds NaN"): brst(many, np.zeros(9000, int), np.eye(4, dtype=np.float32))

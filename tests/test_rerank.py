@@ -168,6 +168,7 @@ def test_a_recall_that_is_missed_is_a_warning(caplog):
     x = np.random.default_rng(0).normal(size=(6000, 32))                                         # no clusters: no list helps
     with caplog.at_level(logging.INFO, "hil.neighbors"): found = knn(x, 30, "ivf", recall=.999)
     assert caplog.records[-1].levelno == logging.WARNING and 0 < knn_recall(x, found) < .999
+    assert all(len(set(row)) == 30 for row in found.tolist()), "who is met again in another deal is listed once"
 
 
 def test_more_recall_costs_more_lists(caplog):
