@@ -21,10 +21,11 @@ import torch
 import bench_losses
 import bench_scale
 import reference
-from hil.cluster import centroids, pseudo_labels, secondary_cluster
-from hil.match import brst
-from hil.neighbors import unit
-from hil.rerank import jaccard_distance
+from hil.method.cluster import centroids, pseudo_labels
+from hil.method.sub_clusters import secondary_cluster
+from hil.method.match import brst
+from hil.core.vectors import unit_rows
+from hil.method.rerank import jaccard_distance
 
 SIZES, D, PER_PERSON, SHARE = {"visible": 22258, "infrared": 11909}, 1536, 56, 3
 RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "bench"
@@ -102,7 +103,7 @@ def floor(features, k=30):
         x = torch.from_numpy(x)
         for rows in x.split(2048): (rows @ x.T).topk(k)
 
-    rows, times = {name: unit(x) for name, x in features.items()}, {}
+    rows, times = {name: unit_rows(x) for name, x in features.items()}, {}
     for x in rows.values():
         timed(times, "faiss", lambda: faiss.knn(x, x, k, metric=faiss.METRIC_INNER_PRODUCT))
         timed(times, "torch", lambda: blocked(x))

@@ -15,10 +15,10 @@ from browser import ARGS, find, notebook, serve
 QUICK = "--quick" in sys.argv
 N, D = (5_000, 256) if QUICK else (35_000, 1536)
 SHARE = .65                                                            # visible images, as in SYSU-MM01
-AIMS = {"import hil.explore": None, "first paint: open, map, overview": 5, "first paint: what the cell sends (with the still picture)": None, "lasso of 2,000 images: rows": None, "lasso of 2,000 images: 64 thumbnails in sight": None,
+AIMS = {"import hil.explore.app": None, "first paint: open, map, overview": 5, "first paint: what the cell sends (with the still picture)": None, "lasso of 2,000 images: rows": None, "lasso of 2,000 images: 64 thumbnails in sight": None,
         "lasso of 2,000 images, both": 1, "open an identity": None, "tab Matches, first time (reads the epoch before)": None, "threshold t": 1, "matcher hungarian": 1, "tab Knobs, first time (builds the graph, all of the curves)": None,
         "tab Knobs, second visit": 1, "eps, a value not seen before": 1, "min_samples, a value not seen before": 1, "k1, a value not seen before": None, "retrieval": 1, "one correction": 1, "another epoch, map cached": None}
-SEEN = {"Chromium: import hil.explore": None, "Chromium: first paint, from running the cell to points on the canvas": 5, "Chromium: lasso of about 2,000 images, from letting go to thumbnails": 1,
+SEEN = {"Chromium: import hil.explore.app": None, "Chromium: first paint, from running the cell to points on the canvas": 5, "Chromium: lasso of about 2,000 images, from letting go to thumbnails": 1,
         "Chromium: tab Matches, until the graph is drawn": None, "Chromium: tab Knobs, second visit, until it answers": 1}
 POINTS = """() => [...document.querySelectorAll('.hil-map canvas')].some(c => { const g = c.getContext('2d'); if (!g || !c.width) return false;
   const d = g.getImageData(0, 0, c.width, c.height).data; let n = 0; for (let i = 0; i < d.length; i += 64) n += Math.max(d[i], d[i + 1], d[i + 2]) - Math.min(d[i], d[i + 1], d[i + 2]) > 60; return n > 500; })"""
@@ -31,7 +31,8 @@ def write_run(folder):
     import numpy as np
     import pandas as pd
     from PIL import Image
-    from hil.run import Config, Run
+    from hil.runs.config import Config
+    from hil.runs.folder import Run
     rng = np.random.default_rng(0)
     people = N // 70
     who, kind = rng.integers(people, size=N), np.where(np.arange(N) < SHARE * N, "visible", "infrared")
@@ -55,7 +56,7 @@ def in_browser(path, folder): # run folder; an empty folder -> {what: seconds}, 
     if (chromium := find()) is None: print("no browser on this machine (python tests/browser.py says why): what follows is the kernel's side only\n"); return {}
     from playwright.sync_api import sync_playwright
     (folder / "lab").mkdir(), (folder / "config").mkdir()
-    notebook(folder / "lab" / "a.ipynb", "from hil.explore import explore", f"explore({str(path)!r}, journal={str(folder / 'corrections.jsonl')!r})")
+    notebook(folder / "lab" / "a.ipynb", "from hil.explore.app import explore", f"explore({str(path)!r}, journal={str(folder / 'corrections.jsonl')!r})")
     times = {}
     with serve(folder / "lab", folder / "config") as lab, sync_playwright() as p:
         page = p.chromium.launch(headless=True, args=ARGS, **chromium).new_page(viewport={"width": 1480, "height": 1000})
@@ -69,7 +70,7 @@ def in_browser(path, folder): # run folder; an empty folder -> {what: seconds}, 
         tab = lambda name: page.locator(".hil-tabs .lm-TabBar-tab", has_text=name).click()
         lab.open(page, "a.ipynb")
         page.locator(".jp-Notebook .jp-Cell .cm-content").first.click()
-        timed("import hil.explore", lambda: page.keyboard.press("Shift+Enter"), lambda: words(".jp-InputPrompt", "[1]:"))
+        timed("import hil.explore.app", lambda: page.keyboard.press("Shift+Enter"), lambda: words(".jp-InputPrompt", "[1]:"))
         timed("first paint, from running the cell to points on the canvas", lambda: page.keyboard.press("Shift+Enter"), lambda: page.wait_for_function(POINTS))
         while not lab.idle(): page.wait_for_timeout(200)
         page.get_by_title("Activate lasso selection").click()
@@ -88,13 +89,13 @@ def in_browser(path, folder): # run folder; an empty folder -> {what: seconds}, 
 
 def main():
     times, started = {}, time.perf_counter()
-    from hil.explore import TABS, explore
-    times["import hil.explore"] = time.perf_counter() - started
+    from hil.explore.app import TABS, explore
+    times["import hil.explore.app"] = time.perf_counter() - started
     import numpy as np
     import torch
-    from hil.layout import Maps
-    from hil.session import as_session, identities
-    from hil.source import open_source
+    from hil.explore.coordinates import Maps
+    from hil.explore.session import as_session, identities
+    from hil.explore.source import open_source
 
     def timed(name, work):
         start = time.perf_counter()
@@ -127,12 +128,12 @@ def main():
         matches = timed("tab Matches, first time (reads the epoch before)", lambda: tab("Matches"))
         timed("threshold t", lambda: setattr(matches.threshold, "value", .9))
         timed("matcher hungarian", lambda: setattr(matches.matcher, "value", "hungarian"))
-        import hil.knobs
+        import hil.explore.knob_view
         knobs = timed("tab Knobs, first time (builds the graph, all of the curves)", lambda: tab("Knobs"))
-        hil.knobs.GRID = ()                                            # from here on the answer alone: curves follow it, a point at a time, between other events
+        hil.explore.knob_view.GRID = ()                                            # from here on the answer alone: curves follow it, a point at a time, between other events
         s.graph().keep()
         s._graphs.clear(), source.features(2)                          # as in another kernel: the graph is gone, the answers are on disk
-        timed("tab Knobs, second visit", lambda: hil.knobs.KnobView(s))
+        timed("tab Knobs, second visit", lambda: hil.explore.knob_view.KnobView(s))
         list(s.graph().build())
         timed("eps, a value not seen before", lambda: setattr(knobs.eps, "value", .43))
         timed("min_samples, a value not seen before", lambda: setattr(knobs.min_samples, "value", 7))

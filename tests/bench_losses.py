@@ -5,8 +5,10 @@ import time
 import torch
 
 import reference
-from hil.memory import InstanceMemory, mccl_loss, neighbor_loss, unit
-from hil.step import half_shallow
+from hil.core.vectors import unit
+from hil.method.losses import mccl_loss, neighbor_loss
+from hil.method.memory import InstanceMemory
+from hil.training.step import half_shallow
 
 VIEWS = {"visible": 2, "infrared": 1}
 SIZES = {"SYSU-MM01": dict(n={"visible": 22258, "infrared": 11909}, batch={"visible": 256, "infrared": 128}, d=768, clusters=395, centres=10),

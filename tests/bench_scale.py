@@ -35,14 +35,15 @@ def measure(n):
     import numpy as np
     import torch
     from sklearn.metrics import adjusted_rand_score
-    from hil.cluster import centroids, pseudo_labels, secondary_assign, sub_centers
-    from hil.neighbors import knn
-    from hil.rerank import jaccard_distance
+    from hil.method.cluster import centroids, pseudo_labels
+    from hil.method.sub_clusters import secondary_assign, sub_centers
+    from hil.method.neighbors import knn
+    from hil.method.rerank import jaccard_distance
     said = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
-    logging.getLogger("hil.neighbors").addHandler(handler)
-    logging.getLogger("hil.neighbors").setLevel(logging.INFO)
+    logging.getLogger("hil.method.neighbors").addHandler(handler)
+    logging.getLogger("hil.method.neighbors").setLevel(logging.INFO)
     little = world(500)[0]
     secondary_assign(little, pseudo_labels(jaccard_distance(little))), knn(little, 30, "ivf"), said.clear()   # compile
     x, who = world(n)

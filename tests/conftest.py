@@ -29,14 +29,14 @@ def hil_home(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small(hil_home):
     "small(lr=1) -> Config of a run of seconds."
-    from hil.run import Config
+    from hil.runs.config import Config
     return lambda **changes: replace(Config(**SMALL, device="cpu"), **changes)
 
 
 @pytest.fixture
 def train(small, tmp_path):
     "train(lr=1) -> a finished Run; its checkpoint goes when the test ends, for it weighs 80 MB."
-    from hil.trainer import Trainer
+    from hil.training.trainer import Trainer
     yield lambda run_dir="run", **changes: Trainer(small(run_dir=str(tmp_path / run_dir), **changes), progress=False).fit()
     for file in tmp_path.rglob("*.pt"): os.unlink(file)
 
@@ -44,7 +44,7 @@ def train(small, tmp_path):
 @pytest.fixture(scope="session")
 def whole(small, tmp_path_factory):
     "One uninterrupted run, to compare with."
-    from hil.trainer import Trainer
+    from hil.training.trainer import Trainer
     run = Trainer(small(run_dir=str(tmp_path_factory.mktemp("whole") / "run")), progress=False).fit()
     yield run
     (run.path / "checkpoint.pt").unlink()

@@ -1,4 +1,4 @@
-"What the tests of hil.viz and hil.sheets share: small seeded data, and what every picture has to hold."
+"What the tests of hil.plots.curves and hil.plots.sheets share: small seeded data, and what every picture has to hold."
 import io
 import warnings
 

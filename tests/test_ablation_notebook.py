@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from conftest import SMALL
 
-from hil.run import Run
+from hil.runs.folder import Run
 
 NOTEBOOK = Path(__file__).parents[1] / "nbs" / "ablation.ipynb"
 

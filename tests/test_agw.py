@@ -1,12 +1,13 @@
-"""hil.agw: torchvision's and the releases' names, and an independent float64 twin."""
+"""hil.models.agw: torchvision's and the releases' names, and an independent float64 twin."""
 import re
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from hil.agw import AgwResNet50, NonLocal, gem
-from hil.models import DEPTHS, build_model
+from hil.models.agw import AgwResNet50, NonLocal, gem
+from hil.core.names import DEPTHS
+from hil.models.build import build_model
 
 TINY = dict(channels=4, blocks=(1, 2, 3, 1), height=64, width=32)
 
@@ -110,8 +111,8 @@ def test_a_fresh_non_local_block_is_the_identity():
 
 def test_the_trainer_trains_it_end_to_end(small, tmp_path, monkeypatch):
     "Deep and shallow features of different lengths pass every step of an epoch."
-    from hil import models
-    from hil.trainer import Trainer
-    monkeypatch.setitem(models.MODELS, "agw_resnet50", dict(channels=4, blocks=(1, 1, 1, 1), non_local=(0, 1, 1, 0), height=64, width=32))
+    from hil.models import build
+    from hil.training.trainer import Trainer
+    monkeypatch.setitem(build.MODELS, "agw_resnet50", dict(channels=4, blocks=(1, 1, 1, 1), non_local=(0, 1, 1, 0), height=64, width=32))
     run = Trainer(small(model="agw_resnet50", weights="random", trainable="all", stage1_epochs=0, stage2_epochs=1, iterations=2, batch_ids=3, instances=2, trials=1, run_dir=str(tmp_path / "run")), progress=False).fit()
     assert run.epoch(1)["features_infrared"].shape[1] == 128 + 64 and run.history[["loss_cluster", "loss_mccl", "loss_neighbor"]].iloc[-1].notna().all()

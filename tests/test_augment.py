@@ -1,4 +1,4 @@
-"""hil.augment: the release's draws, batch operations against one image at a time, seeds and shapes."""
+"""hil.data.augment: the release's draws, batch operations against one image at a time, seeds and shapes."""
 import random
 from pathlib import Path
 
@@ -7,8 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from hil.augment import (ATTEMPTS, CHANNELS, Augment, channel_adaptive, channel_adaptive_gray, channel_erase, channel_exchange, clean, copy_channels, crop,
-                         denormalize, erase, gray, hflip, jitter, normalize, resize)
+from hil.data.augment import (
+    ATTEMPTS, Augment, CHANNELS, channel_adaptive, channel_adaptive_gray, channel_erase, channel_exchange, clean,
+    copy_channels, crop, denormalize, erase, gray, hflip, jitter, normalize, resize,
+)
 
 with np.load(Path(__file__).parent / "golden/channel_aug.npz") as z: G = {k: torch.from_numpy(np.atleast_1d(z[k])) for k in z.files}
 PUBLISHED = {"exchange": channel_exchange, "exchange_gray3": lambda x, rng: channel_exchange(x, rng, gray_index=3), "adapgray": channel_adaptive_gray,

@@ -20,7 +20,7 @@ def lab(whole, tmp_path_factory):
     "JupyterLab on a folder with a run and a notebook that explores it."
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(whole.path, folder / "run", ignore=shutil.ignore_patterns("*.pt"))
-    notebook(folder / "explore.ipynb", "from hil.explore import explore\nexplore('run', journal='curation.jsonl')")
+    notebook(folder / "explore.ipynb", "from hil.explore.app import explore\nexplore('run', journal='curation.jsonl')")
     with serve(folder, tmp_path_factory.mktemp("config")) as lab: yield lab
 
 

@@ -1,4 +1,4 @@
-"""hil.checkpoint: every published layout loads, every entry is accounted for, nothing in a file is run, nothing is loaded by halves."""
+"""hil.models.weights: every published layout loads, every entry is accounted for, nothing in a file is run, nothing is loaded by halves."""
 import argparse
 import re
 from collections import OrderedDict
@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from hil.agw import AgwResNet50
-from hil.checkpoint import Report, load_checkpoint, match_state, read_file, resize_positions, unwrap
-from hil.models import build_model
-from hil.vit import VitIcs
+from hil.models.agw import AgwResNet50
+from hil.models.weights import Report, load_checkpoint, match_state, read_file, resize_positions, unwrap
+from hil.models.build import build_model
+from hil.models.vit import VitIcs
 
 VIT = dict(dim=12, depth=3, heads=2, stem=4, height=64, width=32)
 AGW = dict(channels=4, blocks=(1, 3, 3, 1), height=64, width=32)

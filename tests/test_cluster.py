@@ -1,4 +1,4 @@
-"""hil.cluster against the release's figures and scikit-learn."""
+"""hil.method.cluster against the release's figures and scikit-learn."""
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +8,9 @@ from hypothesis import given, settings, strategies as st
 from sklearn.cluster import KMeans
 from scipy.sparse import csr_array
 
-from hil.cluster import (centroids, cluster_quality, majority_pids, pseudo_labels, secondary_assign, secondary_cluster,
-                         sub_centers)
-from hil.rerank import jaccard_distance
+from hil.method.cluster import centroids, cluster_quality, majority_pids, pseudo_labels
+from hil.method.sub_clusters import secondary_assign, secondary_cluster, sub_centers
+from hil.method.rerank import jaccard_distance
 from reference import as_dense, dbscan, inertia, secondary_centers
 
 HERE = Path(__file__).parent / "golden"

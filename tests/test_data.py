@@ -1,4 +1,4 @@
-"hil.data against the release's figures, against broken folders, and against what has to hold for any folder."
+"hil.data.sysu against the release's figures, against broken folders, and against what has to hold for any folder."
 import json
 import logging
 import os
@@ -16,8 +16,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
 
-from hil.data import (CAUSES, INFRARED_CAMS, MODALITY, SPLITS, SYSU_COUNTS, VISIBLE_CAMS, DataError, counts, load_sysu, merge_truth, query_gallery,
-                      read_images, read_permutation, table_key, train_table)
+from hil.core.errors import DataError
+from hil.data.images import merge_truth, read_images, table_key, train_table
+from hil.data.sysu import (
+    CAUSES, INFRARED_CAMS, MODALITY, SPLITS, SYSU_COUNTS, VISIBLE_CAMS, counts, load_sysu, query_gallery,
+    read_permutation,
+)
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "sysu_protocol.json").read_text())
 MINI = {(cam, pid): 3 for cam in MODALITY for pid in (1, 2, 3, 4)}
@@ -168,8 +172,8 @@ BROKEN = {
     "cam7": (lambda root: (root / "cam7").mkdir(), False, "camera outside the protocol: cam7.*infrared \\(3, 6\\).*Move the folder away"),
     "list missing": (remove("exp/val_id.txt"), True, "missing: exp/val_id.txt"),
     "no exp": (remove("exp"), False, "no exp/train_id.txt.*copy its folder exp as well"),
-    "interrupted rendering": (lambda root: (root / "synth.json").rename(root / "exp/plan.json"), False, "rendering was interrupted.*Call hil.synth.render again.*continues"),
-    "neither exp nor synth.json": (remove("exp", "synth.json"), False, "If hil.synth made this folder, call hil.synth.render again"),
+    "interrupted rendering": (lambda root: (root / "synth.json").rename(root / "exp/plan.json"), False, "rendering was interrupted.*Call hil.synth.render.render again.*continues"),
+    "neither exp nor synth.json": (remove("exp", "synth.json"), False, "If hil.synth.render made this folder, call hil.synth.render.render again"),
     "letters in a list": (text("exp/val_id.txt", "3,abc"), False, "val_id.txt: expected each identity number once.*found 'abc'.*Copy the file again"),
     "html instead of a list": (text("exp/val_id.txt", "<!DOCTYPE html> not found"), False, "found '<!DOCTYPE'"),
     "empty list": (text("exp/val_id.txt", "\n"), False, "val_id.txt: .*found nothing"),
@@ -178,8 +182,8 @@ BROKEN = {
     "id without a folder": (text("exp/val_id.txt", "3,77"), True, "identities in exp without an image: 77"),
     "empty folder": (empty("cam6/0002"), True, r"folders without an image: cam6/0002\n  cam6 images: expected 12, found 9"),
     "an image lost": (remove("cam5/0004/0002.jpg"), True, "cam5 images: expected 12, found 11\nDelete the folder and render it again"),
-    "manifest cut off": (text("synth.json", '{"preset": "ti'), False, "synth.json: not a manifest of hil.synth.*Delete the folder and render it again"),
-    "manifest of another kind": (text("synth.json", '{"ids": {"train": 3}}'), False, "not a manifest of hil.synth"),
+    "manifest cut off": (text("synth.json", '{"preset": "ti'), False, "synth.json: not a manifest of hil.synth.render.*Delete the folder and render it again"),
+    "manifest of another kind": (text("synth.json", '{"ids": {"train": 3}}'), False, "not a manifest of hil.synth.render"),
     "not SYSU's counts": (remove("synth.json"), True, r"train \+ val identities: expected 395, found 3\n.*22,258, found 36\n.*11,909, found 18\n.*96, found 1\n.*3,803, found 6\n.*301, found 4\nCopy it again, or, for a subset"),
 }
 

@@ -16,10 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hil import check, layouts, pixels
-from hil.data import DataError, read_image, read_images
-from hil.datasets import LLCM_COUNTS, REGDB_COUNTS, detect, load, load_llcm, load_regdb, table_counts
-from hil.folder import camera_of, load_folder
+from hil.data import check, images
+from hil.synth import stand_ins
+from hil.core.errors import DataError
+from hil.data.images import read_image, read_images
+from hil.data.layouts import LLCM_COUNTS, REGDB_COUNTS, detect, load, load_llcm, load_regdb, table_counts
+from hil.data.folder import camera_of, load_folder
 
 NAMES = ("sysu", "regdb", "llcm", "folder")
 
@@ -28,7 +30,7 @@ NAMES = ("sysu", "regdb", "llcm", "folder")
 def standins(tmp_path_factory):
     "One stand-in of each layout; not to be written to."
     home = tmp_path_factory.mktemp("standins")
-    return {name: layouts.write_layout(name, home / name) for name in NAMES}
+    return {name: stand_ins.write_layout(name, home / name) for name in NAMES}
 
 
 @pytest.fixture
@@ -41,17 +43,17 @@ def copy(standins, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_seed_writes_the_same_bytes(standins, tmp_path, name):
-    again = layouts.write_layout(name, tmp_path / name)
+    again = stand_ins.write_layout(name, tmp_path / name)
     files = {p.relative_to(again): p.read_bytes() for p in again.rglob("*") if p.is_file()}
     assert files == {p.relative_to(standins[name]): p.read_bytes() for p in standins[name].rglob("*") if p.is_file()}
-    other = layouts.write_layout(name, tmp_path / "other", seed=1)
+    other = stand_ins.write_layout(name, tmp_path / "other", seed=1)
     assert any((other / p).exists() and (other / p).read_bytes() != data for p, data in files.items())
 
 
 @settings(max_examples=20, deadline=None)
 @given(name=st.sampled_from(NAMES), people=st.integers(4, 30), images=st.integers(1, 3), seed=st.integers(0, 5))
 def test_any_plan_names_each_file_once_and_leaves_no_camera_empty(name, people, images, seed):
-    plan = layouts.PLANS[name](people, images, seed)
+    plan = stand_ins.PLANS[name](people, images, seed)
     paths = [p.path for p in plan.pictures]
     assert len(set(paths)) == len(paths) and {p.pid for p in plan.pictures} == set(range(1, people + 1))
     if name == "llcm": assert {p.split("/")[1] for p in paths if p.startswith("test_nir")} == {f"cam{c}" for c in (1, 2, 4, 5, 6, 7, 8, 9)}
@@ -61,7 +63,7 @@ def test_stand_ins_need_real_decoding(standins):
     seen = Counter()
     for root in standins.values():
         for p in root.rglob("*"):
-            if p.suffix in layouts.FORMATS:
+            if p.suffix in stand_ins.FORMATS:
                 with Image.open(p) as image: seen[image.format, image.mode] += 1
     assert {f for f, _ in seen} == {"JPEG", "PNG", "BMP"} and {m for _, m in seen} == {"RGB", "L", "P", "I;16"}
 
@@ -70,18 +72,18 @@ def test_stand_ins_need_real_decoding(standins):
 def test_a_stand_in_is_read_whole(standins, name, caplog):
     with caplog.at_level(logging.WARNING): table = load(name, standins[name], expect="stand-in")
     assert not caplog.text and detect(standins[name]) == name
-    files = {p.relative_to(standins[name]).as_posix() for p in standins[name].rglob("*") if p.suffix in layouts.FORMATS}
+    files = {p.relative_to(standins[name]).as_posix() for p in standins[name].rglob("*") if p.suffix in stand_ins.FORMATS}
     assert set(table.path) == files and table.path.is_unique and table.attrs["root"] == str(standins[name])
     assert set(table.modality) == {"visible", "infrared"} and list(table.columns) == ["path", "pid", "camid", "modality", "split"]
-    shown = {x.path: (x.pid, x.cam in (3, 6)) for x in layouts.PLANS[name](12, 2, 0).pictures}
+    shown = {x.path: (x.pid, x.cam in (3, 6)) for x in stand_ins.PLANS[name](12, 2, 0).pictures}
     assert [m == "infrared" for m in table.modality] == [shown[p][1] for p in table.path]
     if name != "folder":                                                           # one number, one person, in both modalities
         assert table.assign(person=[shown[p][0] for p in table.path]).groupby("pid").person.nunique().eq(1).all() and table.pid.nunique() == 12
 
 
 def test_settings_that_cannot_be_written(tmp_path):
-    with pytest.raises(ValueError, match="expected one of sysu, regdb, llcm, folder"): layouts.write_layout("market", tmp_path / "x")
-    with pytest.raises(ValueError, match="at least 4 people"): layouts.write_layout("regdb", tmp_path / "x", people=3)
+    with pytest.raises(ValueError, match="expected one of sysu, regdb, llcm, folder"): stand_ins.write_layout("market", tmp_path / "x")
+    with pytest.raises(ValueError, match="at least 4 people"): stand_ins.write_layout("regdb", tmp_path / "x", people=3)
 
 
 # ---- published counts, without published images -------------------------------------------------------------------
@@ -192,7 +194,7 @@ BROKEN = {
     "folder: one modality": ("folder", drop("visible"), r"no folder of visible images \(visible or vis or rgb\).*the folder holds infrared"),
     "folder: an empty branch": ("folder", lambda root: [drop("visible")(root), (root / "visible").mkdir()], r"no visible image \(visible holds none\)"),
     "folder: two candidates": ("folder", lambda root: touch(root, ["rgb/a.png"]), "rgb and visible could both hold the visible images"),
-    "manifest of another kind": ("regdb", edit("synth.json", lambda t: '{"counts": [1]}'), "not a manifest of hil.layouts"),
+    "manifest of another kind": ("regdb", edit("synth.json", lambda t: '{"counts": [1]}'), "not a manifest of hil.synth.stand_ins"),
 }
 
 
@@ -262,7 +264,7 @@ def test_cameras_in_paths(path, camera): assert camera_of(path) == camera
 def test_the_cache_shows_what_decoding_shows(standins, tmp_path, name):
     table = load(name, standins[name], expect="stand-in").sample(20, random_state=0)
     table.attrs["root"] = str(standins[name])
-    cached = pixels.cached_images(table.path, 33, 17, root=standins[name], folder=tmp_path, workers=3)
+    cached = images.cached_images(table.path, 33, 17, root=standins[name], folder=tmp_path, workers=3)
     assert torch.equal(cached, read_images(table.path, 33, 17, root=standins[name]))
 
 
@@ -278,18 +280,18 @@ def test_whatever_changes_is_decoded_again_and_nothing_else(tmp_path_factory, st
     files, decoded = [f"{i}.png" for i in range(6)], []
     for i in range(6): paint(i, 10 * i)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pixels, "read_image", lambda file, *how: (decoded.append(Path(file).name), read_image(file, *how))[1])
+        patch.setattr(images, "read_image", lambda file, *how: (decoded.append(Path(file).name), read_image(file, *how))[1])
         for n, changed in enumerate([[], *steps]):
             for i in changed: paint(i, 60 + 20 * n + i)
             decoded.clear()
-            x = pixels.cached_images(files, 8, 8, root=home, folder=home / "c", workers=2)
+            x = images.cached_images(files, 8, 8, root=home, folder=home / "c", workers=2)
             assert sorted(decoded) == sorted({f"{i}.png" for i in (range(6) if n == 0 else set(changed))})
             assert torch.equal(x, read_images(files, 8, 8, root=home))
 
 
 def test_each_way_to_resize_has_a_cache_of_its_own(standins, tmp_path):
     table = load("llcm", standins["llcm"], expect="stand-in").iloc[:6]
-    both = {how: pixels.cached_images(table.path, 40, 20, root=standins["llcm"], folder=tmp_path, resize=how) for how in ("bilinear", "lanczos")}
+    both = {how: images.cached_images(table.path, 40, 20, root=standins["llcm"], folder=tmp_path, resize=how) for how in ("bilinear", "lanczos")}
     with Image.open(standins["llcm"] / table.path[0]) as image: expected = np.asarray(image.convert("RGB").resize((20, 40), Image.LANCZOS))
     assert np.array_equal(both["lanczos"][0].permute(1, 2, 0), expected) and not torch.equal(*both.values()) and len(list(tmp_path.iterdir())) == 4
     with pytest.raises(KeyError): read_image(standins["llcm"] / table.path[0], 40, 20, "nearby")
@@ -297,10 +299,10 @@ def test_each_way_to_resize_has_a_cache_of_its_own(standins, tmp_path):
 
 def test_writing_to_the_cache_stays_in_memory(standins, tmp_path):
     table = load("folder", standins["folder"])
-    first = pixels.cached_images(table.path, 8, 4, root=standins["folder"], folder=tmp_path)
+    first = images.cached_images(table.path, 8, 4, root=standins["folder"], folder=tmp_path)
     keep = first.clone()
     first.zero_()
-    assert torch.equal(pixels.cached_images(table.path, 8, 4, root=standins["folder"], folder=tmp_path), keep)
+    assert torch.equal(images.cached_images(table.path, 8, 4, root=standins["folder"], folder=tmp_path), keep)
 
 
 def test_a_killed_decoder_goes_on(copy, tmp_path, monkeypatch):
@@ -308,23 +310,23 @@ def test_a_killed_decoder_goes_on(copy, tmp_path, monkeypatch):
     table, done = load("folder", root), []
     files = [root / p for p in table.path]
     x, seen = np.zeros((len(files), 3, 8, 4), np.uint8), np.zeros((len(files), 2), np.int64)
-    real = pixels.read_image
+    real = images.read_image
     def dies(file, *how):
         if len(done) == 25: raise KeyboardInterrupt
         done.append(file)
         return real(file, *how)
-    monkeypatch.setattr(pixels, "read_image", dies)
-    with pytest.raises(KeyboardInterrupt): pixels.refresh(files, x, seen, 1, block=10)
+    monkeypatch.setattr(images, "read_image", dies)
+    with pytest.raises(KeyboardInterrupt): images.refresh(files, x, seen, 1, block=10)
     assert (seen[:20] > 0).all() and (seen[20:] == 0).all(), "whole blocks are marked, the broken one is not"
     monkeypatch.undo()
-    assert pixels.refresh(files, x, seen, 2) == len(files) - 20
+    assert images.refresh(files, x, seen, 2) == len(files) - 20
     assert np.array_equal(x, read_images(table.path, 8, 4, root=root).numpy())
 
 
 def test_cache_files_cut_off_and_images_that_are_not_there(copy, tmp_path):
     root = copy("folder")
     table = load("folder", root)
-    make = lambda: pixels.cached_images(table.path, 8, 4, root=root, folder=tmp_path / "c")
+    make = lambda: images.cached_images(table.path, 8, 4, root=root, folder=tmp_path / "c")
     first = make().clone()
     big = next(p for p in (tmp_path / "c").iterdir() if "stamps" not in p.name)
     big.write_bytes(big.read_bytes()[:50])
@@ -333,7 +335,7 @@ def test_cache_files_cut_off_and_images_that_are_not_there(copy, tmp_path):
     assert torch.equal(make(), first)
     (root / table.path[0]).unlink()
     with pytest.raises(DataError, match="no such image"): make()
-    assert pixels.cached_images([], 8, 4, folder=tmp_path).shape == (0, 3, 8, 4)
+    assert images.cached_images([], 8, 4, folder=tmp_path).shape == (0, 3, 8, 4)
 
 
 # ---- the health report --------------------------------------------------------------------------------------------
@@ -378,7 +380,7 @@ def test_doubled_images_of_one_person_and_exchanged_modalities_are_notes(copy):
 
 
 def test_from_the_command_line(standins, tmp_path):
-    done = subprocess.run([sys.executable, "-m", "hil.check", str(standins["regdb"]), "--expect", "stand-in"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "hil.data.check", str(standins["regdb"]), "--expect", "stand-in"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and "HEALTHY" in done.stdout and (tmp_path / "regdb-sheet.png").is_file() and not done.stderr, done.stderr
 
 

@@ -1,4 +1,4 @@
-"""hil.evaluate against a plain loop written from the protocol's text, hand-worked cases and properties."""
+"""hil.evaluation.metrics against a plain loop written from the protocol's text, hand-worked cases and properties."""
 import time
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from hil.evaluate import Metrics, cosine_distance, evaluate_regdb, evaluate_sysu, mean_metrics, rank_gallery
+from hil.evaluation.metrics import Metrics, cosine_distance, evaluate_regdb, evaluate_sysu, mean_metrics, rank_gallery
 
 quick = settings(max_examples=80, deadline=None)
 GOLDEN = Path(__file__).parent / "golden" / "eval.npz"

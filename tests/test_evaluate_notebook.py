@@ -1,4 +1,4 @@
-"nbs/evaluate.ipynb through papermill: four layouts, with truth and without, checkpoints right and wrong; and what hil.extract promises."
+"nbs/evaluate.ipynb through papermill: four layouts, with truth and without, checkpoints right and wrong; and what hil.evaluation.encode promises."
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,11 +14,14 @@ from nbclient import NotebookClient
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from hil import evaluate, protocols, sheets
-from hil.extract import Evaluation, extract, load_encoder
-from hil.models import build_model
-from hil.run import Config, Run, RunError
-from hil.trainer import load_images
+from hil.evaluation import metrics, protocols, tables
+from hil.plots import sheets
+from hil.evaluation.encode import Evaluation, extract, load_encoder
+from hil.models.build import build_model
+from hil.core.errors import RunError
+from hil.runs.config import Config
+from hil.runs.folder import Run
+from hil.training.trainer import load_images
 
 NOTEBOOK = Path(__file__).parents[1] / "nbs" / "evaluate.ipynb"
 PICTURES = {"## How soon the right person comes", "## The map", "## Which cameras understand each other", "## What a search returns", "## The hardest errors"}
@@ -53,7 +56,7 @@ def report(folder):
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory):
     "stand_in(layout) -> its root, written once."
-    from hil.layouts import write_layout
+    from hil.synth.stand_ins import write_layout
     roots = {}
     def write(layout):
         if layout not in roots: roots[layout] = write_layout(layout, tmp_path_factory.mktemp(layout) / "data", people=8, images=3)
@@ -90,9 +93,9 @@ def test_from_a_checkpoint_and_a_data_root_to_the_table(evaluated, stand_in, vit
     assert seen == PICTURES and name in text and "a rendered stand-in" in text and "no published figure compares" in text and ("resized by Lanczos" in text) == (not splits)
     assert {p.name for p in (tmp_path / "tables").iterdir()} == {"results.md", "results.tex", "results.csv", "camera_pairs.csv", "hardest_errors.csv"}
     table = pd.read_csv(tmp_path / "tables" / "results.csv", comment="#")
-    own = table[table.source == protocols.OWN]
+    own = table[table.source == tables.OWN]
     assert own.setting.tolist() == SETTINGS[dataset] and (own.runs == (10 if splits else 3)).all() and own.mAP.between(1, 100).all()
-    paper = table[table.source != protocols.OWN]
+    paper = table[table.source != tables.OWN]
     assert (len(paper) == 0) == (dataset == "llcm") and paper.source.str.contains("not reproduced here").all()
     assert re.search(rf"\| {re.escape(name)} \| {own.rank1.iloc[0]:.2f}", text)
     configs = [Config(dataset=dataset, data_root=str(stand_in(dataset)), expect="stand-in", trials=3, split=k + 1) for k in splits or range(1)]
@@ -108,14 +111,14 @@ def test_a_folder_without_truth_gets_pictures_and_no_score(evaluated, stand_in, 
     assert {p.name for p in tmp_path.iterdir()} == {"out.ipynb"}
 
 
-# ---- hil.extract --------------------------------------------------------------------------------------------------
+# ---- hil.evaluation.encode --------------------------------------------------------------------------------------------------
 
 def scored(encoder, config, **options):
     "mAP of an encoder on the images that a run held out."
     table = load_images(config, progress=False)
     held = table[~table.train].reset_index(drop=True)
     held.attrs = table.attrs
-    return evaluate.mean_metrics(protocols.evaluate_draws(extract(encoder.model, held, progress=False, **options), held, protocols.Protocol.of(config)))[0].mAP
+    return metrics.mean_metrics(protocols.evaluate_draws(extract(encoder.model, held, progress=False, **options), held, protocols.Protocol.of(config)))[0].mAP
 
 
 def test_a_run_scores_what_its_history_says(whole):

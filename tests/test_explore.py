@@ -1,4 +1,4 @@
-"hil.explore and its parts: every control played from Python, on a real run and on anybody's embeddings."
+"hil.explore.app and its parts: every control played from Python, on a real run and on anybody's embeddings."
 import asyncio
 import io
 import json
@@ -10,19 +10,21 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from hil import match
-from hil.cluster import centroids, pseudo_labels
-from hil.explore import TABS, cluster_map, curation, explore, identity_sheet, knobs, match_graph, retrieval, timeline
-from hil.journal import Journal, apply, export_labels, read_labels
-from hil.knobs import KnobView
-from hil.layout import Maps, layout, procrustes
-from hil.neighbors import knn, knn_blocks
-from hil.rerank import jaccard_distance
-from hil.run import RunError
-from hil.session import COLORINGS, as_session, changed_since, coloring, identities, nearest
-from hil.source import compact, join_labels, open_source
-from hil.style import MARKERS
-from hil.whatif import Graph, Transfer
+from hil.method import match
+from hil.method.cluster import centroids, pseudo_labels
+from hil.explore.app import (
+    TABS, cluster_map, curation, explore, identity_sheet, knobs, match_graph, retrieval, timeline,
+)
+from hil.explore.journal import Journal, export_labels, read_labels
+from hil.explore.knob_view import KnobView
+from hil.explore.coordinates import Maps, layout, procrustes
+from hil.method.neighbors import knn, knn_blocks
+from hil.method.rerank import jaccard_distance
+from hil.core.errors import RunError
+from hil.explore.session import COLORINGS, as_session, changed_since, coloring, identities, nearest
+from hil.explore.source import compact, join_labels, open_source
+from hil.core.names import MARKERS
+from hil.explore.what_if import Graph, Transfer
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +204,7 @@ def test_renaming_clusters_changes_nobody(labels, shift):
 def test_a_graph_is_built_in_pieces_and_its_answers_are_kept(tmp_path, monkeypatch):
     table, x = people(20, 8)
     kind, told = table.modality.to_numpy(), {**SMALL, "eps": .5}
-    monkeypatch.setattr("hil.whatif.knn_blocks", lambda features, k: knn_blocks(features, k, 50))
+    monkeypatch.setattr("hil.explore.what_if.knn_blocks", lambda features, k: knn_blocks(features, k, 50))
     graph = Graph(x, kind, told, store=tmp_path / "maps" / "a")
     assert not graph.knows(.5, 3)
     steps = graph.build()
@@ -368,7 +370,7 @@ def test_knobs(app):
 
 
 def test_a_large_graph_is_built_behind_a_bar(monkeypatch, tmp_path):
-    monkeypatch.setattr("hil.knobs.AT_ONCE", 0)
+    monkeypatch.setattr("hil.explore.knob_view.AT_ONCE", 0)
     monkeypatch.setenv("HIL_HOME", str(tmp_path))                                           # no answers kept by another test
     table, x = people()
     async def visit():

@@ -1,4 +1,4 @@
-"Parts of hil.explore on a few embeddings whose figures can be counted by hand; no run is trained here."
+"Parts of hil.explore.app on a few embeddings whose figures can be counted by hand; no run is trained here."
 import asyncio
 import json
 
@@ -8,16 +8,17 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 
-from hil.curation import CurationView
-from hil.explore import explore
-from hil.journal import Journal
-from hil.knobs import in_turns
-from hil.layout import Maps, about
-from hil.matching import RetrievalView
-from hil.panels import MapView
-from hil.session import as_session, identities, nearest
-from hil.style import MARKERS
-from hil.whatif import Graph, Transfer
+from hil.explore.curation_view import CurationView
+from hil.explore.app import explore
+from hil.explore.journal import Journal
+from hil.explore.knob_view import in_turns
+from hil.core.text import duration
+from hil.explore.coordinates import Maps
+from hil.explore.retrieval_view import RetrievalView
+from hil.explore.map_view import MapView
+from hil.explore.session import as_session, identities, nearest
+from hil.core.names import MARKERS
+from hil.explore.what_if import Graph, Transfer
 
 SMALL = dict(k1=8, k1_infrared=8, k2=2, min_samples=3, n_sub=2, threshold=.5)
 
@@ -185,16 +186,16 @@ def test_turns_can_be_stopped():
 # ---- waiting, and where nothing can be shown ----------------------------------------------------------------------------------
 
 def test_a_large_map_is_announced_once(monkeypatch, tmp_path):
-    monkeypatch.setattr("hil.widgets.LARGE", 0)
+    monkeypatch.setattr("hil.explore.widgets.LARGE", 0)
     shown = []
     class Handle: update = staticmethod(shown.append)
-    monkeypatch.setattr("hil.widgets.display", lambda notice, display_id: shown.append(notice) or Handle)
+    monkeypatch.setattr("hil.explore.widgets.display", lambda notice, display_id: shown.append(notice) or Handle)
     table, x = people()
     for _ in range(2): MapView(as_session(table, x, journal=tmp_path / "j", **SMALL))      # the second one reads what the first has kept
     first, last = shown
-    assert repr(first).startswith("drawing the map of 96 images, about ") and f"animation:hil-wait {first.seconds:.0f}s" in first._repr_html_()
+    assert repr(first).startswith("drawing the map of 96 images, duration ") and f"animation:hil-wait {first.seconds:.0f}s" in first._repr_html_()
     assert repr(last).startswith("The map of 96 images took ") and "animation" not in last._repr_html_()
-    monkeypatch.setattr("hil.widgets.LARGE", 10 ** 6)
+    monkeypatch.setattr("hil.explore.widgets.LARGE", 10 ** 6)
     (tmp_path / "maps").rename(tmp_path / "gone")
     MapView(as_session(table, x, journal=tmp_path / "j", **SMALL))
     assert len(shown) == 2                                                                  # a small one is not announced
@@ -208,14 +209,14 @@ def test_a_keys_epoch_is_announced_with_all_the_maps_it_needs(tmp_path):
     assert maps.missing(1) == [1, 2, 3] and maps.seconds(1) > maps.seconds(3) > 0
     maps._kept[3] = x[:, :2]
     assert maps.missing(1) == [1, 2] and maps.missing(3) == [] and maps.seconds(3) == 0
-    assert about(.2) == "1 s" and about(61.4) == "61 s" and about(300) == "5 minutes"
+    assert duration(.2) == "1 s" and duration(61.4) == "61 s" and duration(300) == "5 minutes"
     app = explore(source, xy={e: x[:, :2] for e in (2, 3)}, journal=tmp_path / "j")
     heard = []
     app.time.frame.observe(lambda change: heard.append(change.new), "note")
     app.pressed(",")
     assert len(heard) == 1 and heard[0].startswith("Epoch 2")                               # its map was there
     app.pressed(",")
-    assert heard[1].startswith("drawing the map of epoch 1, about ") and heard[2].startswith("Epoch 1")
+    assert heard[1].startswith("drawing the map of epoch 1, duration ") and heard[2].startswith("Epoch 1")
 
 
 def test_text_where_nothing_can_be_shown(tmp_path):
@@ -230,7 +231,7 @@ def test_text_where_nothing_can_be_shown(tmp_path):
 
 def test_papermill_leaves_a_picture_of_every_view(tmp_path):
     from conftest import papermill
-    done = papermill("11_explore", tmp_path)
+    done = papermill("9_explore/00_app", tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     cells = {c.source.splitlines()[-1]: c.outputs for c in nbformat.read(tmp_path / "out.ipynb", 4).cells if c.cell_type == "code" and c.source}
     for view in ("app", "matches", "knobs(app.session)"):

@@ -1,4 +1,4 @@
-"Maps and match graphs of hil.maps on ordinary, tiny and degenerate input, and the facts they print."
+"Maps and match graphs of hil.plots.maps on ordinary, tiny and degenerate input, and the facts they print."
 import warnings
 
 import numpy as np
@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from pictures import CAM, FEATURES, MODALITY, N, PID, XY, axes_titles, check_drawing, said
 
-from hil import maps
+from hil.plots import maps
 
 TABLE = pd.DataFrame({"source": [0, 0, 1, 2], "target": [0, 1, 1, 7], "n_samples": [10, 4, 8, 5], "n_accepted": [10, 1, 8, 0],
                       "similarity": [0.8, 0.4, 0.7, 0.3], "correct": [True, False, True, False]})

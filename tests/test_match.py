@@ -1,4 +1,4 @@
-"""hil.match against the release's figures, the slow reference, and by hand."""
+"""hil.method.match against the release's figures, the slow reference, and by hand."""
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +7,11 @@ import torch
 from hypothesis import given, settings, strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from hil.cluster import centroids
-from hil.match import (MATCHERS, _forward, _sinkhorn, brst, match_hungarian, match_mutual, match_none, match_one_way, match_sinkhorn,
-                       match_table, transfer, transfer_quality)
+from hil.method.cluster import centroids
+from hil.method.match import (
+    MATCHERS, _sinkhorn, brst, forward, match_hungarian, match_mutual, match_none, match_one_way, match_sinkhorn,
+    match_table, transfer, transfer_quality,
+)
 from reference import label_transfer
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "label_transfer.npz")
@@ -42,7 +44,7 @@ def test_agrees_with_the_reference(seed, n, n_targets, d, t):
 @given(st.integers(0, 2**31))
 def test_blocks_and_levels(seed):
     x, labels, p = world(seed)
-    for small, whole in zip(_forward(x, p, block=7), _forward(x, p)): assert np.allclose(small, whole, atol=1e-6)
+    for small, whole in zip(forward(x, p, block=7), forward(x, p)): assert np.allclose(small, whole, atol=1e-6)
     mu = centroids(x, labels)
     for matcher in (lambda *a: brst(*a, 0.8, "cluster"), lambda *a: match_one_way(*a, "cluster"), match_mutual, match_hungarian, match_sinkhorn):
         new = matcher(x, labels, p)

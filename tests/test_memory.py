@@ -1,4 +1,4 @@
-"""hil.memory against the release's figures, slow plain references and properties."""
+"""hil.method.memory against the release's figures, slow plain references and properties."""
 import math
 from pathlib import Path
 
@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from hil.memory import (ClusterMemory, InstanceMemory, mccl_loss, neighbor_loss, neighbor_pairs, occurrence, sub_center_cosines, unit,
-                        update_sub_centers)
+from hil.core.vectors import unit
+from hil.method.losses import mccl_loss, neighbor_loss, neighbor_pairs, sub_center_cosines, update_sub_centers
+from hil.method.memory import ClusterMemory, InstanceMemory, occurrence
 import reference
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -5,8 +5,8 @@ from dataclasses import fields
 import pytest
 from conftest import papermill
 
-from hil.extract import Evaluation
-from hil.run import Config
+from hil.evaluation.encode import Evaluation
+from hil.runs.config import Config
 
 KINDS = {"train": Config, "evaluate": Evaluation}
 

@@ -29,8 +29,12 @@ def committed(folder, suffix):
     return sorted(ROOT / n for n in names if n.endswith(suffix) and ".ipynb_checkpoints" not in n and (ROOT / n).is_file())
 
 
-MODULES = {p.stem: p for p in committed("hil", ".py") if not p.stem.startswith("_")}
-PLOTTING = {"style", "maps", "sheets", "viz", "explore", "session", "widgets", "panels", "matching", "knobs", "curation"}
+def dotted(path): return ".".join(path.relative_to(ROOT / "hil").with_suffix("").parts)
+
+
+MODULES = {dotted(p): p for p in committed("hil", ".py") if not p.stem.startswith("_")}
+WINGS = sorted({name.partition(".")[0] for name in MODULES if "." in name})
+PLOTTING = {"plots", "explore"}  # wings whose business pictures are
 NOTEBOOKS = {str(p.relative_to(ROOT / "nbs")): p for p in committed("nbs", ".ipynb")}
 
 
@@ -43,64 +47,78 @@ def exports_to(path): return [m[1] for c in code_cells(path) if (m := re.search(
 # ---- modules ------------------------------------------------------------------------------------------------------
 
 def read_arrows(text):
-    "{module: modules it may import}, read from the block in CONTRIBUTING.md."
-    arrows = {}
-    for line in re.search(r"```\n(leaves.*?)```", text, re.S)[1].splitlines():
-        for entry in re.split(r"\s{2,}", line.strip())[1:]:
-            name, _, targets = entry.partition(" -> ")
-            targets = targets.partition(";")[0]
-            every, _, but = targets.partition("all of the above")
-            arrows[name] = set(arrows) - set(but.replace("but", "").replace(",", " ").split()) if "all of the above" in targets else set(re.findall(r"\w+", targets))
-    return arrows
+    "{wing: wings it may import}, read from the block in CONTRIBUTING.md."
+    rows = [line.partition("->") for line in re.search(r"```arrows\n(.*?)```", text, re.S)[1].splitlines()]
+    return {wing.strip(): set(re.findall(r"\w+", targets)) for wing, _, targets in rows}
 
 
-def parts():
-    "{part: module}: what notebook 01a exports is a part of the module of notebook 01."
-    number = {name: re.match(r"(\d+)([a-z]?)_", path.name) for path in NOTEBOOKS.values() for name in exports_to(path)}
-    whole = {m[1]: name for name, m in number.items() if m and not m[2]}
-    return {name: whole.get(m[1]) for name, m in number.items() if m and m[2]}
+ARROWS = read_arrows((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
 
 
-def imports(path):
-    "Modules of hil that a file imports, anywhere in it."
+def imports(path, package):
+    "Modules of hil that a file of the package `package` (\"method\") imports, anywhere in it: {\"core.errors\", ...}."
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import): found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("hil.")}
+        if isinstance(node, ast.Import): found |= {a.name.removeprefix("hil.") for a in node.names if a.name.startswith("hil.")}
         if not isinstance(node, ast.ImportFrom): continue
-        module = f"hil.{node.module or ''}".strip(".") if node.level else node.module or ""
-        if module == "hil": found |= {a.name for a in node.names}
-        elif module.startswith("hil."): found.add(module.split(".")[1])
+        base = ["hil", *package.split(".")][:3 - node.level] if node.level else []
+        module = ".".join([*base, *(node.module or "").split(".")]).strip(".")
+        if module == "hil" or module.startswith("hil."):
+            inside = module.removeprefix("hil").strip(".")
+            found |= {inside} | {f"{inside}.{a.name}".strip(".") for a in node.names}
     return found & set(MODULES)
 
 
 def test_arrows_are_read_as_they_are_meant():
-    arrows = read_arrows("```\nleaves    a  b  viz\nthen      c -> b     d -> c, a\nlast      e -> all of the above but viz\nlast      f -> viz, a; never e\n```")
-    assert arrows == {"a": set(), "b": set(), "viz": set(), "c": {"b"}, "d": {"c", "a"}, "e": {"a", "b", "c", "d"}, "f": {"viz", "a"}}
-    arrows = read_arrows((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
-    assert arrows["cluster"] == {"rerank"} and not arrows["style"] and arrows["maps"] == arrows["sheets"] == {"style"} and arrows["viz"] == {"style", "maps"}
-    assert not arrows["trainer"] & PLOTTING and {"views", "step"} <= arrows["trainer"] and not arrows["step"] & {"trainer", "views", "data"}
+    assert read_arrows("```arrows\ncore ->\na -> core\nb -> core, a\n```") == {"core": set(), "a": {"core"}, "b": {"core", "a"}}
 
 
 def test_imports_are_found(tmp_path):
-    (tmp_path / "x.py").write_text("import hil.data\ndef f():\n    from hil import cluster\n    from .rerank import a\n    from hil.memory import b\n    import numpy\n")
-    assert imports(tmp_path / "x.py") == {"data", "cluster", "rerank", "memory"} & set(MODULES)
+    lines = ["import hil.data.sysu", "def f():", "    from ..core import names", "    from .rerank import jaccard_distance",
+             "    from hil.method.memory import b", "    import numpy"]
+    (tmp_path / "x.py").write_text("\n".join(lines))
+    assert imports(tmp_path / "x.py", "method") == {"data.sysu", "core.names", "method.rerank", "method.memory"}
+
+
+def test_every_wing_has_its_arrows(): assert set(WINGS) == set(ARROWS), "CONTRIBUTING.md names other wings than hil/ has"
+
+
+def test_arrows_between_wings_run_one_way():
+    order = list(ARROWS)
+    backwards = [(wing, to) for wing in ARROWS for to in ARROWS[wing] if order.index(to) >= order.index(wing)]
+    assert not backwards, f"CONTRIBUTING.md: an arrow must point to a wing above it: {backwards}"
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_arrows_between_modules_run_one_way(name):
-    arrows, part_of = read_arrows((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")), parts()
-    module = name if name in arrows else part_of.get(name, name)               # a part may have arrows of its own, and then obeys them
-    assert module in arrows, f"hil.{name} has no place among the arrows in CONTRIBUTING.md: add it there"
-    siblings = {p for p, whole in part_of.items() if whole == module} - set(arrows)
-    wrong = imports(MODULES[name]) - arrows[module] - siblings
-    assert not wrong, f"hil.{name} imports {sorted(wrong)}; CONTRIBUTING.md allows {sorted(arrows[module]) or 'nothing'}"
+def test_a_module_imports_only_what_its_wing_may(name):
+    wing = name.partition(".")[0]
+    wrong = sorted(i for i in imports(MODULES[name], wing) if (to := i.partition(".")[0]) != wing and to not in ARROWS.get(wing, set(WINGS)))
+    assert not wrong, f"hil.{name} imports {wrong}; CONTRIBUTING.md allows the wings {sorted(ARROWS[wing]) or 'none'}"
 
 
-@pytest.mark.parametrize("name", sorted(set(MODULES) - PLOTTING))
+def test_no_two_modules_import_each_other():
+    "Arrows between modules run one way too: taking away modules that import nothing more, again and again, leaves none."
+    left = {name: imports(path, name.partition(".")[0]) - {name} for name, path in MODULES.items()}
+    while free := [name for name, needs in left.items() if not needs & set(left)]:
+        for name in free: del left[name]
+    assert not left, f"these import each other, directly or around a corner: {sorted(left)}"
+
+
+def test_a_name_is_made_in_one_place():
+    "No two modules define the same public function or class: a reader who looks for it finds it."
+    where = {}
+    for name, path in MODULES.items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"): where.setdefault(node.name, []).append(name)
+    twice = {name: places for name, places in where.items() if len(places) > 1}
+    assert not twice, f"defined more than once: {twice}"
+
+
+@pytest.mark.parametrize("name", sorted(name for name in MODULES if name.partition(".")[0] not in PLOTTING))
 def test_only_pictures_and_widgets_plot(name):
     roots = {n.split(".")[0] for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8")))
              for n in ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else [])}
-    assert not roots & {"matplotlib", "ipywidgets", "IPython"}, f"hil.{name} plots or shows widgets: this belongs in one of {sorted(PLOTTING)}"
+    assert not roots & {"matplotlib", "ipywidgets", "IPython"}, f"hil.{name} plots or shows widgets: this belongs in {sorted(PLOTTING)}"
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -214,7 +232,10 @@ def test_train_has_one_parameters_cell():
 
 # ---- hil/ is what the notebooks export ----------------------------------------------------------------------------
 
-def generated(folder): return {p.name: p.read_text(encoding="utf-8") for p in sorted((folder / "hil").glob("*.py")) if re.search("AUTOGENERATED|Autogenerated by nbdev", p.read_text(encoding="utf-8"))}
+def generated(folder):
+    "{path below hil/: text} of what nbdev wrote."
+    texts = {str(p.relative_to(folder / "hil")): p.read_text(encoding="utf-8") for p in sorted((folder / "hil").rglob("*.py"))}
+    return {name: text for name, text in texts.items() if re.search("AUTOGENERATED|Autogenerated by nbdev", text)}
 
 
 def test_hil_and_notebooks_are_in_step(tmp_path):

@@ -1,7 +1,6 @@
-"hil.protocols: the release's draws, plain references for LLCM and RegDB, tables that say what was published; runs on every stand-in."
+"hil.evaluation.protocols: the release's draws, plain references for LLCM and RegDB, tables that say what was published; runs on every stand-in."
 import io
 import json
-import logging
 import random
 import shutil
 from dataclasses import replace
@@ -15,12 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.io import savemat
 
-from hil import layouts
-from hil.data import DataError, load_sysu, read_permutation
-from hil.datasets import load
-from hil.evaluate import Metrics, cosine_distance, evaluate_llcm, mean_metrics, rank_gallery
-from hil.protocols import COLUMNS, DIRECTIONS, MARK, OWN, PUBLISHED, SECOND, Protocol, camera_pairs, draw, evaluate_draws, hardest_errors, left_out, render_table, result_table, score
-from hil.run import Config, Run, RunError
+from hil.synth import stand_ins
+from hil.core.errors import DataError
+from hil.data.sysu import load_sysu, read_permutation
+from hil.data.layouts import load
+from hil.evaluation.metrics import Metrics, cosine_distance, evaluate_llcm, mean_metrics, rank_gallery
+from hil.evaluation.protocols import (
+    DIRECTIONS, Protocol, camera_pairs, draw, evaluate_draws, hardest_errors, left_out, score,
+)
+from hil.evaluation.tables import OWN, PUBLISHED, SECOND, render_table, result_table
+from hil.core.errors import RunError
+from hil.runs.config import Config
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "sysu_protocol.json").read_text())
 
@@ -29,7 +33,7 @@ GOLDEN = json.loads((Path(__file__).parent / "golden" / "sysu_protocol.json").re
 def roots(tmp_path_factory):
     "Stand-ins large enough to cluster; not to be written to."
     home = tmp_path_factory.mktemp("protocols")
-    return {name: layouts.write_layout(name, home / name, people=12, images=3) for name in layouts.PLANS}
+    return {name: stand_ins.write_layout(name, home / name, people=12, images=3) for name in stand_ins.PLANS}
 
 
 # ---- draws --------------------------------------------------------------------------------------------------------
@@ -208,7 +212,7 @@ QUICK = dict(stage1_epochs=1, stage2_epochs=1, iterations=2, batch_ids=3, instan
 
 @pytest.mark.parametrize("name,more", [("sysu", dict(search_mode="indoor", shots=2)), ("regdb", dict(split=3, direction="visible_to_infrared")), ("llcm", {}), ("folder", {})])
 def test_a_run_on_every_stand_in(hil_home, roots, tmp_path, name, more):
-    from hil.trainer import Trainer
+    from hil.training.trainer import Trainer
     config = Config(dataset=name, data_root=str(roots[name]), expect="stand-in", run_dir=str(tmp_path / "run"), **QUICK, **more)
     run = Trainer(config, progress=False).fit()
     (tmp_path / "run/checkpoint.pt").unlink()
@@ -225,7 +229,7 @@ def test_a_run_on_every_stand_in(hil_home, roots, tmp_path, name, more):
 
 
 def test_a_whole_network_reads_the_cache(hil_home, roots, tmp_path):
-    from hil.trainer import Trainer
+    from hil.training.trainer import Trainer
     config = Config(dataset="regdb", data_root=str(roots["regdb"]), expect="stand-in", trainable="all", run_dir=str(tmp_path / "run"), **QUICK)
     trainer = Trainer(config, progress=False)
     cached = trainer.views.images["visible"]
@@ -234,7 +238,7 @@ def test_a_whole_network_reads_the_cache(hil_home, roots, tmp_path):
 
 
 def test_broken_data_stops_before_a_run_begins(hil_home, roots, tmp_path):
-    from hil.trainer import Trainer
+    from hil.training.trainer import Trainer
     root = shutil.copytree(roots["llcm"], tmp_path / "llcm")
     shutil.rmtree(root / "test_vis/cam2")
     config = Config(dataset="llcm", data_root=str(root), expect="stand-in", run_dir=str(tmp_path / "run"), **QUICK)

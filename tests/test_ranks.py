@@ -12,13 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-from hil import ranks
-from hil.agw import AgwResNet50
-from hil.chunks import Parts, Whole, cut, passage, skipped
-from hil.launch import launch, main
-from hil.models import MODALITIES, build_model
-from hil.run import Run, RunError
-from hil.trainer import Trainer
+from hil.training import distributed
+from hil.models.agw import AgwResNet50
+from hil.training.gradient_cache import Parts, Whole, cut, passage, skipped
+from hil.training.cli import launch, main
+from hil.core.names import MODALITIES
+from hil.models.build import build_model
+from hil.core.errors import RunError
+from hil.runs.folder import Run
+from hil.training.trainer import Trainer
 
 VIT = dict(model="vit_tiny_ics", weights="random", trainable="all", stage1_epochs=1, stage2_epochs=1, iterations=2, batch_ids=3, instances=2, k1=8, k1_infrared=6, k2=3, min_samples=2, eps=.7, n_sub=2,
            level="sample", threshold=.5, lr=1e-4, optimizer="sgd", memory_update="sample", mccl_warmup=0, trials=1)
@@ -145,8 +147,8 @@ TWO = """
 import hashlib, json, sys
 from pathlib import Path
 import torch.distributed as dist
-from hil import ranks, trainer
-from hil.run import Config
+from hil.training import distributed, trainer
+from hil.runs.config import Config
 digests, writes = [], []
 train, write = trainer.Trainer.train, trainer.Run.record
 def watched(self, labels, memories, e):
@@ -156,11 +158,11 @@ def watched(self, labels, memories, e):
     return out
 trainer.Trainer.train = watched
 trainer.Run.record = lambda self, *a: (writes.append(1), write(self, *a))
-with ranks.joined():
+with distributed.joined():
     for settings in json.loads(sys.argv[1]): trainer.Trainer(Config(**settings), progress=False).fit()
-    box = [None] * ranks.world()
+    box = [None] * distributed.world()
     dist.all_gather_object(box, (digests, len(writes)))
-    if ranks.rank() == 0: print(json.dumps(box))
+    if distributed.rank() == 0: print(json.dumps(box))
 threads = [task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")]
 assert not [name for name in threads if "gloo" in name], f"{threads}: a thread of the group that outlives it can crash the process at its exit"
 """
@@ -198,31 +200,31 @@ def test_an_error_on_the_first_is_told(small, tmp_path):
 
 
 def test_one_process_is_nothing_special(small, tmp_path, capsys):
-    assert (ranks.rank(), ranks.world(), ranks.from_first(lambda: 3)) == (0, 1, 3)
-    with ranks.joined(), ranks.first_alone(): pass
-    assert type(ranks.synchronise(MADE["vit"]()).base.patch_embed.conv[7]) is nn.BatchNorm2d
+    assert (distributed.rank(), distributed.world(), distributed.from_first(lambda: 3)) == (0, 1, 3)
+    with distributed.joined(), distributed.first_alone(): pass
+    assert type(distributed.synchronise(MADE["vit"]()).base.patch_embed.conv[7]) is nn.BatchNorm2d
     config = small(run_dir=str(tmp_path / "run"), stage1_epochs=0, stage2_epochs=1, iterations=1, trials=1)
     main([f"--{k}={v}" for k, v in vars(config).items()])
     assert capsys.readouterr().out.startswith("epoch 1/1: loss ") and Run(config.run_dir).config == config
-    with pytest.raises(SystemExit, match="hil.launch: 'presets' is not a parameter; did you mean 'preset'"): main(["--presets", "tiny"])
+    with pytest.raises(SystemExit, match="hil.training.cli: 'presets' is not a parameter; did you mean 'preset'"): main(["--presets", "tiny"])
     for file in tmp_path.rglob("*.pt"): file.unlink()
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
 @pytest.mark.parametrize("parts", [1, 2, 5])
 def test_every_row_is_dealt_once(monkeypatch, world, parts):
-    monkeypatch.setattr(ranks, "world", lambda: world)
+    monkeypatch.setattr(distributed, "world", lambda: world)
     deal = []
     for r in range(world):
-        monkeypatch.setattr(ranks, "rank", lambda: r)
-        deal += [ranks.share(43, i, parts) for i in range(parts)]
+        monkeypatch.setattr(distributed, "rank", lambda: r)
+        deal += [distributed.share(43, i, parts) for i in range(parts)]
     assert torch.cat(deal).sort().values.tolist() == list(range(43)) and max(map(len, deal)) - min(map(len, deal)) <= 1
 
 
 def test_a_gpu_for_each(monkeypatch):
-    monkeypatch.setattr(ranks, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "world", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert ranks.own_device(torch.device("cpu")).type == "cpu"
-    with pytest.raises(RunError, match="process 1 on this machine has no GPU: torch shows 1"): ranks.own_device(torch.device("cuda"))
-    with pytest.raises(RunError, match="each takes a GPU of its own"): ranks.own_device(torch.device("cuda:0"))
+    assert distributed.own_device(torch.device("cpu")).type == "cpu"
+    with pytest.raises(RunError, match="process 1 on this machine has no GPU: torch shows 1"): distributed.own_device(torch.device("cuda"))
+    with pytest.raises(RunError, match="each takes a GPU of its own"): distributed.own_device(torch.device("cuda:0"))

@@ -7,11 +7,12 @@ import nbformat
 import numpy as np
 import pytest
 
-from hil.evaluate import Metrics
-from hil.launch import settings_from, words_of
-from hil.memory import InstanceMemory
-from hil.run import RECIPES, RELEASE, Config, RunError, config_from
-from hil.trainer import Trainer
+from hil.evaluation.metrics import Metrics
+from hil.training.cli import settings_from, words_of
+from hil.method.memory import InstanceMemory
+from hil.core.errors import RunError
+from hil.runs.config import Config, RECIPES, RELEASE, config_from
+from hil.training.trainer import Trainer
 
 MINE = dict(data_root="x", weights="random")
 # typed out of the method by hand, section by section, not read from the code
@@ -78,7 +79,7 @@ def test_the_parameters_cell_with_a_recipe():
 def test_papermill_marks_what_it_injects(tmp_path):
     "The one thing taken from papermill: its cell begins with '# Parameters'."
     lines = [f"{k}: {type(v).__name__} = {v!r}" for k, v in vars(Config()).items()]
-    cells = [nbformat.v4.new_code_cell(s) for s in ("from hil.run import config_from\nbefore = set(globals()) | {'before'}", "\n".join(lines), "c = config_from(globals(), before)\nprint(c.n_sub, c.eps, c.lr)")]
+    cells = [nbformat.v4.new_code_cell(s) for s in ("from hil.runs.config import config_from\nbefore = set(globals()) | {'before'}", "\n".join(lines), "c = config_from(globals(), before)\nprint(c.n_sub, c.eps, c.lr)")]
     cells[1].metadata["tags"] = ["parameters"]
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}), tmp_path / "in.ipynb")
     given = [w for k, v in dict(preset="regdb", n_sub=9, **MINE).items() for w in ("-p", k, str(v))]

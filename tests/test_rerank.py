@@ -1,4 +1,4 @@
-"""hil.rerank against the release's figures, against the slow reference, and against what must hold for any data."""
+"""hil.method.rerank against the release's figures, against the slow reference, and against what must hold for any data."""
 import logging
 from pathlib import Path
 
@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from hil.neighbors import _half_product, knn, knn_blocks, knn_recall, unit
-from hil.rerank import jaccard_distance
+from hil.core.vectors import unit_rows
+from hil.method.neighbors import _half_product, knn, knn_blocks, knn_recall
+from hil.method.rerank import jaccard_distance
 from reference import as_dense, dense_jaccard, nearest
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "jaccard_n600_d64.npz")
@@ -40,7 +41,7 @@ def test_release_figures(k1):
 @given(st.integers(0, 2**31), st.integers(2, 45), st.integers(2, 12), st.integers(1, 35), st.data())
 def test_agrees_with_the_reference(seed, n, d, k1, data):
     k2 = data.draw(st.integers(1, k1))
-    x = unit(np.random.default_rng(seed).normal(size=(n, d)))
+    x = unit_rows(np.random.default_rng(seed).normal(size=(n, d)))
     assert (knn(x, k1) == nearest(x, k1)).all() or d == 2             # float32 may swap near ties where angles crowd
     ours = jaccard_distance(x, k1, k2)
     assert np.abs(as_dense(ours) - dense_jaccard(x, k1, k2, rank=knn(x, k1))).max() < 1e-4
@@ -96,7 +97,7 @@ def test_number_types_and_containers():
         assert np.abs(as_dense(jaccard_distance(same)) - wanted).max() < 1e-5
     bfloat = torch.tensor(x).bfloat16()
     assert np.abs(as_dense(jaccard_distance(bfloat)) - as_dense(jaccard_distance(bfloat.float()))).max() == 0
-    assert np.isfinite(unit(np.float64([[1e-200, 0], [1e200, 1e200]]))).all()
+    assert np.isfinite(unit_rows(np.float64([[1e-200, 0], [1e200, 1e200]]))).all()
 
 
 def test_equal_rows_and_one_dimension():
@@ -148,7 +149,7 @@ def crowd(n_people, n_images=35, d=48, noise=.7, seed=0):
 
 def test_approximate_neighbours_find_nearly_all(caplog):
     x = crowd(120)
-    with caplog.at_level(logging.INFO, "hil.neighbors"): found = knn(x, 30, "ivf")
+    with caplog.at_level(logging.INFO, "hil.method.neighbors"): found = knn(x, 30, "ivf")
     assert "recall@30" in caplog.text and caplog.records[-1].levelno == logging.INFO
     assert knn_recall(x, found, n_sample=1000, seed=9) > .93 and knn_recall(x, knn(x, 30)) == 1
     assert (found[:, 0] == np.arange(len(x))).all() and all(len(set(row)) == 30 for row in found.tolist())
@@ -166,14 +167,14 @@ def test_approximate_distance_is_close_and_exact_stays_the_default():
 
 def test_a_recall_that_is_missed_is_a_warning(caplog):
     x = np.random.default_rng(0).normal(size=(6000, 32))                                         # no clusters: no list helps
-    with caplog.at_level(logging.INFO, "hil.neighbors"): found = knn(x, 30, "ivf", recall=.999)
+    with caplog.at_level(logging.INFO, "hil.method.neighbors"): found = knn(x, 30, "ivf", recall=.999)
     assert caplog.records[-1].levelno == logging.WARNING and 0 < knn_recall(x, found) < .999
     assert all(len(set(row)) == 30 for row in found.tolist()), "who is met again in another deal is listed once"
 
 
 def test_more_recall_costs_more_lists(caplog):
     x = np.random.default_rng(0).normal(size=(4000, 6))                                           # no clusters: neighbours lie in many lists
-    with caplog.at_level(logging.INFO, "hil.neighbors"): low, high = (knn_recall(x, knn(x, 30, "ivf", recall=r)) for r in (.3, .98))
+    with caplog.at_level(logging.INFO, "hil.method.neighbors"): low, high = (knn_recall(x, knn(x, 30, "ivf", recall=r)) for r in (.3, .98))
     assert .3 <= low < high and high > .96 and all(record.levelno == logging.INFO for record in caplog.records)
 
 

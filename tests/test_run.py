@@ -1,4 +1,4 @@
-"""hil.run: settings that refuse nonsense, and a folder that survives a crash."""
+"""hil.runs.config: settings that refuse nonsense, and a folder that survives a crash."""
 import ast
 import inspect
 import json
@@ -14,7 +14,10 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from hil.run import CHOICES, RANGES, Config, Run, RunError, config_from, save_npz, write_atomic
+from hil.core.errors import RunError
+from hil.core.files import save_npz, write_atomic
+from hil.runs.config import CHOICES, Config, RANGES, config_from
+from hil.runs.folder import Run
 
 NOTEBOOK = Path(__file__).parents[1] / "nbs" / "train.ipynb"
 DEFAULT = {f.name: f.default for f in fields(Config)}
@@ -178,7 +181,7 @@ def test_crash_between_files_keeps_the_old_state(run, monkeypatch, step):
         if len(calls) > step: raise OSError("no space left on device")
         os.rename(source, target)
     with monkeypatch.context() as patch:
-        patch.setattr("hil.run.os.replace", replace)
+        patch.setattr("hil.runs.config.os.replace", replace)
         with pytest.raises(OSError): keep(run, 2)
     assert calls == ["0002.npz", "history.csv", "checkpoint.pt"][:step + 1]
     after = content(run.path)
@@ -194,7 +197,7 @@ def test_crash_between_files_keeps_the_old_state(run, monkeypatch, step):
 def test_a_write_that_fails_leaves_no_half_file(run, monkeypatch, what):
     before = content(run.path)
     def half(*a, **k): Path(a[0] if what == "arrays" else a[1]).write_bytes(b"half"); raise OSError("no space left on device")
-    monkeypatch.setattr(*(("hil.run.save_npz", half) if what == "arrays" else ("hil.run.torch.save", half)))
+    monkeypatch.setattr(*(("hil.core.files.save_npz", half) if what == "arrays" else ("hil.runs.config.torch.save", half)))
     with pytest.raises(OSError): keep(run, 2)
     new = set(content(run.path)) - set(before)
     assert new == (set() if what == "arrays" else {"epochs/0002.npz"}) and run.checkpoint()["epoch"] == 1

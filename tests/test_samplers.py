@@ -14,9 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hil.run import Config, RunError
-from hil.step import one_turn, turns
-from hil.views import cached, clear_stale
+from hil.core.errors import RunError
+from hil.runs.config import Config
+from hil.data.samplers import one_turn, turns
+from hil.data.training_views import cached, clear_stale
 
 
 def dealt(labels, cams, instances, seed):
@@ -77,7 +78,7 @@ def test_batches_without_end():
 @pytest.mark.parametrize("sampler", ["camera", "no_camera"])
 def test_a_run_by_turns(train, sampler, monkeypatch):
     seen = []
-    monkeypatch.setattr("hil.trainer.turns", lambda labels, ids, instances, cams, seed: (seen.append((cams is None, seed)), turns(labels, ids, instances, cams, seed))[1])
+    monkeypatch.setattr("hil.training.trainer.turns", lambda labels, ids, instances, cams, seed: (seen.append((cams is None, seed)), turns(labels, ids, instances, cams, seed))[1])
     h = train(sampler=sampler, same_ids=False, iterations=2).history
     assert np.isfinite(h.loss_total[1:]).all() and len(seen) == 6 == len({s for _, s in seen}) and {none for none, _ in seen} == {sampler == "no_camera"}
 

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 from pictures import CAM, IMAGES, MODALITY, PID, R, check_drawing, said
 
-from hil import sheets
+from hil.plots import sheets
 
 WHO = (PID[:6], PID[:20], CAM[:6], CAM[:20])
 DISTANCE = R.random((6, 20))

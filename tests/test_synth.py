@@ -14,10 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hil import scenes, synth
-from hil.people import EYE, PIECE, SLOT, body, draw_person, material, paint
-from hil.raster import ALONG, DEPTH, NX, NZ, PART, PX, PY, PZ, cast, cone, expose, shade, turn
-from hil.synth import CAMERAS, PRESETS, Difficulty, Preset, Shot, default_root, draw_shot, load_truth, plan, render
+from hil.synth import scenes
+from hil.synth.render import FORMAT, PRESETS, Preset, TAPE, frame_person, picture, put_in, render
+from hil.synth.people import EYE, PIECE, SLOT, body, draw_person, material, paint
+from hil.synth.raster import ALONG, DEPTH, NX, NZ, PART, PX, PY, PZ, cast, cone, expose, shade, turn
+from hil.synth.render import (
+    CAMERAS, Difficulty, Shot, default_root, draw_shot, load_truth, plan,
+)
 
 TIES = (0.7, 0.68)
 
@@ -59,7 +62,7 @@ def test_continues_after_folders_and_manifest_are_gone(whole, tmp_path):
 
 
 def test_killed_rendering_continues_to_the_same_bytes(tmp_path):
-    code = "import sys; from hil.synth import render; render('tiny', 7, root=sys.argv[1], workers=2, progress=False)"
+    code = "import sys; from hil.synth.render import render; render('tiny', 7, root=sys.argv[1], workers=2, progress=False)"
     root = tmp_path / "killed"
     child = subprocess.Popen([sys.executable, "-c", code, str(root)], env=os.environ | {"OMP_NUM_THREADS": "1"})
     deadline = time.time() + 60
@@ -76,7 +79,7 @@ def test_killed_rendering_continues_to_the_same_bytes(tmp_path):
 
 
 def test_two_processes_on_one_root_leave_one_whole_rendering(whole, tmp_path):
-    code = "import sys; from hil import synth; synth.PRESETS['micro'] = synth.Preset(6, 2, 2, 2); synth.render('micro', 5, root=sys.argv[1], progress=False)"
+    code = "import sys; from hil import synth; PRESETS['micro'] = Preset(6, 2, 2, 2); render('micro', 5, root=sys.argv[1], progress=False)"
     both = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "r")]) for _ in range(2)]
     assert [p.wait(60) for p in both] == [0, 0]
     assert files(tmp_path / "r") == files(whole)
@@ -157,8 +160,8 @@ def test_truth_agrees_with_the_files(whole, pixels):
 
 def test_default_root_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("HIL_HOME", str(tmp_path))
-    assert default_root() == tmp_path / f"synth-{synth.FORMAT}-default-seed0" and default_root("tiny", 3, 0.7) == tmp_path / f"synth-{synth.FORMAT}-tiny-seed3-overlap0.7"
-    assert render("micro", 1, progress=False) == tmp_path / f"synth-{synth.FORMAT}-micro-seed1"
+    assert default_root() == tmp_path / f"synth-{FORMAT}-default-seed0" and default_root("tiny", 3, 0.7) == tmp_path / f"synth-{FORMAT}-tiny-seed3-overlap0.7"
+    assert render("micro", 1, progress=False) == tmp_path / f"synth-{FORMAT}-micro-seed1"
 
 
 # bad input
@@ -171,14 +174,14 @@ def test_a_folder_with_another_rendering_is_refused(whole, change, word):
 def test_another_format_is_refused_even_half_way(whole, tmp_path, monkeypatch):
     root = shutil.copytree(whole, tmp_path / "r")
     (root / "synth.json").unlink()
-    monkeypatch.setattr(synth, "FORMAT", 99)
+    monkeypatch.setattr("hil.synth.render.FORMAT", 99)
     with pytest.raises(ValueError, match="format"): render("micro", 5, root=root)
 
 
 def test_a_foreign_folder_is_left_alone(tmp_path):
     (tmp_path / "cam1").mkdir()
     (tmp_path / "cam1/mine.jpg").write_bytes(b"precious")
-    with pytest.raises(ValueError, match="not made by hil.synth"): render("micro", 5, root=tmp_path)
+    with pytest.raises(ValueError, match="not made by hil.synth.render"): render("micro", 5, root=tmp_path)
     assert files(tmp_path) == {"cam1/mine.jpg": b"precious"}
 
 
@@ -209,7 +212,7 @@ def test_person_fills_a_sensible_share_of_the_box(camid):
     for pid in range(40):
         shot, rng = draw_shot(1, pid, camid, 1, loose)
         shapes, rotation = body(draw_person(np.random.default_rng([1, pid]), TIES), shot.phase, shot.vigour), turn(shot.azimuth, CAMERAS[camid].pitch)
-        ids, _ = cast(shapes, rotation, synth.frame_person(shapes, rotation, CAMERAS[camid], rng, loose), 128, 64)
+        ids, _ = cast(shapes, rotation, frame_person(shapes, rotation, CAMERAS[camid], rng, loose), 128, 64)
         shares.append((ids >= 0).mean())
         rows = np.flatnonzero((ids >= 0).any(1))
         assert rows[0] < 32 and rows[-1] > 100   # head near the top, feet near the bottom
@@ -244,7 +247,7 @@ def test_every_occluder_hides_some_but_not_all(occluder):
             for kind in ("none", occluder):
                 shot, _ = draw_shot(1, pid, c, 1)
                 shot = Shot(**{**shot.__dict__, "occluder": kind})
-                pair.append(synth.picture(person, shot, np.random.default_rng(pid), backs, Difficulty(visible_noise=0, infrared_noise=0, exposure=0)).astype(int))
+                pair.append(picture(person, shot, np.random.default_rng(pid), backs, Difficulty(visible_noise=0, infrared_noise=0, exposure=0)).astype(int))
             hidden.append((np.abs(pair[0] - pair[1]).max(2) > 12).mean())
     assert 0.01 < np.mean(hidden) < 0.35 and max(hidden) < 0.6
 
@@ -273,10 +276,10 @@ def test_leather_is_dark_and_polyester_bright_at_night():
 def test_tape_outshines_everything_at_night():
     ball = np.array([cone(0, (0, 0.5, 0), (0, 0.5, 0), 0.2, 0.2)])
     canvas = np.zeros((64, 32, 1), np.float32)
-    for nir in (0.92, synth.TAPE):
-        synth.put_in(canvas, ball, np.eye(3), np.array([0, 0.5, 0.5, 1.0]), lambda parts, hits: np.tile(np.float32([0.5, 0.5, 0.5, nir, 0]), (len(parts), 1)), CAMERAS[3], CAMERAS[3].light)
+    for nir in (0.92, TAPE):
+        put_in(canvas, ball, np.eye(3), np.array([0, 0.5, 0.5, 1.0]), lambda parts, hits: np.tile(np.float32([0.5, 0.5, 0.5, nir, 0]), (len(parts), 1)), CAMERAS[3], CAMERAS[3].light)
         edge = canvas[32, 8:24, 0].min(), canvas.max()
-        if nir == synth.TAPE: assert edge[0] > plain[1]   # bright even where the surface turns away
+        if nir == TAPE: assert edge[0] > plain[1]   # bright even where the surface turns away
         plain = edge
 
 

@@ -3,11 +3,10 @@ import re
 
 import nbformat
 import numpy as np
-import pandas as pd
 import pytest
 from conftest import SMALL, papermill
 
-from hil.run import Run
+from hil.runs.folder import Run
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +73,7 @@ def test_the_reports_figures_are_the_historys(report):
 
 @pytest.mark.slow
 def test_a_report_without_truth(hil_home, tmp_path):
-    from hil.layouts import write_layout
+    from hil.synth.stand_ins import write_layout
     root = write_layout("folder", tmp_path / "crops", images=3)
     done = papermill("train", tmp_path, run_dir="run", **{**SMALL, "k1": 6, "k1_infrared": 6, "k2": 2, "min_samples": 2, "n_sub": 2, "batch_ids": 3}, dataset="folder", data_root=root)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,4 +1,4 @@
-"""hil.trainer: the same seed the same run, a killed run resumed, every switch, every way to fail; and the release's total loss."""
+"""hil.training.trainer: the same seed the same run, a killed run resumed, every switch, every way to fail; and the release's total loss."""
 import logging
 import re
 import shutil
@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,17 +15,22 @@ import torch
 from hypothesis import given, settings, strategies as st
 from test_memory import close, load
 
-from hil import match
-from hil.cluster import centroids, pseudo_labels
-from hil.data import DataError
-from hil.extract import load_encoder
-from hil.memory import ClusterMemory, InstanceMemory, mccl_loss, unit
-from hil.models import DEPTHS, MODALITIES
-from hil.rerank import jaccard_distance
-from hil.run import CHOICES, Config, Run, RunError
-from hil.step import Memories, draw_batch, move_memories, remember, step_losses
-from hil.trainer import Trainer, find_device
-from hil.views import VIEWS, CachedViews, PixelViews, cache_views, cached, store_key
+from hil.method import match
+from hil.method.cluster import centroids, pseudo_labels
+from hil.core.errors import DataError
+from hil.evaluation.encode import load_encoder
+from hil.core.vectors import unit
+from hil.method.losses import mccl_loss
+from hil.method.memory import ClusterMemory, InstanceMemory
+from hil.core.names import DEPTHS, MODALITIES
+from hil.method.rerank import jaccard_distance
+from hil.core.errors import RunError
+from hil.runs.config import CHOICES, Config
+from hil.runs.folder import Run
+from hil.data.samplers import draw_batch
+from hil.training.step import Memories, move_memories, remember, step_losses
+from hil.training.trainer import Trainer, find_device
+from hil.data.training_views import CachedViews, PixelViews, VIEWS, cache_views, cached, store_key
 
 
 def same_runs(a, b):
@@ -50,8 +54,8 @@ def test_another_seed_is_another_run(whole, train):
 
 KILLED = """
 import os, signal, sys, torch
-from hil import trainer
-from hil.run import Config
+from hil.training import trainer
+from hil.runs.config import Config
 die = lambda: os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[1] == "step":  # in the middle of the second epoch
     def check_finite(self, values, e, step):
@@ -133,8 +137,8 @@ def short(small, whole, tmp_path_factory):
 
 
 def test_approximate_neighbours_are_asked_for_and_their_recall_is_said(quick, caplog):
-    with caplog.at_level("INFO", "hil.neighbors"): run = quick(neighbors="ivf")
-    said = [record.getMessage() for record in caplog.records if record.name == "hil.neighbors"]
+    with caplog.at_level("INFO", "hil.method.neighbors"): run = quick(neighbors="ivf")
+    said = [record.getMessage() for record in caplog.records if record.name == "hil.method.neighbors"]
     assert len(said) == 2 * len(run.history[1:]) and all("recall@" in line for line in said) and np.isfinite(run.history.loss_total[1:]).all()
 
 
@@ -234,7 +238,7 @@ def test_the_whole_network_learns_when_told_to(quick):
 
 
 def test_a_frozen_trunk_stays_as_it_came(quick):
-    from hil.models import build_model
+    from hil.models.build import build_model
     before, after = build_model("lite0").state_dict(), quick().checkpoint()["model"]
     for k in before:
         if k.startswith("trunk."): assert torch.equal(before[k], after[k]), k
@@ -263,8 +267,8 @@ def test_what_an_epoch_is_given(small, tmp_path, monkeypatch):
         def views(m, idx, generator): seeds[-1].append(generator.initial_seed()); return batch(m, idx, generator)
         trainer.coarse, trainer.views.batch = first, views
         return trainer
-    monkeypatch.setattr("hil.trainer.step_losses", losses)
-    monkeypatch.setattr("hil.trainer.draw_batch", draw)
+    monkeypatch.setattr("hil.training.trainer.step_losses", losses)
+    monkeypatch.setattr("hil.training.trainer.draw_batch", draw)
     for k, changes in enumerate((dict(), dict(seed=1), dict(same_ids=False))):
         told.clear(), together.clear()
         watch(Trainer(small(run_dir=str(tmp_path / str(k)), iterations=1, trials=1, **changes), progress=False)).fit()
@@ -376,7 +380,7 @@ def test_labels_are_those_of_the_whole_distance(monkeypatch, noise):
     def storing(*args, **options):
         stored.append(jaccard_distance(*args, **options))
         return stored[-1]
-    monkeypatch.setattr("hil.trainer.jaccard_distance", storing)
+    monkeypatch.setattr("hil.training.trainer.jaccard_distance", storing)
     kinds = set()
     for eps in (.3, .6, .9, 1 - 1e-9, *np.unique(every["visible"].data)[10:-10:100].tolist()):
         want = {m: pseudo_labels(d, eps, 4) for m, d in every.items()}
@@ -487,7 +491,7 @@ def test_a_loss_that_is_not_finite(quick, stage):
 @pytest.mark.parametrize("where", ["shallow infrared features", "mccl loss"])
 def test_what_is_not_finite_is_named_before_it_is_learned(small, tmp_path, monkeypatch, where, value):
     trainer = Trainer(small(run_dir=str(tmp_path), **SHORT), progress=False)
-    if "loss" in where: monkeypatch.setattr("hil.trainer.step_losses", lambda *args: {**step_losses(*args), "mccl": torch.tensor(value)})
+    if "loss" in where: monkeypatch.setattr("hil.training.trainer.step_losses", lambda *args: {**step_losses(*args), "mccl": torch.tensor(value)})
     else: trainer.model.register_forward_hook(lambda model, args, out: {**out, "infrared": {**out["infrared"], "shallow": out["infrared"]["shallow"] * value}} if model.training else out)
     before = {k: v.clone() for k, v in trainer.model.state_dict().items() if v.ndim == 2}
     with pytest.raises(RunError, match=f"epoch 1, step 1: NaN or infinity in {where}. Lower lr"): trainer.fit()

@@ -1,4 +1,4 @@
-"""hil.vit: names, shapes and order of the release; features, gradients and BatchNorm statistics of an independent float64 twin (reference_vit)."""
+"""hil.models.vit: names, shapes and order of the release; features, gradients and BatchNorm statistics of an independent float64 twin (reference_vit)."""
 import re
 import zlib
 
@@ -8,9 +8,10 @@ import reference_vit as ref
 import torch
 from hypothesis import given, settings, strategies as st
 
-from hil.models import DEPTHS, MODALITIES, build_model
-from hil.streams import recomputed
-from hil.vit import DropPath, HalfNorm, VitIcs
+from hil.core.names import DEPTHS, MODALITIES
+from hil.models.build import build_model
+from hil.models.two_stems import recomputed
+from hil.models.vit import DropPath, HalfNorm, VitIcs
 
 TINY = dict(dim=24, depth=4, heads=3, stem=6, height=64, width=32)
 
@@ -219,7 +220,7 @@ RUN = dict(trainable="all", weights="random", stage1_epochs=0, stage2_epochs=1, 
 
 def test_the_trainer_trains_it_end_to_end(small, tmp_path):
     "Pixels in, every weight that is in a path moves; a second run starts from the first one's checkpoint."
-    from hil.trainer import Trainer
+    from hil.training.trainer import Trainer
     trainer = Trainer(small(model="vit_tiny_ics", run_dir=str(tmp_path / "a"), gradient_checkpointing=True, **RUN), progress=False)
     before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
     run = trainer.fit()
@@ -233,5 +234,5 @@ def test_the_trainer_trains_it_end_to_end(small, tmp_path):
 @pytest.mark.parametrize("changes,says", [(dict(trainable="heads"), 'set trainable = "all"'), (dict(weights=""), "comes without weights"),
                                           (dict(model="lite0", compile=True), "for the vit and agw models"), (dict(model="lite0", gradient_checkpointing=True), "for the vit and agw models")])
 def test_contradictory_settings(small, changes, says):
-    from hil.run import RunError
+    from hil.core.errors import RunError
     with pytest.raises(RunError, match=re.escape(says)): small(**{**RUN, "model": "vit_base_ics", **changes})

@@ -1,4 +1,4 @@
-"Every curve of hil.viz on ordinary, tiny and degenerate input: titles computed, axes named, nothing leaks, no glyph missing."
+"Every curve of hil.plots.curves on ordinary, tiny and degenerate input: titles computed, axes named, nothing leaks, no glyph missing."
 import base64
 import io
 from pathlib import Path
@@ -10,7 +10,8 @@ from jupyter_client.manager import start_new_kernel
 from pictures import check_drawing, png, said
 from PIL import Image
 
-from hil import maps, style, viz
+from hil.core import names, text
+from hil.plots import curves, maps, style
 
 HISTORY = pd.DataFrame({"epoch": range(4), "stage": [1, 1, 2, 2], "loss_total": [3, 2, 1, 0.5],
                         "clusters_visible": [5, 6, 7, 8], "clusters_infrared": [4, 5, 6, 7], "outliers_visible": [9, 5, 3, 1],
@@ -20,19 +21,19 @@ SWEEP = pd.DataFrame({"threshold": [0.2, 0.8], "precision": [0.6, 0.9], "coverag
 EPS = pd.DataFrame({"eps": [0.4, 0.5], "clusters": [3, 6], "outliers": [9, 2]})
 
 CASES = {
-    "history": lambda: viz.history_plot(HISTORY, {"untrained": 0.1, "supervised": 0.8}),
-    "history one epoch": lambda: viz.history_plot(HISTORY[:1], {"untrained": np.nan, "supervised": None}),
-    "history NaN": lambda: viz.history_plot(HISTORY * np.nan),
-    "history list": lambda: viz.history_plot([{"epoch": 0, "loss_total": 1.0}]),
-    "history restarts": lambda: viz.history_plot(HISTORY.assign(epoch=[0, 1, 0, 1])),
-    "history empty": lambda: viz.history_plot(pd.DataFrame()),
-    "cmc": lambda: viz.cmc_plot({"trained": np.linspace(0.5, 1, 30), "untrained": [0.1, 0.2]}),
-    "cmc empty": lambda: viz.cmc_plot({"trained": None, "untrained": [np.nan]}),
-    "threshold": lambda: viz.threshold_curve(SWEEP, current=0.5),
-    "threshold no truth": lambda: viz.threshold_curve(SWEEP.drop(columns="precision")),
-    "threshold empty": lambda: viz.threshold_curve(SWEEP[:0]),
-    "eps": lambda: viz.eps_curve(EPS, 0.45, people=5),
-    "eps empty": lambda: viz.eps_curve(EPS[:0]),
+    "history": lambda: curves.history_plot(HISTORY, {"untrained": 0.1, "supervised": 0.8}),
+    "history one epoch": lambda: curves.history_plot(HISTORY[:1], {"untrained": np.nan, "supervised": None}),
+    "history NaN": lambda: curves.history_plot(HISTORY * np.nan),
+    "history list": lambda: curves.history_plot([{"epoch": 0, "loss_total": 1.0}]),
+    "history restarts": lambda: curves.history_plot(HISTORY.assign(epoch=[0, 1, 0, 1])),
+    "history empty": lambda: curves.history_plot(pd.DataFrame()),
+    "cmc": lambda: curves.cmc_plot({"trained": np.linspace(0.5, 1, 30), "untrained": [0.1, 0.2]}),
+    "cmc empty": lambda: curves.cmc_plot({"trained": None, "untrained": [np.nan]}),
+    "threshold": lambda: curves.threshold_curve(SWEEP, current=0.5),
+    "threshold no truth": lambda: curves.threshold_curve(SWEEP.drop(columns="precision")),
+    "threshold empty": lambda: curves.threshold_curve(SWEEP[:0]),
+    "eps": lambda: curves.eps_curve(EPS, 0.45, people=5),
+    "eps empty": lambda: curves.eps_curve(EPS[:0]),
 }
 
 
@@ -46,21 +47,21 @@ def test_axes_are_named(name):
 
 
 @pytest.mark.parametrize("draw, one, other", [
-    (viz.history_plot, HISTORY, HISTORY.assign(mAP=0.77)),
-    (viz.cmc_plot, {"a": [0.5, 1]}, {"a": [0.6, 1]}),
-    (viz.threshold_curve, SWEEP, SWEEP.assign(precision=0.1)),
-    (viz.eps_curve, EPS, EPS.assign(clusters=[9, 1]))])
+    (curves.history_plot, HISTORY, HISTORY.assign(mAP=0.77)),
+    (curves.cmc_plot, {"a": [0.5, 1]}, {"a": [0.6, 1]}),
+    (curves.threshold_curve, SWEEP, SWEEP.assign(precision=0.1)),
+    (curves.eps_curve, EPS, EPS.assign(clusters=[9, 1]))])
 def test_titles_follow_the_data(draw, one, other):
     assert said(draw(one)) != said(draw(other))
     assert said(draw(one)) == said(draw(one))
 
 
 def test_titles_tell_figures_one_can_check():
-    assert "mAP is 41 %: 44 % of the way" in said(viz.history_plot(HISTORY, {"untrained": 0.1, "supervised": 0.8}))
+    assert "mAP is 41 %: 44 % of the way" in said(curves.history_plot(HISTORY, {"untrained": 0.1, "supervised": 0.8}))
 
 
 def test_live_plot_is_silent_outside_a_kernel():
-    assert viz.LivePlot(3).update(HISTORY) is False
+    assert curves.LivePlot(3).update(HISTORY) is False
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +70,8 @@ def kernel_messages():
     code = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_viz import HISTORY, viz
-live, drew = viz.LivePlot(4), []
+from test_viz import HISTORY, curves
+live, drew = curves.LivePlot(4), []
 for n in (1, 2, 4):
     if n == 2: live.due += 1e6                    # as if the first drawing had taken long
     drew.append(live.update(HISTORY[:n]))
@@ -108,7 +109,7 @@ def test_axes_stay_where_they_are_while_a_run_grows():
     "In the live plot nothing but the lines should move; tick labels may take a few pixels."
     boxes = []
     for n in (1, 2, 4):
-        fig = viz.history_plot(HISTORY[:n], total_epochs=4)
+        fig = curves.history_plot(HISTORY[:n], total_epochs=4)
         png(fig)
         boxes.append([ax.get_position().bounds for ax in fig.axes])
     np.testing.assert_allclose(boxes[0], boxes[2], atol=0.012)
@@ -116,11 +117,11 @@ def test_axes_stay_where_they_are_while_a_run_grows():
 
 
 def test_no_minus_nought():
-    assert [style._pct(x) for x in (-0.001, 0.004, 0.415, 1, np.nan, None)] == ["0 %", "0 %", "42 %", "100 %", "unknown", "unknown"]
+    assert [text.percent(x) for x in (-0.001, 0.004, 0.415, 1, np.nan, None)] == ["0 %", "0 %", "42 %", "100 %", "unknown", "unknown"]
 
 
 def test_what_the_other_modules_draw_is_at_hand():
-    assert viz.embed is maps.embed and viz.umap_panels is maps.umap_panels and viz.match_graph is maps.match_graph
+    assert curves.embed is maps.embed and curves.umap_panels is maps.umap_panels and curves.match_graph is maps.match_graph
 
 
 @pytest.mark.parametrize("draw", [CASES["history"], CASES["history one epoch"]])
@@ -131,4 +132,4 @@ def test_counts_start_at_nought_and_nothing_is_cut_off(draw):
 
 def test_palette_is_distinct_and_modalities_differ():
     assert len(np.unique(style.palette(30), axis=0)) == 30 and style.palette(300).shape == (300, 3)
-    assert style.COLORS["visible"] == "#0072B2" and style.COLORS["infrared"] == "#D55E00" and viz.COLORS is style.COLORS
+    assert names.COLORS["visible"] == "#0072B2" and names.COLORS["infrared"] == "#D55E00" and curves.COLORS is names.COLORS
