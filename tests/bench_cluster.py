@@ -12,20 +12,20 @@ import threading
 import time
 from pathlib import Path
 
+import bench_losses
+import bench_scale
 import faiss
 import numba
 import numpy as np
+import reference
 import sklearn
 import torch
 
-import bench_losses
-import bench_scale
-import reference
-from hil.method.cluster import centroids, pseudo_labels
-from hil.method.sub_clusters import secondary_cluster
-from hil.method.match import brst
 from hil.core.vectors import unit_rows
+from hil.method.cluster import centroids, pseudo_labels
+from hil.method.match import brst
 from hil.method.rerank import jaccard_distance
+from hil.method.sub_clusters import secondary_cluster
 
 SIZES, D, PER_PERSON, SHARE = {"visible": 22258, "infrared": 11909}, 1536, 56, 3
 RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "bench"
@@ -89,12 +89,14 @@ def phase(features, distance, labels_of, centres_of, subs_of, transfer):
 
 
 def ours(features):
-    return phase(features, jaccard_distance, pseudo_labels, lambda x, y: centroids(x, y).numpy(), secondary_cluster, brst)
+    return phase(features, jaccard_distance, pseudo_labels, lambda x, y: centroids(x, y).numpy(), secondary_cluster,
+                 brst)
 
 
 def plain(features):
     return phase(features, reference.dense_jaccard, lambda d: reference.dbscan(d, .6),
-                 lambda x, y: np.stack([x[y == c].mean(0) for c in range(y.max() + 1)]), reference.secondary_centers, reference.label_transfer)
+                 lambda x, y: np.stack([x[y == c].mean(0) for c in range(y.max() + 1)]), reference.secondary_centers,
+                 reference.label_transfer)
 
 
 def floor(features, k=30):
@@ -112,7 +114,8 @@ def floor(features, k=30):
 
 def machine():
     "Where and with what the figures were measured."
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.machine())
+    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if line.startswith("model name")), platform.machine())
     return (f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} at the start; Python {platform.python_version()}, "
             f"torch {torch.__version__}, faiss {faiss.__version__}, numba {numba.__version__}, scikit-learn {sklearn.__version__}")
 
@@ -121,29 +124,35 @@ def clustering(sizes, quick):
     "Rows (step, ours, reference, floor) in seconds, and what else is worth knowing."
     ours(world({"visible": 400, "infrared": 300}))                                       # compile
     features = world(sizes)
-    with Peak() as peak: fast, labels = ours(features)                                   # first: what others let go of would hide what it needs
+    # first: what others let go of would hide what it needs
+    with Peak() as peak: fast, labels = ours(features)
     bare = floor(features)
     small = features if quick else world({name: n // SHARE for name, n in sizes.items()})
     slow, slow_labels = plain(small)
     agree = np.mean(np.concatenate([slow_labels[m] == (labels if quick else ours(small)[1])[m] for m in small]))
-    if not quick:                                                                        # along the line through two sizes, log-log
+    # along the line through two sizes, log-log
+    if not quick:
         less = plain(world({name: n // (2 * SHARE) for name, n in sizes.items()}))[0]
         slow = {step: seconds * SHARE ** np.clip(np.log2(seconds / less[step]), 1, 2) for step, seconds in slow.items()}
     rows = [(step, fast[step], slow[step], min(bare.values())) for step in STEPS]
     rows.append(("clustering phase", sum(fast.values()), sum(slow.values()), min(bare.values())))
     notes = [f"{sizes['visible']:,} visible + {sizes['infrared']:,} infrared images x {D}; floor of the clustering steps: bare exact kNN, both modalities: "
              f"faiss {bare['faiss']:.2f} s, torch {bare['torch']:.2f} s",
-             f"peak memory above the features: {peak.above:.2f} GB", f"labels equal to the reference's: {agree:.2%} of the images"]
-    if not quick: notes.append(f"the clustering reference was measured at 1/{2 * SHARE} and 1/{SHARE} of the size and extrapolated, at most as N^2")
+             f"peak memory above the features: {peak.above:.2f} GB",
+             f"labels equal to the reference's: {agree:.2%} of the images"]
+    if not quick:
+        notes.append(f"the clustering reference was measured at 1/{2 * SHARE} and 1/{SHARE} of the size and extrapolated, at most as N^2")
     return rows, notes
 
 
 def table(result):
     "The result as Markdown."
-    lines = ["| step | seconds | reference | reference / ours | ours / floor | reference / floor |", "|---|---|---|---|---|---|"]
+    lines = ["| step | seconds | reference | reference / ours | ours / floor | reference / floor |",
+             "|---|---|---|---|---|---|"]
     for row in result["rows"]:
         above = f"{row['ours'] / row['floor']:.2f}" if row["floor"] else ""
-        most = f"{row['reference'] / row['floor']:.1f}x" if row["floor"] and row["step"] not in STEPS else ""     # what nothing but the floor would reach
+        # what nothing but the floor would reach
+        most = f"{row['reference'] / row['floor']:.1f}x" if row["floor"] and row["step"] not in STEPS else ""
         lines.append(f"| {row['step']} | {row['ours']:.3g} | {row['reference']:.3g} | {row['reference'] / row['ours']:.1f}x | {above} | {most} |")
     return "\n".join([*lines, "", *(f"- {note}" for note in result["notes"]), f"- {result['machine']}"])
 

@@ -15,11 +15,19 @@ from browser import ARGS, find, notebook, serve
 QUICK = "--quick" in sys.argv
 N, D = (5_000, 256) if QUICK else (35_000, 1536)
 SHARE = .65                                                            # visible images, as in SYSU-MM01
-AIMS = {"import hil.explore.app": None, "first paint: open, map, overview": 5, "first paint: what the cell sends (with the still picture)": None, "lasso of 2,000 images: rows": None, "lasso of 2,000 images: 64 thumbnails in sight": None,
-        "lasso of 2,000 images, both": 1, "open an identity": None, "tab Matches, first time (reads the epoch before)": None, "threshold t": 1, "matcher hungarian": 1, "tab Knobs, first time (builds the graph, all of the curves)": None,
-        "tab Knobs, second visit": 1, "eps, a value not seen before": 1, "min_samples, a value not seen before": 1, "k1, a value not seen before": None, "retrieval": 1, "one correction": 1, "another epoch, map cached": None}
-SEEN = {"Chromium: import hil.explore.app": None, "Chromium: first paint, from running the cell to points on the canvas": 5, "Chromium: lasso of about 2,000 images, from letting go to thumbnails": 1,
-        "Chromium: tab Matches, until the graph is drawn": None, "Chromium: tab Knobs, second visit, until it answers": 1}
+AIMS = {"import hil.explore.app": None, "first paint: open, map, overview": 5,
+        "first paint: what the cell sends (with the still picture)": None, "lasso of 2,000 images: rows": None,
+        "lasso of 2,000 images: 64 thumbnails in sight": None,
+        "lasso of 2,000 images, both": 1, "open an identity": None,
+        "tab Matches, first time (reads the epoch before)": None, "threshold t": 1, "matcher hungarian": 1,
+        "tab Knobs, first time (builds the graph, all of the curves)": None,
+        "tab Knobs, second visit": 1, "eps, a value not seen before": 1, "min_samples, a value not seen before": 1,
+        "k1, a value not seen before": None, "retrieval": 1, "one correction": 1, "another epoch, map cached": None}
+SEEN = {"Chromium: import hil.explore.app": None,
+        "Chromium: first paint, from running the cell to points on the canvas": 5,
+        "Chromium: lasso of about 2,000 images, from letting go to thumbnails": 1,
+        "Chromium: tab Matches, until the graph is drawn": None,
+        "Chromium: tab Knobs, second visit, until it answers": 1}
 POINTS = """() => [...document.querySelectorAll('.hil-map canvas')].some(c => { const g = c.getContext('2d'); if (!g || !c.width) return false;
   const d = g.getImageData(0, 0, c.width, c.height).data; let n = 0; for (let i = 0; i < d.length; i += 64) n += Math.max(d[i], d[i + 1], d[i + 2]) - Math.min(d[i], d[i + 1], d[i + 2]) > 60; return n > 500; })"""
 THUMBS = """() => [...document.querySelectorAll('.hil-identity h4')].some(h => h.innerText.startsWith('Selection:')) &&
@@ -31,58 +39,78 @@ def write_run(folder):
     import numpy as np
     import pandas as pd
     from PIL import Image
+
     from hil.runs.config import Config
     from hil.runs.folder import Run
     rng = np.random.default_rng(0)
     people = N // 70
     who, kind = rng.integers(people, size=N), np.where(np.arange(N) < SHARE * N, "visible", "infrared")
     files = [f"{i}.jpg" for i in range(400)]
-    for f in files: Image.fromarray(rng.integers(0, 255, (36, 18, 3), dtype=np.uint8)).resize((144, 288)).save(folder / f)
-    images = pd.DataFrame({"path": [files[i % 400] for i in range(N)], "pid": who, "camid": np.where(kind == "visible", rng.choice([1, 2, 4, 5], N), rng.choice([3, 6], N)), "modality": kind, "train": True})
+    for f in files:
+        Image.fromarray(rng.integers(0, 255, (36, 18, 3), dtype=np.uint8)).resize((144, 288)).save(folder / f)
+    images = pd.DataFrame({"path": [files[i % 400] for i in range(N)], "pid": who,
+                           "camid": np.where(kind == "visible", rng.choice([1, 2, 4, 5], N), rng.choice([3, 6], N)),
+                           "modality": kind, "train": True})
     images.attrs["root"] = str(folder)
     run = Run.create(Config(run_dir=str(folder / "run"), eps=.5, k1=30, k1_infrared=30, threshold=.8), images)
     centres = rng.standard_normal((people, D), dtype=np.float32)
     for e in (1, 2):
         x = (centres[who] + 1.6 * rng.standard_normal((N, D), dtype=np.float32)).astype(np.float16)
-        labels = {m: np.where(rng.random((kind == m).sum()) < .05, -1, np.unique(who[kind == m], return_inverse=True)[1]).astype(np.int32) for m in ("visible", "infrared")}
+        labels = {m: np.where(rng.random((kind == m).sum()) < .05, -1,
+                              np.unique(who[kind == m], return_inverse=True)[1]).astype(np.int32)
+                              for m in ("visible", "infrared")}
         sub = {m: np.where(y < 0, -1, rng.integers(0, 9, len(y))).astype(np.int32) for m, y in labels.items()}
-        arrays = {f"{k}_{m}": v[m] for k, v in dict(labels=labels, final=labels, sub=sub).items() for m in labels} | {f"features_{m}": x[kind == m] for m in labels}
+        arrays = {f"{k}_{m}": v[m] for k, v in dict(labels=labels, final=labels, sub=sub).items()
+                  for m in labels} | {f"features_{m}": x[kind == m] for m in labels}
         run.record(dict(epoch=e, stage=2, mAP=.5, transfer_direction="visible_to_infrared"), arrays, {})
     return run.path
 
 
 def in_browser(path, folder): # run folder; an empty folder -> {what: seconds}, {} where there is no browser
     "What a user waits for, in Chromium."
-    if (chromium := find()) is None: print("no browser on this machine (python tests/browser.py says why): what follows is the kernel's side only\n"); return {}
+    if (chromium := find()) is None:
+        print("no browser on this machine (python tests/browser.py says why): what follows is the kernel's side only\n")
+        return {}
     from playwright.sync_api import sync_playwright
     (folder / "lab").mkdir(), (folder / "config").mkdir()
-    notebook(folder / "lab" / "a.ipynb", "from hil.explore.app import explore", f"explore({str(path)!r}, journal={str(folder / 'corrections.jsonl')!r})")
+    notebook(folder / "lab" / "a.ipynb", "from hil.explore.app import explore",
+             f"explore({str(path)!r}, journal={str(folder / 'corrections.jsonl')!r})")
     times = {}
     with serve(folder / "lab", folder / "config") as lab, sync_playwright() as p:
-        page = p.chromium.launch(headless=True, args=ARGS, **chromium).new_page(viewport={"width": 1480, "height": 1000})
+        page = p.chromium.launch(headless=True, args=ARGS,
+                                 **chromium).new_page(viewport={"width": 1480, "height": 1000})
         page.set_default_timeout(120_000)
         def timed(name, act, until):
             start = time.perf_counter()
             act()
             until()
             times[f"Chromium: {name}"] = time.perf_counter() - start
-        words = lambda where, text: page.locator(where, has_text=text).first.wait_for()
-        tab = lambda name: page.locator(".hil-tabs .lm-TabBar-tab", has_text=name).click()
+        def words(where, text):
+            return page.locator(where, has_text=text).first.wait_for()
+        def tab(name):
+            return page.locator(".hil-tabs .lm-TabBar-tab", has_text=name).click()
         lab.open(page, "a.ipynb")
         page.locator(".jp-Notebook .jp-Cell .cm-content").first.click()
-        timed("import hil.explore.app", lambda: page.keyboard.press("Shift+Enter"), lambda: words(".jp-InputPrompt", "[1]:"))
-        timed("first paint, from running the cell to points on the canvas", lambda: page.keyboard.press("Shift+Enter"), lambda: page.wait_for_function(POINTS))
+        timed("import hil.explore.app", lambda: page.keyboard.press("Shift+Enter"),
+              lambda: words(".jp-InputPrompt", "[1]:"))
+        timed("first paint, from running the cell to points on the canvas", lambda: page.keyboard.press("Shift+Enter"),
+              lambda: page.wait_for_function(POINTS))
         while not lab.idle(): page.wait_for_timeout(200)
         page.get_by_title("Activate lasso selection").click()
         box, half = page.locator(".hil-map canvas").first.bounding_box(), .5 / 1.12 * (2000 / N) ** .5
-        corner = lambda x, y: page.mouse.move(box["x"] + box["width"] / 2 + x * half * min(box["width"], box["height"]), box["y"] + box["height"] / 2 + y * half * min(box["width"], box["height"]), steps=10)
+        def corner(x, y):
+            return page.mouse.move(box["x"] + box["width"] / 2 + x * half * min(box["width"], box["height"]),
+                                   box["y"] + box["height"] / 2 + y * half * min(box["width"], box["height"]), steps=10)
         corner(-1, -1)
         page.mouse.down()
         for x, y in ((1, -1), (1, 1), (-1, 1), (-1, -.8)): corner(x, y)
-        timed("lasso of about 2,000 images, from letting go to thumbnails", page.mouse.up, lambda: page.wait_for_function(THUMBS))
+        timed("lasso of about 2,000 images, from letting go to thumbnails", page.mouse.up,
+              lambda: page.wait_for_function(THUMBS))
         print("lasso in Chromium:", page.locator(".hil-identity h4").first.inner_text())
-        timed("tab Matches, until the graph is drawn", lambda: tab("Matches"), lambda: words(".hil-graph h4", "get a label"))
-        timed("tab Knobs, second visit, until it answers", lambda: tab("Knobs"), lambda: words(".hil-knobs h4", "eps 0.50:"))
+        timed("tab Matches, until the graph is drawn", lambda: tab("Matches"),
+              lambda: words(".hil-graph h4", "get a label"))
+        timed("tab Knobs, second visit, until it answers", lambda: tab("Knobs"),
+              lambda: words(".hil-knobs h4", "eps 0.50:"))
         if shots := os.environ.get("HIL_SHOTS"): page.screenshot(path=f"{shots}/bench.png")
     return times
 
@@ -93,6 +121,7 @@ def main():
     times["import hil.explore.app"] = time.perf_counter() - started
     import numpy as np
     import torch
+
     from hil.explore.coordinates import Maps
     from hil.explore.session import as_session, identities
     from hil.explore.source import open_source
@@ -109,8 +138,10 @@ def main():
         source, rng = open_source(path), np.random.default_rng(1)
         maps = Maps(source)
         maps.folder.mkdir(parents=True)
-        for e in source.epochs: np.save(maps.file(e), rng.uniform(-1, 1, (source.n, 2)).astype(np.float32))        # any coordinates will do: they are read, not drawn by UMAP, here
-        warm = as_session(source.table[:40].assign(label=0), rng.standard_normal((40, 8)))              # compile what numba compiles, once
+        # any coordinates will do: they are read, not drawn by UMAP, here
+        for e in source.epochs: np.save(maps.file(e), rng.uniform(-1, 1, (source.n, 2)).astype(np.float32))
+        # compile what numba compiles, once
+        warm = as_session(source.table[:40].assign(label=0), rng.standard_normal((40, 8)))
         warm.graph().cluster(.5), identities(warm)
         app = timed("first paint: open, map, overview", lambda: explore(path))
         timed("first paint: what the cell sends (with the still picture)", app._repr_mimebundle_)
@@ -120,19 +151,24 @@ def main():
         s, sheet = app.session, app.view("Identity").sheet_
         sheet.send = lambda message, buffers: buffers
         lasso = rng.choice(s.source.n, 2000, replace=False)
-        timed("lasso of 2,000 images: rows", lambda: setattr(app.map.scatter.widget, "selection", lasso.astype(np.uint32)))
+        timed("lasso of 2,000 images: rows", lambda: setattr(app.map.scatter.widget, "selection",
+                                                             lasso.astype(np.uint32)))
         sight = [cell[0] for row in sheet.rows for side in row["sides"] for cell in side][:64]
-        timed("lasso of 2,000 images: 64 thumbnails in sight", lambda: sheet._heard(None, {"type": "need", "ids": sight}, []))
-        times["lasso of 2,000 images, both"] = times["lasso of 2,000 images: rows"] + times["lasso of 2,000 images: 64 thumbnails in sight"]
+        timed("lasso of 2,000 images: 64 thumbnails in sight",
+              lambda: sheet._heard(None, {"type": "need", "ids": sight}, []))
+        times["lasso of 2,000 images, both"] = (times["lasso of 2,000 images: rows"]
+                                                + times["lasso of 2,000 images: 64 thumbnails in sight"])
         timed("open an identity", lambda: s.open(int(identities(s).code[0])))
         matches = timed("tab Matches, first time (reads the epoch before)", lambda: tab("Matches"))
         timed("threshold t", lambda: setattr(matches.threshold, "value", .9))
         timed("matcher hungarian", lambda: setattr(matches.matcher, "value", "hungarian"))
         import hil.explore.knob_view
         knobs = timed("tab Knobs, first time (builds the graph, all of the curves)", lambda: tab("Knobs"))
-        hil.explore.knob_view.GRID = ()                                            # from here on the answer alone: curves follow it, a point at a time, between other events
+        # from here on the answer alone: curves follow it, a point at a time, between other events
+        hil.explore.knob_view.GRID = ()
         s.graph().keep()
-        s._graphs.clear(), source.features(2)                          # as in another kernel: the graph is gone, the answers are on disk
+        # as in another kernel: the graph is gone, the answers are on disk
+        s._graphs.clear(), source.features(2)
         timed("tab Knobs, second visit", lambda: hil.explore.knob_view.KnobView(s))
         list(s.graph().build())
         timed("eps, a value not seen before", lambda: setattr(knobs.eps, "value", .43))
@@ -147,7 +183,8 @@ def main():
         times |= in_browser(path, Path(folder))
     print(f"{N:,} images x {D}, {os.cpu_count()} cores ({torch.get_num_threads()} threads), load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}\n")
     print(f"{'explorer, seconds':<72}{'took':>8}{'aim':>8}")
-    for name, aim in (AIMS | {k: v for k, v in SEEN.items() if k in times}).items(): print(f"{name:<72}{times[name]:>8.2f}{'' if aim is None else f'< {aim}':>8}{'' if aim is None or times[name] < aim else '   MISSED'}")
+    for name, aim in (AIMS | {k: v for k, v in SEEN.items() if k in times}).items():
+        print(f"{name:<72}{times[name]:>8.2f}{'' if aim is None else f'< {aim}':>8}{'' if aim is None or times[name] < aim else '   MISSED'}")
 
 
 if __name__ == "__main__": main()

@@ -19,26 +19,30 @@ def world(n, seed=0):
     "Raw features [n, 512] of people in six cameras, one image in twenty far off, and who is who [n]."
     import numpy as np
     rng = np.random.default_rng(seed)
-    people, cameras = rng.standard_normal((n // PER_PERSON, D), dtype=np.float32), rng.standard_normal((6, D), dtype=np.float32)
+    people, cameras = rng.standard_normal((n // PER_PERSON, D), dtype=np.float32), rng.standard_normal((6, D),
+        dtype=np.float32)
     who, where = rng.integers(len(people), size=n), rng.integers(6, size=n)
     x = np.empty((n, D), np.float32)
     for start in range(0, n, 8192):
         rows = slice(start, start + 8192)
         blur = rng.choice([.7, 1.5], p=[.95, .05], size=(len(x[rows]), 1)).astype(np.float32)
-        x[rows] = people[who[rows]] + .3 * cameras[where[rows]] + blur * rng.standard_normal((len(x[rows]), D), dtype=np.float32)
+        x[rows] = people[who[rows]] + .3 * cameras[where[rows]] + blur * rng.standard_normal((len(x[rows]), D),
+            dtype=np.float32)
     return x, who
 
 
 def measure(n):
     "One size: seconds and highest resident memory after each step."
     import logging
+
     import numpy as np
     import torch
     from sklearn.metrics import adjusted_rand_score
+
     from hil.method.cluster import centroids, pseudo_labels
-    from hil.method.sub_clusters import secondary_assign, sub_centers
     from hil.method.neighbors import knn
     from hil.method.rerank import jaccard_distance
+    from hil.method.sub_clusters import secondary_assign, sub_centers
     said = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
@@ -61,11 +65,15 @@ def measure(n):
     row["stored_per_image"] = round(distance.nnz / n, 1)
     del distance
     step("centres", lambda: centroids(x, labels))
-    merged = np.unique(np.where(np.arange(n) < 3000, 0, labels + (labels >= 0)), return_inverse=True)[1] - (labels[3000:] < 0).any()  # one cluster of 3,000
+    # one cluster of 3,000
+    merged = np.unique(np.where(np.arange(n) < 3000, 0, labels + (labels >= 0)),
+                       return_inverse=True)[1] - (labels[3000:] < 0).any()
     sub = step("sub-clusters", lambda: secondary_assign(x, merged))
     step("sub-centres", lambda: sub_centers(x, merged, sub))
-    alone = np.where(labels < 0, labels.max() + 1 + np.arange(n), labels)                                   # each outlier a cluster of its own
-    return {**row, "clusters": int(labels.max()) + 1, "outliers": int((labels < 0).sum()), "ari": round(adjusted_rand_score(who, alone), 4), "said": said,
+    # each outlier a cluster of its own
+    alone = np.where(labels < 0, labels.max() + 1 + np.arange(n), labels)
+    return {**row, "clusters": int(labels.max()) + 1, "outliers": int((labels < 0).sum()),
+            "ari": round(adjusted_rand_score(who, alone), 4), "said": said,
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"}
 
 
@@ -75,7 +83,8 @@ def peak(): return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2*
 def main(sizes):
     rows = {row["images"]: row for row in json.loads(RESULT.read_text())} if RESULT.exists() else {}
     for n in sizes or SIZES:
-        out = subprocess.run([sys.executable, __file__, "--one", str(n)], stdout=subprocess.PIPE, text=True, check=True).stdout
+        out = subprocess.run([sys.executable, __file__, "--one", str(n)], stdout=subprocess.PIPE, text=True,
+                             check=True).stdout
         rows[n] = json.loads(out.splitlines()[-1])
         print(f"{n:>9,} images: {sum(rows[n]['seconds'].values()):8.1f} s, peak {max(rows[n]['gb'].values()):.2f} GB; {rows[n]['said'][-1]}", flush=True)
         RESULT.parent.mkdir(exist_ok=True)

@@ -17,13 +17,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-ARGS = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]                 # WebGL without a graphics card
+ARGS = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync",
+        "--use-gl=angle", "--use-angle=swiftshader",
+        "--enable-unsafe-swiftshader"]                 # WebGL without a graphics card
 
 
-# ---- Chromium -------------------------------------------------------------------------------------------------------------
+# ---- Chromium
+# -------------------------------------------------------------------------------------------------------------
 
-def find(): # -> {"executable_path": the system's}, {} = the one playwright installed, None = there is none, or it does not start
+# -> {"executable_path": the system's}, {} = the one playwright installed, None = there is none, or it does not start
+def find():
     "How to launch Chromium."
     if path := next(filter(None, map(shutil.which, NAMES)), None): return {"executable_path": path}
     from playwright.sync_api import Error, sync_playwright
@@ -35,22 +39,28 @@ def find(): # -> {"executable_path": the system's}, {} = the one playwright inst
 
 def ways(): # [(what is tried, command, seconds it may take)]
     "How a browser may be had on this machine, the gentlest first."
-    apt = ["env", "DEBIAN_FRONTEND=noninteractive", "sh", "-c", "apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium"]
+    apt = ["env", "DEBIAN_FRONTEND=noninteractive", "sh", "-c",
+           "apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium"]
     root = hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("apt-get")
     own = [("playwright install chromium", [sys.executable, "-m", "playwright", "install", "chromium"], 240)]
-    return own + ([("apt-get install chromium", apt, 300), ("playwright install-deps chromium", [sys.executable, "-m", "playwright", "install-deps", "chromium"], 300)] if root else [])
+    return own + ([("apt-get install chromium", apt, 300),
+                   ("playwright install-deps chromium", [sys.executable, "-m", "playwright", "install-deps",
+                                                         "chromium"], 300)] if root else [])
 
 
 def attempt(command, seconds): # -> "" where it worked, else the last line of what it said
     "Run a command quietly, and end it with all it started when its time is over."
-    try: done = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    try:
+        done = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                text=True, start_new_session=True)
     except OSError as error: return str(error)
     try: said = done.communicate(timeout=seconds)[0]
     except subprocess.TimeoutExpired:
         os.killpg(done.pid, signal.SIGKILL)
         done.communicate()
         return f"no answer within {seconds} s"
-    return "" if done.returncode == 0 else ([line.strip() for line in said.splitlines() if line.strip()] or [f"exit {done.returncode}"])[-1][:160]
+    return "" if done.returncode == 0 else ([line.strip() for line in said.splitlines() if line.strip()]
+                                            or [f"exit {done.returncode}"])[-1][:160]
 
 
 def install(): # -> whether there is a browser now
@@ -62,18 +72,22 @@ def install(): # -> whether there is a browser now
         said.append(f"{what}: {attempt(command, seconds) or 'done, but no browser starts'}")
         if find() is not None: return True
     print("NO BROWSER: the explorer's browser tests will be skipped, all others run.", *(f"  {line}" for line in said),
-          "  To run them: install chromium (Debian: apt-get install chromium), then rm -f .venv/.browser and make test", sep="\n")
+          "  To run them: install chromium (Debian: apt-get install chromium), then rm -f .venv/.browser and make test",
+          sep="\n")
     return False
 
 
-# ---- JupyterLab -------------------------------------------------------------------------------------------------------------
+# ---- JupyterLab
+# -------------------------------------------------------------------------------------------------------------
 
 class Lab:
     "A running JupyterLab."
     def __init__(self, address, folder): self.address, self.folder = address, Path(folder)
 
     def ask(self, path, method="GET"): # of the REST interface -> what it answers
-        with urllib.request.urlopen(urllib.request.Request(f"{self.address}/api/{path}?token=t", method=method)) as answer: return json.loads(answer.read() or "null")
+        with urllib.request.urlopen(urllib.request.Request(f"{self.address}/api/{path}?token=t",
+                                                           method=method)) as answer:
+            return json.loads(answer.read() or "null")
 
     def idle(self): return all(s["kernel"]["execution_state"] == "idle" for s in self.ask("sessions"))
 
@@ -82,8 +96,11 @@ class Lab:
         for s in self.ask("sessions"): self.ask(f"sessions/{s['id']}", "DELETE")
         page.goto(f"{self.address}/lab/tree/{name}?token=t&reset")
         page.wait_for_selector(".jp-NotebookPanel:not(.lm-mod-hidden)")
-        for _ in range(200):                                                                         # a click on Run before the kernel is there is lost
-            if any(s["kernel"]["execution_state"] == "idle" and s["kernel"]["connections"] for s in self.ask("sessions")): break
+        # a click on Run before the kernel is there is lost
+        for _ in range(200):
+            if any(s["kernel"]["execution_state"] == "idle" and s["kernel"]["connections"]
+                   for s in self.ask("sessions")):
+                break
             page.wait_for_timeout(200)
         page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
 
@@ -107,14 +124,18 @@ def serve(folder, config): # folder to show; an empty folder for settings and th
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "JUPYTER_CONFIG_DIR": str(config), "JUPYTERLAB_SETTINGS_DIR": str(config), "JUPYTERLAB_WORKSPACES_DIR": str(config)}
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "JUPYTER_CONFIG_DIR": str(config),
+                        "JUPYTERLAB_SETTINGS_DIR": str(config), "JUPYTERLAB_WORKSPACES_DIR": str(config)}
     with open(config / "log", "w") as log:
-        command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1", "--IdentityProvider.token=t", f"--ServerApp.root_dir={folder}"]
+        command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
+                   "--ip=127.0.0.1", "--IdentityProvider.token=t", f"--ServerApp.root_dir={folder}"]
         server = subprocess.Popen(command, env=env, stdout=log, stderr=log)
         try:
             lab = Lab(f"http://127.0.0.1:{port}", folder)
             for _ in range(240):
-                try: lab.ask("sessions"); break
+                try:
+                    lab.ask("sessions")
+                    break
                 except (urllib.error.URLError, ConnectionError): time.sleep(.5)
             else: raise RuntimeError(f"JupyterLab did not start: {(config / 'log').read_text()[-800:]}")
             yield lab
@@ -125,8 +146,11 @@ def serve(folder, config): # folder to show; an empty folder for settings and th
 
 def notebook(path, *cells): # file to write; sources of its code cells
     "Write a notebook."
-    cells = [{"cell_type": "code", "id": f"c{i}", "metadata": {}, "execution_count": None, "outputs": [], "source": source} for i, source in enumerate(cells)]
-    Path(path).write_text(json.dumps({"cells": cells, "metadata": {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}))
+    cells = [{"cell_type": "code", "id": f"c{i}", "metadata": {}, "execution_count": None, "outputs": [],
+              "source": source} for i, source in enumerate(cells)]
+    Path(path).write_text(json.dumps({"cells": cells,
+                                      "metadata": {"kernelspec": {"display_name": "python3", "language": "python",
+        "name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}))
 
 
 if __name__ == "__main__": install()

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 
-SMALL = dict(preset="tiny", stage1_epochs=1, stage2_epochs=2, iterations=4, batch_ids=6, k1=8, k1_infrared=6, k2=3, min_samples=3, n_sub=3, trials=2)
+SMALL = dict(preset="tiny", stage1_epochs=1, stage2_epochs=2, iterations=4, batch_ids=6, k1=8, k1_infrared=6, k2=3,
+             min_samples=3, n_sub=3, trials=2)
 
 
 def papermill(notebook, folder, *args, **parameters):
     "Call papermill in `folder` for one of nbs/; HIL_HOME comes from the fixture hil_home."
     given = [x for k, v in parameters.items() for x in ("-p", k, str(v))]
-    return subprocess.run([sys.executable, "-m", "papermill", *args, str(Path(__file__).parents[1] / "nbs" / f"{notebook}.ipynb"), *([] if "--help-notebook" in args else ["out.ipynb", "--no-progress-bar"]), *given],
+    return subprocess.run([sys.executable, "-m", "papermill", *args,
+                           str(Path(__file__).parents[1] / "nbs" / f"{notebook}.ipynb"),
+                           *([] if "--help-notebook" in args else ["out.ipynb", "--no-progress-bar"]), *given],
                           cwd=folder, capture_output=True, text=True, timeout=300)
 
 
@@ -37,7 +40,8 @@ def small(hil_home):
 def train(small, tmp_path):
     "train(lr=1) -> a finished Run; its checkpoint goes when the test ends, for it weighs 80 MB."
     from hil.training.trainer import Trainer
-    yield lambda run_dir="run", **changes: Trainer(small(run_dir=str(tmp_path / run_dir), **changes), progress=False).fit()
+    yield lambda run_dir="run", **changes: Trainer(small(run_dir=str(tmp_path / run_dir), **changes),
+                                                   progress=False).fit()
     for file in tmp_path.rglob("*.pt"): os.unlink(file)
 
 

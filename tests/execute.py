@@ -15,7 +15,9 @@ def tidy(cell):
     "Drop progress bars and log lines on stderr, so that a reader sees results only."
     def keep(out):
         if out.output_type == "stream": return out.name == "stdout" and not RESIDUE.search(out.text)
-        if "application/vnd.jupyter.widget-view+json" in out.get("data", {}) and "image/png" in out.data: del out.data["application/vnd.jupyter.widget-view+json"]  # a view that brings a still picture
+        # a view that brings a still picture
+        if "application/vnd.jupyter.widget-view+json" in out.get("data", {}) and "image/png" in out.data:
+            del out.data["application/vnd.jupyter.widget-view+json"]
         return "application/vnd.jupyter.widget-view+json" not in out.get("data", {})
     if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if keep(o)]
 
@@ -23,7 +25,8 @@ def tidy(cell):
 def execute(path, timeout=1200):
     "Execute the notebook at `path` in its own folder and write it back, cleaned."
     nb = nbformat.read(path, as_version=4)
-    NotebookClient(nb, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    NotebookClient(nb, timeout=timeout, kernel_name="python3",
+                   resources={"metadata": {"path": str(path.parent)}}).execute()
     for cell in nb.cells: tidy(cell)
     nb.metadata.pop("widgets", None)
     nb.metadata["kernelspec"] = {"display_name": "python3", "language": "python", "name": "python3"}

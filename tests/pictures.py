@@ -12,7 +12,8 @@ FEATURES = R.normal(size=(9, 16))[np.arange(N) % 9] + 0.3 * R.normal(size=(N, 16
 PID, CAM = np.arange(N) % 9, 1 + np.arange(N) % 4
 MODALITY = np.where(CAM == 3, "infrared", "visible")
 XY = R.normal(size=(N, 2))
-IMAGES = R.integers(0, 256, (N, 3, 4, 2), dtype=np.uint8).repeat(8, 2).repeat(8, 3)  # blocks: white noise does not compress
+# blocks: white noise does not compress
+IMAGES = R.integers(0, 256, (N, 3, 4, 2), dtype=np.uint8).repeat(8, 2).repeat(8, 3)
 
 
 def png(fig):

@@ -75,7 +75,8 @@ def secondary_centers(features, labels, n_sub=9, shrink=0.9, random_state=0):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")                       # fewer distinct points than n_sub
                 sub = KMeans(n_sub, n_init=10, random_state=random_state).fit_predict(x)
-            if len(set(sub)) == n_sub: bank = [mu] + [shrink * mu + (1 - shrink) * x[sub == k].mean(0) for k in range(n_sub)]
+            if len(set(sub)) == n_sub:
+                bank = [mu] + [shrink * mu + (1 - shrink) * x[sub == k].mean(0) for k in range(n_sub)]
         banks.append(np.stack(bank))
     return np.stack(banks)
 

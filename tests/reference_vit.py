@@ -87,7 +87,8 @@ class Net:
 
     def half_norm(self, x, at):
         h = x.shape[1] // 2
-        a = normalise(x[:, :h], (2, 3), 1e-5) * self.w[at + ".IN.weight"].view(1, -1, 1, 1) + self.w[at + ".IN.bias"].view(1, -1, 1, 1)
+        a = normalise(x[:, :h], (2, 3), 1e-5) * self.w[at + ".IN.weight"].view(1, -1, 1,
+            1) + self.w[at + ".IN.bias"].view(1, -1, 1, 1)
         return torch.cat([a, self.batch_norm(x[:, h:], at + ".BN")], 1)
 
     def stem(self, x, at):

@@ -15,7 +15,8 @@ NOTEBOOK = Path(__file__).parents[1] / "nbs" / "ablation.ipynb"
 
 def papermill(folder, **parameters):
     given = [x for k, v in parameters.items() for x in ("-p", k, str(v))]
-    return subprocess.run([sys.executable, "-m", "papermill", str(NOTEBOOK), "out.ipynb", "--no-progress-bar", *given], cwd=folder, capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, "-m", "papermill", str(NOTEBOOK), "out.ipynb", "--no-progress-bar", *given],
+                          cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.slow
@@ -30,7 +31,8 @@ def test_every_variant_is_run_once_and_shown(hil_home, tmp_path):
     assert sum("image/png" in o.get("data", {}) for c in cells if c.cell_type == "code" for o in c.outputs) == 1
     stamp = {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/*/history.csv")}
     assert papermill(tmp_path, **settings).returncode == 0
-    assert stamp == {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/*/history.csv")}, "a finished run was repeated"
+    assert stamp == {p: p.stat().st_mtime_ns
+                     for p in tmp_path.glob("runs/*/history.csv")}, "a finished run was repeated"
     for file in tmp_path.rglob("*.pt"): file.unlink()
 
 

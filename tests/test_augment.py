@@ -5,15 +5,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hil.data.augment import (
-    ATTEMPTS, Augment, CHANNELS, channel_adaptive, channel_adaptive_gray, channel_erase, channel_exchange, clean,
-    copy_channels, crop, denormalize, erase, gray, hflip, jitter, normalize, resize,
+    ATTEMPTS,
+    CHANNELS,
+    Augment,
+    channel_adaptive,
+    channel_adaptive_gray,
+    channel_erase,
+    channel_exchange,
+    clean,
+    copy_channels,
+    crop,
+    denormalize,
+    erase,
+    gray,
+    hflip,
+    jitter,
+    normalize,
+    resize,
 )
 
-with np.load(Path(__file__).parent / "golden/channel_aug.npz") as z: G = {k: torch.from_numpy(np.atleast_1d(z[k])) for k in z.files}
-PUBLISHED = {"exchange": channel_exchange, "exchange_gray3": lambda x, rng: channel_exchange(x, rng, gray_index=3), "adapgray": channel_adaptive_gray,
+with np.load(Path(__file__).parent / "golden/channel_aug.npz") as z:
+    G = {k: torch.from_numpy(np.atleast_1d(z[k])) for k in z.files}
+PUBLISHED = {"exchange": channel_exchange, "exchange_gray3": lambda x, rng: channel_exchange(x, rng, gray_index=3),
+             "adapgray": channel_adaptive_gray,
              "adap": channel_adaptive, "erase": channel_erase}
 quick = settings(max_examples=40, deadline=None)
 
@@ -21,7 +39,8 @@ quick = settings(max_examples=40, deadline=None)
 def seeded(seed): return torch.Generator().manual_seed(seed)
 
 
-def images(B=6, H=40, W=20, seed=0): return torch.randint(0, 256, (B, 3, H, W), generator=seeded(seed), dtype=torch.uint8)
+def images(B=6, H=40, W=20, seed=0):
+    return torch.randint(0, 256, (B, 3, H, W), generator=seeded(seed), dtype=torch.uint8)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -49,7 +68,8 @@ def test_erase_rate_and_area():
     "One at a time and as a batch: the release's rate and mean area."
     x, rng = torch.zeros(3, 288, 144), random.Random(0)
     one = torch.tensor([(channel_erase(x, rng)[0] != 0).float().mean() for _ in range(1500)])
-    many = torch.cat([(erase(torch.zeros(100, 3, 288, 144), torch.rand(100, 1 + 4 * ATTEMPTS, generator=seeded(s)))[:, 0] != 0).float().mean((1, 2)) for s in range(15)])
+    many = torch.cat([(erase(torch.zeros(100, 3, 288, 144), torch.rand(100, 1 + 4 * ATTEMPTS, generator=seeded(s)))[:,
+        0] != 0).float().mean((1, 2)) for s in range(15)])
     for area in (one, many):
         assert abs((area > 0).float().mean() - G["erase_rate_288x144"].item()) < .04
         assert abs(area[area > 0].mean() - G["erase_mean_area"].item()) < .015
@@ -81,7 +101,8 @@ def test_crop_equals_one_at_a_time(seed, pad):
 
 
 def test_crop_reaches_every_place():
-    x = torch.zeros(4000, 3, 5, 5); x[:, :, 2, 2] = 1
+    x = torch.zeros(4000, 3, 5, 5)
+    x[:, :, 2, 2] = 1
     y = crop(x, torch.rand(4000, 3, generator=seeded(0)), pad=2)
     where = y[:, 0].sum(0)
     assert (where > 100).all() and where.sum() == 4000  # 25 places, the pixel never leaves the window
@@ -90,7 +111,8 @@ def test_crop_reaches_every_place():
 def test_copy_channels_draws_as_published():
     "The equally likely choices have the published probabilities, and each choice does what the single-image function does."
     assert {k: [v.count(i) / len(v) for i in range(5)] for k, v in CHANNELS.items()} == {
-        "none": [0, 0, 0, 0, 1], "exchange": [1/3, 1/3, 1/3, 0, 0], "exchange_gray": [.25] * 4 + [0], "adaptive_gray": [.25, .25, .25, .125, .125]}
+        "none": [0, 0, 0, 0, 1], "exchange": [1/3, 1/3, 1/3, 0, 0], "exchange_gray": [.25] * 4 + [0],
+        "adaptive_gray": [.25, .25, .25, .125, .125]}
     x = torch.rand(5, 3, 4, 2)
     want = [x[0, 0].expand(3, 4, 2), x[1, 1].expand(3, 4, 2), x[2, 2].expand(3, 4, 2), gray(x[3]), x[4]]
     torch.testing.assert_close(copy_channels(x, torch.arange(5)), torch.stack(want))
@@ -99,17 +121,22 @@ def test_copy_channels_draws_as_published():
 def test_jitter_by_hand():
     x = torch.tensor([.2, .4, .6])[:, None, None].expand(3, 2, 2)[None]
     torch.testing.assert_close(jitter(x, torch.tensor([[0., .5, .5]])), x * .5)
-    torch.testing.assert_close(jitter(x, torch.tensor([[.5, 1., .5]])), gray(x) + (x - gray(x)) * 1.5)  # one colour everywhere: contrast is saturation
+    # one colour everywhere: contrast is saturation
+    torch.testing.assert_close(jitter(x, torch.tensor([[.5, 1., .5]])), gray(x) + (x - gray(x)) * 1.5)
     torch.testing.assert_close(jitter(x, torch.tensor([[.5, .5, 0.]]), strength=1.), gray(x))
-    assert 0 <= jitter(torch.rand(50, 3, 4, 4), torch.rand(50, 3), 1.).min() and jitter(torch.rand(50, 3, 4, 4), torch.rand(50, 3), 1.).max() <= 1
+    assert 0 <= jitter(torch.rand(50, 3, 4, 4), torch.rand(50, 3), 1.).min() and jitter(torch.rand(50, 3, 4, 4),
+        torch.rand(50, 3), 1.).max() <= 1
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_same_seed_same_views(channels):
     f, x = Augment(32, 16, channels), images()
     a, b, c = f(x, seeded(3)), f(x, seeded(3)), f(x, seeded(4))
-    assert a.equal(b) and not a.equal(c) and a.shape == (6, 3, 32, 16) and a.dtype == torch.float32 and a.isfinite().all()
-    random.seed(0); np.random.seed(0); torch.manual_seed(0)
+    assert a.equal(b) and not a.equal(c) and a.shape == (6, 3, 32,
+                                                         16) and a.dtype == torch.float32 and a.isfinite().all()
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
     state = torch.get_rng_state()
     f(x, seeded(3))
     assert torch.get_rng_state().equal(state)  # nobody else's draws are disturbed
@@ -123,7 +150,8 @@ def test_switched_off_it_is_the_clean_view():
 
 def test_an_image_does_not_depend_on_its_neighbors():
     x = images()
-    y = x.clone(); y[1:] = images(seed=9)[1:]
+    y = x.clone()
+    y[1:] = images(seed=9)[1:]
     assert Augment(32, 16)(x, seeded(0))[0].equal(Augment(32, 16)(y, seeded(0))[0])
 
 
@@ -145,7 +173,9 @@ def test_pad_is_in_proportion():
 
 
 def test_bad_input_is_refused():
-    for match, call in {"shape": lambda: Augment()(images()[0], seeded(0)), "single-channel": lambda: clean(images()[:, :1]), "channels must be": lambda: Augment(channels="grey"),
+    for match, call in {"shape": lambda: Augment()(images()[0], seeded(0)),
+                        "single-channel": lambda: clean(images()[:, :1]),
+                        "channels must be": lambda: Augment(channels="grey"),
                         "erase must": lambda: Augment(erase=2), "jitter must": lambda: Augment(jitter=-1)}.items():
         with pytest.raises(ValueError, match=match): call()
 
@@ -158,5 +188,6 @@ def test_same_views_on_a_gpu():
 
 
 def test_erased_boxes_reach_every_edge():
-    y = erase(torch.zeros(3000, 3, 12, 12), torch.rand(3000, 1 + 4 * ATTEMPTS, generator=seeded(0)), probability=1.)[:, 0] != 0
+    y = erase(torch.zeros(3000, 3, 12, 12), torch.rand(3000, 1 + 4 * ATTEMPTS, generator=seeded(0)), probability=1.)[:,
+        0] != 0
     for edge in (y[:, 0], y[:, -1], y[:, :, 0], y[:, :, -1]): assert edge.any(1).float().mean() > .05

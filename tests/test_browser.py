@@ -7,12 +7,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-playwright = pytest.importorskip("playwright.sync_api", reason="no browser test: playwright is not installed (pip install -c constraints.txt playwright)")
+playwright = pytest.importorskip("playwright.sync_api",
+                                 reason="no browser test: playwright is not installed (pip install -c constraints.txt playwright)")
 from browser import ARGS, find, notebook, serve
 
 CHROMIUM = find()
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no browser test: no Chromium on this machine, and none could be installed (python tests/browser.py says why)")
-SHOTS = os.environ.get("HIL_SHOTS")                                                                  # a folder for screenshots, to look at
+pytestmark = pytest.mark.skipif(CHROMIUM is None,
+                                reason="no browser test: no Chromium on this machine, and none could be installed (python tests/browser.py says why)")
+# a folder for screenshots, to look at
+SHOTS = os.environ.get("HIL_SHOTS")
 
 
 @pytest.fixture(scope="module")
@@ -62,18 +65,22 @@ def test_a_visit(page, lab):
     run_all(page, lab)
     says(page, ".hil-identity h4", "identities, the largest first")
 
-    page.get_by_title("Activate lasso selection").click()                                            # lasso: around all of the map
+    # lasso: around all of the map
+    page.get_by_title("Activate lasso selection").click()
     box = page.locator(".hil-map canvas").first.bounding_box()
-    at = lambda x, y: (box["x"] + x * box["width"], box["y"] + y * box["height"])
+    def at(x, y):
+        return (box["x"] + x * box["width"], box["y"] + y * box["height"])
     page.mouse.move(*at(.14, .03))
     page.mouse.down()
-    for x, y in [(.5, .03), (.97, .04), (.97, .5), (.96, .96), (.5, .97), (.14, .96), (.13, .5), (.13, .2)]: page.mouse.move(*at(x, y), steps=8)
+    for x, y in [(.5, .03), (.97, .04), (.97, .5), (.96, .96), (.5, .97), (.14, .96), (.13, .5), (.13, .2)]:
+        page.mouse.move(*at(x, y), steps=8)
     page.mouse.up()
     says(page, ".hil-identity h4", "Selection: [0-9]+ images")
     page.wait_for_function("[...document.querySelectorAll('.hil-identity img')].filter(i => i.src.startsWith('blob:') && i.naturalHeight).length > 5")
     shoot(page, "lasso")
 
-    tab(page, "Matches")                                                                             # a match: both clusters
+    # a match: both clusters
+    tab(page, "Matches")
     says(page, ".hil-graph h4", "clustered images get a label")
     page.locator(".hil-graph path").last.click()
     says(page, ".hil-matches h4", "the same person")
@@ -84,10 +91,12 @@ def test_a_visit(page, lab):
     for _ in range(19): page.keyboard.press("ArrowRight")
     page.wait_for_function("old => document.querySelector('.hil-graph h4').innerText !== old", arg=before)
 
-    for _ in range(100):                                                                             # until the kernel has answered them all
+    # until the kernel has answered them all
+    for _ in range(100):
         page.wait_for_timeout(300)
         if lab.idle(): break
-    page.locator(".hil-app").focus()                                                                 # back to the first epoch by key, then play three
+    # back to the first epoch by key, then play three
+    page.locator(".hil-app").focus()
     page.keyboard.press(",")
     says(page, ".hil-time .note", "Epoch 2")
     page.keyboard.press(",")
@@ -106,7 +115,8 @@ def test_a_visit(page, lab):
     tab(page, "Curation")
     page.locator(".hil-split-in-two").click()
     says(page, ".hil-frame .note", "1 correction")
-    page.locator(".hil-name input").fill("Ada m")                                                    # letters stay letters where one types
+    # letters stay letters where one types
+    page.locator(".hil-name input").fill("Ada m")
     page.locator(".hil-rename").click()
     says(page, ".hil-frame .note", "2 corrections")
     shoot(page, "curation")
@@ -116,7 +126,8 @@ def test_a_visit(page, lab):
     says(page, ".hil-curation .note", "written to people.csv")
     assert "Ada m" in set(pd.read_csv(folder / "people.csv").name)
 
-    run_all(page, lab)                                                                               # another kernel: nothing is lost
+    # another kernel: nothing is lost
+    run_all(page, lab)
     says(page, ".hil-frame .note", "2 corrections")
     says(page, ".hil-identity th.head", "Ada m")
 

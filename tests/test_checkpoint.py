@@ -6,12 +6,20 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hil.models.agw import AgwResNet50
-from hil.models.weights import Report, load_checkpoint, match_state, read_file, resize_positions, unwrap
 from hil.models.build import build_model
 from hil.models.vit import VitIcs
+from hil.models.weights import (
+    Report,
+    load_checkpoint,
+    match_state,
+    read_file,
+    resize_positions,
+    unwrap,
+)
 
 VIT = dict(dim=12, depth=3, heads=2, stem=4, height=64, width=32)
 AGW = dict(channels=4, blocks=(1, 3, 3, 1), height=64, width=32)
@@ -21,26 +29,31 @@ BUILD = {"vit": lambda **o: VitIcs(**{**VIT, **o}), "agw": lambda **o: AgwResNet
 def noisy(model, seed=0):
     "A state dict of the model with other numbers everywhere."
     rng = torch.Generator().manual_seed(seed)
-    return OrderedDict((k, torch.randn(v.shape, generator=rng) if v.is_floating_point() else v + 7) for k, v in model.state_dict().items())
+    return OrderedDict((k, torch.randn(v.shape, generator=rng) if v.is_floating_point() else v + 7)
+                       for k, v in model.state_dict().items())
 
 
 def trunk_of(state):
     "What TransReID-SSL publishes: one stem, all blocks, no heads."
-    return {k.removeprefix("base."): v for k, v in state.items() if k.startswith("base.") and not re.match(r"base\.(patch_embed2|fc|decoder_norm)\.", k)}
+    return {k.removeprefix("base."): v for k, v in state.items() if k.startswith("base.")
+            and not re.match(r"base\.(patch_embed2|fc|decoder_norm)\.", k)}
 
 
 def imagenet_of(state):
     "torchvision's ResNet-50: one stem, four stages, a classifier; as old as resnet50-19c8e357, without num_batches_tracked."
     out = {k.removeprefix("visible_module.visible."): v for k, v in state.items() if k.startswith("visible_module.")}
     out |= {k.removeprefix("base_resnet.base."): v for k, v in state.items() if k.startswith("base_resnet.")}
-    return {k: v for k, v in out.items() if "num_batches" not in k} | {"fc.weight": torch.zeros(1000, 8), "fc.bias": torch.zeros(1000)}
+    return {k: v for k, v in out.items() if "num_batches" not in k} | {"fc.weight": torch.zeros(1000, 8),
+        "fc.bias": torch.zeros(1000)}
 
 
 def whole_resnets(state):
     "AGW, ADCA and PGM save a whole ResNet in each stem and in the base, and a classifier."
     names = {"visible_module.visible.": "visible_module.", "thermal_module.thermal.": "thermal_module."}
-    more = {to + k.removeprefix("base_resnet.base."): v for k, v in state.items() if k.startswith("base_resnet.") for to in names}
-    more |= {"base_resnet.base." + k.removeprefix("visible_module.visible."): v for k, v in state.items() if k.startswith("visible_module.")}
+    more = {to + k.removeprefix("base_resnet.base."): v for k, v in state.items() if k.startswith("base_resnet.")
+            for to in names}
+    more |= {"base_resnet.base." + k.removeprefix("visible_module.visible."): v
+             for k, v in state.items() if k.startswith("visible_module.")}
     return {**state, **more, "classifier.weight": torch.zeros(395, 8)}
 
 
@@ -53,8 +66,10 @@ def saved(tmp_path):
     return save
 
 
-WRAPS = {"bare": lambda s: s, "SDCL": lambda s: {"state_dict": {"module." + k: v for k, v in s.items()}, "epoch": 30, "best_mAP": np.float64(.64)},
-         "kit": lambda s: {"epoch": 3, "model": s, "optimizer": {"state": {}, "param_groups": [{"lr": .1}]}}, "AGW": lambda s: {"net": s, "mAP": np.float32(.4), "epoch": 80},
+WRAPS = {"bare": lambda s: s, "SDCL": lambda s: {"state_dict": {"module." + k: v for k, v in s.items()}, "epoch": 30,
+                                                 "best_mAP": np.float64(.64)},
+         "kit": lambda s: {"epoch": 3, "model": s, "optimizer": {"state": {}, "param_groups": [{"lr": .1}]}},
+         "AGW": lambda s: {"net": s, "mAP": np.float32(.4), "epoch": 80},
          "twice": lambda s: {"model": {"state_dict": {"module.module." + k: v for k, v in s.items()}}}}
 
 
@@ -67,7 +82,10 @@ def test_a_whole_checkpoint(kind, wrap, saved):
     for k, v in model.state_dict().items(): assert torch.equal(v, state[k]), k
 
 
-def dino(trunk, **more): return {"student": {"module.backbone.x": torch.zeros(1)}, "teacher": {**{"module.backbone." + k: v for k, v in trunk.items()}, "module.head.last.weight": torch.zeros(2)},
+def dino(trunk, **more):
+    return {"student": {"module.backbone.x": torch.zeros(1)},
+            "teacher": {**{"module.backbone." + k: v for k, v in trunk.items()},
+                        "module.head.last.weight": torch.zeros(2)},
                                  "args": argparse.Namespace(lr=5e-4, arch="vit_base"), "epoch": 100, **more}
 
 
@@ -84,13 +102,16 @@ def test_a_trunk_of_transreid_ssl_fills_two_stems_and_two_heads(wrap, saved):
     for k, v in trunk.items():
         if k == "pos_embed": v = resize_positions(v, (4, 2))
         assert torch.equal(after["base." + k], v), k
-        for name, copies in {"patch_embed.": ["base.patch_embed2."], "blocks.2.": ["b1.0.", "b2.0."], "norm.": ["b1.1.", "b2.1."]}.items():
+        for name, copies in {"patch_embed.": ["base.patch_embed2."], "blocks.2.": ["b1.0.", "b2.0."],
+                             "norm.": ["b1.1.", "b2.1."]}.items():
             if k.startswith(name):
                 for copy in copies: assert torch.equal(after[copy + k.removeprefix(name)], v), (copy, k)
     assert [r.split()[0] for r in report.resized] == ["base.pos_embed"] and not report.wrong
-    assert all(re.match(r"base\.(fc|decoder_norm)|bottlenecks?\.", k) for k in report.fresh) and all(torch.equal(after[k], before[k]) for k in report.fresh)
+    assert all(re.match(r"base\.(fc|decoder_norm)|bottlenecks?\.", k)
+               for k in report.fresh) and all(torch.equal(after[k], before[k]) for k in report.fresh)
     assert report.loaded + len(report.fresh) == len(after)
-    assert {r.split(" <- ")[0] for r in report.duplicated} == {k for k in after if re.match(r"base\.patch_embed2\.|b[12]\.", k)}
+    assert {r.split(" <- ")[0] for r in report.duplicated} == {k
+                                                               for k in after if re.match(r"base\.patch_embed2\.|b[12]\.", k)}
     assert all(re.match("head|classifier", k) for k in report.ignored)
 
 
@@ -115,8 +136,11 @@ def test_imagenet_fills_both_stems_of_agw(saved):
     report = load_checkpoint(model, saved(file))
     after = model.state_dict()
     for k, v in file.items():
-        for to in ("visible_module.visible.", "thermal_module.thermal.") if re.match("conv1|bn1", k) else () if k.startswith("fc") else ("base_resnet.base.",): assert torch.equal(after[to + k], v), k
-    assert report.ignored == ["fc.bias", "fc.weight"] and all(re.search(r"NL_|bottleneck|num_batches_tracked", k) for k in report.fresh)
+        for to in ("visible_module.visible.", "thermal_module.thermal.") if re.match("conv1|bn1",
+            k) else () if k.startswith("fc") else ("base_resnet.base.",):
+            assert torch.equal(after[to + k], v), k
+    assert report.ignored == ["fc.bias", "fc.weight"] and all(re.search(r"NL_|bottleneck|num_batches_tracked", k)
+                                                              for k in report.fresh)
 
 
 def test_published_agw_files_hold_more_than_is_used(saved):
@@ -125,8 +149,10 @@ def test_published_agw_files_hold_more_than_is_used(saved):
     for k in state:
         if k.endswith("running_var"): state[k] = state[k].abs() + .5
     x = {"visible": torch.randn(2, 3, 64, 32)}
-    report = load_checkpoint(BUILD["agw"](), saved({"state_dict": {"module." + k: v for k, v in whole_resnets(state).items()}}))
-    assert all(k.startswith("bottlenecks.") for k in report.fresh) and not report.wrong and "classifier.weight" in report.ignored
+    report = load_checkpoint(BUILD["agw"](), saved({"state_dict": {"module." + k: v
+        for k, v in whole_resnets(state).items()}}))
+    assert all(k.startswith("bottlenecks.")
+               for k in report.fresh) and not report.wrong and "classifier.weight" in report.ignored
     adca = {k: v for k, v in state.items() if not k.startswith("NL_")}
     models = [BUILD["agw"](), BUILD["agw"](non_local=(0, 0, 0, 0))]
     for model in models: assert not load_checkpoint(model, saved(adca)).wrong
@@ -143,13 +169,15 @@ def test_published_agw_files_hold_more_than_is_used(saved):
 def test_one_fault_of_each_kind_is_found_and_named(kind, data):
     model = BUILD[kind]()
     state = noisy(model)
-    names = [k for k in state if not re.match(getattr(model, "unused", None) or "$^", k) and "num_batches" not in k and state[k].ndim]
+    names = [k for k in state if not re.match(getattr(model, "unused", None) or "$^", k) and "num_batches" not in k
+             and state[k].ndim]
     gone, bent = data.draw(st.lists(st.sampled_from(names), min_size=2, max_size=2, unique=True))
     del state[gone]
     state[bent] = torch.zeros(*state[bent].shape, 1)
     state["stranger.weight"] = torch.zeros(1)
     new, report = match_state(model, state)
-    assert report.missing == [gone] and report.extra == ["stranger.weight"] and [m.split(" is ")[0] for m in report.misshapen] == [bent]
+    assert report.missing == [gone] and report.extra == ["stranger.weight"] and [m.split(" is ")[0]
+        for m in report.misshapen] == [bent]
     assert set(new) == set(model.state_dict()) - {gone, bent}
 
 
@@ -159,10 +187,13 @@ def test_all_or_nothing(saved):
     del state["b1.0.attn.qkv.weight"]
     state |= {"b9.weight": torch.zeros(1), "bottleneck.weight": torch.zeros(5)}
     with pytest.raises(ValueError) as error: load_checkpoint(model, saved(state))
-    for says in ("file.pth", "nothing was loaded", "1 missing (b1.0.attn.qkv.weight)", "1 extra (b9.weight)", "bottleneck.weight is (5,), not (12,)", "strict=False"): assert says in str(error.value)
+    for says in ("file.pth", "nothing was loaded", "1 missing (b1.0.attn.qkv.weight)", "1 extra (b9.weight)",
+                 "bottleneck.weight is (5,), not (12,)", "strict=False"):
+        assert says in str(error.value)
     for k, v in model.state_dict().items(): assert torch.equal(v, before[k]), "a refused file changes nothing"
     report = load_checkpoint(model, saved(state), strict=False)
-    assert len(report.matched) == len(before) - 2 and torch.equal(model.state_dict()["bottleneck.weight"], before["bottleneck.weight"])
+    assert len(report.matched) == len(before) - 2 and torch.equal(model.state_dict()["bottleneck.weight"],
+        before["bottleneck.weight"])
     assert "missing       1  b1.0.attn.qkv.weight" in repr(report)
 
 
@@ -173,7 +204,8 @@ def test_files_of_another_kind(state, says, saved):
 
 
 def test_fewer_blocks_than_the_file(saved):
-    with pytest.raises(ValueError, match=r"12 extra \(blocks\.2"): load_checkpoint(VitIcs(**{**VIT, "depth": 2}), saved(trunk_of(noisy(VitIcs(**VIT)))))
+    with pytest.raises(ValueError, match=r"12 extra \(blocks\.2"):
+        load_checkpoint(VitIcs(**{**VIT, "depth": 2}), saved(trunk_of(noisy(VitIcs(**VIT)))))
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -189,7 +221,8 @@ class Mine:
 
 def test_nothing_in_a_file_is_run(saved):
     for what in ({"state_dict": {}, "x": Mine()}, Mine()):
-        with pytest.raises(ValueError, match="could run code. Nothing was run"): load_checkpoint(VitIcs(**VIT), saved(what))
+        with pytest.raises(ValueError, match="could run code. Nothing was run"):
+            load_checkpoint(VitIcs(**VIT), saved(what))
     import os
     class Shell:
         def __reduce__(self): return os.system, ("touch /nonexistent/hil",)
@@ -197,7 +230,8 @@ def test_nothing_in_a_file_is_run(saved):
 
 
 def test_plain_data_of_published_files_is_read(saved):
-    inside = read_file(saved({"state_dict": {"w": torch.ones(1)}, "best_mAP": np.float64(.5), "r1": np.float32(.4), "n": np.int64(3), "args": argparse.Namespace(a=1)}))
+    inside = read_file(saved({"state_dict": {"w": torch.ones(1)}, "best_mAP": np.float64(.5), "r1": np.float32(.4),
+                              "n": np.int64(3), "args": argparse.Namespace(a=1)}))
     assert inside["best_mAP"] == .5 and inside["n"] == 3 and inside["args"].a == 1
 
 
@@ -215,9 +249,11 @@ def test_files_that_cannot_be_read(saved, tmp_path):
     (tmp_path / "page.pth").write_text("<html>Google Drive: quota exceeded</html>")
     (tmp_path / "empty.pth").write_bytes(b"")
     for name in ("cut", "page", "empty"):
-        with pytest.raises(ValueError, match=f"{name}.pth: not a file that torch.save wrote, or cut short"): read_file(tmp_path / f"{name}.pth")
+        with pytest.raises(ValueError, match=f"{name}.pth: not a file that torch.save wrote, or cut short"):
+            read_file(tmp_path / f"{name}.pth")
     with pytest.raises(FileNotFoundError, match="no such checkpoint"): read_file(tmp_path / "nowhere.pth")
-    with pytest.raises(ValueError, match="no weights: .* got epoch, args"): load_checkpoint(VitIcs(**VIT), saved({"epoch": 1, "args": {}}))
+    with pytest.raises(ValueError, match="no weights: .* got epoch, args"):
+        load_checkpoint(VitIcs(**VIT), saved({"epoch": 1, "args": {}}))
     with pytest.raises(ValueError, match="no weights: .* got list"): load_checkpoint(VitIcs(**VIT), saved([1, 2]))
 
 
@@ -246,7 +282,8 @@ def by_hand(old, rows, columns):
             y, x = max((i + .5) * h / rows - .5, 0), max((j + .5) * w / columns - .5, 0)
             a, b = int(y), int(x)
             c, d = min(a + 1, h - 1), min(b + 1, w - 1)
-            new[i, j] = (1 - (y - a)) * ((1 - (x - b)) * old[a, b] + (x - b) * old[a, d]) + (y - a) * ((1 - (x - b)) * old[c, b] + (x - b) * old[c, d])
+            new[i, j] = (1 - (y - a)) * ((1 - (x - b)) * old[a, b] + (x - b) * old[a, d]) + (y
+                - a) * ((1 - (x - b)) * old[c, b] + (x - b) * old[c, d])
     return new
 
 
@@ -256,7 +293,9 @@ def test_resizing_as_the_release(grid):
     old = torch.randn(1, 129, 8, dtype=torch.float64)
     new = resize_positions(old, grid)
     assert new.shape == (1, 1 + grid[0] * grid[1], 8) and torch.equal(new[:, 0], old[:, 0])
-    for d in range(8): np.testing.assert_allclose(new[0, 1:, d].reshape(grid), by_hand(old[0, 1:, d].reshape(16, 8).numpy(), *grid), atol=1e-12)
+    for d in range(8):
+        np.testing.assert_allclose(new[0, 1:, d].reshape(grid), by_hand(old[0, 1:, d].reshape(16, 8).numpy(), *grid),
+                                   atol=1e-12)
 
 
 def test_the_same_grid_stays(): torch.testing.assert_close(resize_positions(x := torch.randn(1, 163, 4), (18, 9)), x)

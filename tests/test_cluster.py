@@ -4,14 +4,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
-from sklearn.cluster import KMeans
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import as_dense, dbscan, inertia, secondary_centers
 from scipy.sparse import csr_array
+from sklearn.cluster import KMeans
 
 from hil.method.cluster import centroids, cluster_quality, majority_pids, pseudo_labels
-from hil.method.sub_clusters import secondary_assign, secondary_cluster, sub_centers
 from hil.method.rerank import jaccard_distance
-from reference import as_dense, dbscan, inertia, secondary_centers
+from hil.method.sub_clusters import secondary_assign, secondary_cluster, sub_centers
 
 HERE = Path(__file__).parent / "golden"
 CENTERS, JACCARD = np.load(HERE / "centers.npz"), np.load(HERE / "jaccard_n600_d64.npz")
@@ -59,9 +60,11 @@ def test_distance_must_be_square():
 def test_release_centres():
     x, labels = CENTERS["features"], CENTERS["labels"]
     assert np.abs(centroids(x, labels).numpy() - CENTERS["centers"]).max() < 1e-5
-    assert np.abs(secondary_cluster(x, labels, 9).numpy() - CENTERS["kmeans10"]).max() < 1e-5        # row by row, not only as sets
+    # row by row, not only as sets
+    assert np.abs(secondary_cluster(x, labels, 9).numpy() - CENTERS["kmeans10"]).max() < 1e-5
     assert np.abs(secondary_cluster(x, labels, 2).numpy() - CENTERS["kmeans3"]).max() < 1e-5
-    assert np.abs(secondary_cluster(CENTERS["dup_features"], CENTERS["dup_labels"]).numpy() - CENTERS["dup_kmeans10"]).max() < 1e-5
+    assert np.abs(secondary_cluster(CENTERS["dup_features"], CENTERS["dup_labels"]).numpy()
+                  - CENTERS["dup_kmeans10"]).max() < 1e-5
 
 
 def random_clusters(seed, n_clusters=4, largest=60):
@@ -79,7 +82,8 @@ def test_centres_are_the_references(seed, n_sub, shrink):
     x, labels = random_clusters(seed)
     ours, theirs = secondary_cluster(x, labels, n_sub, shrink).numpy(), secondary_centers(x, labels, n_sub, shrink)
     assert ours.shape == theirs.shape
-    assert np.mean([np.abs(a - b).max() < 1e-4 for a, b in zip(ours, theirs)]) >= 0.75   # a draw may fall on the other side of a rounding
+    # a draw may fall on the other side of a rounding
+    assert np.mean([np.abs(a - b).max() < 1e-4 for a, b in zip(ours, theirs)]) >= 0.75
 
 
 def test_inertia_is_no_worse_than_scikit_learns():
@@ -114,7 +118,8 @@ def x_mean(x): return centroids(x, np.zeros(len(x), int))[:, None]
 def test_sub_clusters_of_all_kinds():
     x, labels = random_clusters(1)
     sub = secondary_assign(x, labels, 5, random_state=3)
-    assert ((sub == -1) == (labels == -1)).all() and (sub == secondary_assign(torch.tensor(x), torch.tensor(labels), 5, 3)).all()
+    assert ((sub == -1) == (labels == -1)).all() and (sub == secondary_assign(torch.tensor(x), torch.tensor(labels), 5,
+        3)).all()
     for c in range(labels.max() + 1): assert len(set(sub[labels == c])) in (1, 5)
     assert (sub_centers(x, labels, sub, 5) == secondary_cluster(x, labels, 5, random_state=3)).all()
     assert (secondary_assign(x, labels, 5.0, random_state=3) == sub).all()

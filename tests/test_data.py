@@ -19,7 +19,15 @@ from scipy.io import savemat
 from hil.core.errors import DataError
 from hil.data.images import merge_truth, read_images, table_key, train_table
 from hil.data.sysu import (
-    CAUSES, INFRARED_CAMS, MODALITY, SPLITS, SYSU_COUNTS, VISIBLE_CAMS, counts, load_sysu, query_gallery,
+    CAUSES,
+    INFRARED_CAMS,
+    MODALITY,
+    SPLITS,
+    SYSU_COUNTS,
+    VISIBLE_CAMS,
+    counts,
+    load_sysu,
+    query_gallery,
     read_permutation,
 )
 
@@ -42,8 +50,11 @@ def write(root, cells=MINI, exp=EXP):
 def manifest(root):
     "A synth.json that tells the truth about the folder."
     table = load_sysu(root, strict=False)
-    (root / "synth.json").write_text(json.dumps({"preset": "tiny", "seed": 0, "ids": {s: sorted(set(table.pid[table.split == s].tolist())) for s in SPLITS},
-                                                 "images_per_camera": {str(c): int((table.camid == c).sum()) for c in MODALITY}}))
+    (root / "synth.json").write_text(json.dumps({"preset": "tiny", "seed": 0,
+                                                 "ids": {s: sorted(set(table.pid[table.split == s].tolist()))
+                                                         for s in SPLITS},
+                                                 "images_per_camera": {str(c): int((table.camid == c).sum())
+                                                     for c in MODALITY}}))
     return root
 
 
@@ -90,7 +101,8 @@ def test_any_draw_holds_the_protocol(cells, trial, shots, mode):
         return
     query, gallery = query_gallery(table, mode=mode, trial=trial, shots=shots)
     assert len(query) == sum(n for (c, _), n in cells.items() if c in INFRARED_CAMS)
-    assert gallery.groupby(["camid", "pid"]).size().to_dict() == {k: min(shots, n) for k, n in cells.items() if k[0] in cams}
+    assert gallery.groupby(["camid", "pid"]).size().to_dict() == {k: min(shots, n)
+        for k, n in cells.items() if k[0] in cams}
     assert gallery.path.is_unique
     assert list(zip(gallery.pid, gallery.camid)) == sorted(zip(gallery.pid, gallery.camid))
     assert table.loc[gallery.index].equals(gallery)
@@ -107,13 +119,16 @@ def test_official_permutation(tmp_path, golden_table):
     savemat(tmp_path / "rand_perm_cam.mat", {"rand_perm_cam": cams})
     perm = read_permutation(tmp_path / "rand_perm_cam.mat")
     _, single = query_gallery(golden_table, trial=7, permutation=perm)
-    assert single.path.tolist() == [f"cam{c}/{p:04d}/{perm[c, p][7, 0]:04d}.jpg" for p, c in zip(single.pid, single.camid)]
+    assert single.path.tolist() == [f"cam{c}/{p:04d}/{perm[c, p][7, 0]:04d}.jpg"
+                                    for p, c in zip(single.pid, single.camid)]
     assert len(single) == len(GOLDEN["gallery_all_0"])
     _, multi = query_gallery(golden_table, trial=7, shots=10, permutation=perm)
     cell = multi[(multi.camid == 1) & (multi.pid == 42)]  # four images only: all four, in the order of the file
     assert cell.path.tolist() == [f"cam1/0042/{n:04d}.jpg" for n in perm[1, 42][7]]
-    with pytest.raises(DataError, match="cam1/0007.*10 trials.*permutation=None"): query_gallery(golden_table, trial=10, permutation=perm)
-    with pytest.raises(DataError, match="belongs to this data set"): query_gallery(golden_table[golden_table.path != single.path.iloc[0]], trial=7, permutation=perm)
+    with pytest.raises(DataError, match="cam1/0007.*10 trials.*permutation=None"):
+        query_gallery(golden_table, trial=10, permutation=perm)
+    with pytest.raises(DataError, match="belongs to this data set"):
+        query_gallery(golden_table[golden_table.path != single.path.iloc[0]], trial=7, permutation=perm)
     (tmp_path / "text.mat").write_text("no matlab " * 50)
     with pytest.raises(DataError, match="not a MATLAB file"): read_permutation(tmp_path / "text.mat")
     with pytest.raises(DataError, match="no such file.*evaluation code"): read_permutation(tmp_path / "none.mat")
@@ -140,13 +155,15 @@ def test_table(mini):
     table = load_sysu(mini)
     assert table.columns.tolist() == ["path", "pid", "camid", "modality", "split"]
     assert table.attrs["root"] == str(mini) and len(table) == 72
-    assert table.path.tolist() == [f"cam{c}/{p:04d}/{k:04d}.jpg" for p in (1, 2, 3, 4) for c in range(1, 7) for k in (1, 2, 3)]
+    assert table.path.tolist() == [f"cam{c}/{p:04d}/{k:04d}.jpg" for p in (1, 2, 3, 4) for c in range(1, 7)
+                                   for k in (1, 2, 3)]
     assert (table.modality == table.camid.map(MODALITY)).all()
     assert table.pid.map({1: "train", 2: "train", 3: "val", 4: "test"}).tolist() == table.split.tolist()
 
 
 def test_what_is_no_image_of_the_set_is_left_out(mini):
-    for name in ("cam1/0001/Thumbs.db", "cam1/0001/._0001.jpg", "cam1/.DS_Store", "cam1/notes.txt"): (mini / name).touch()
+    for name in ("cam1/0001/Thumbs.db", "cam1/0001/._0001.jpg", "cam1/.DS_Store", "cam1/notes.txt"):
+        (mini / name).touch()
     shutil.copytree(mini / "cam1/0001", mini / "cam1/0099")      # a person in no list
     shutil.copytree(mini / "cam1/0001", mini / "cam1/0001 (copy)")
     assert len(load_sysu(mini)) == 72
@@ -157,34 +174,50 @@ def test_lists_as_people_write_them(mini):
     assert len(load_sysu(mini)) == 72
 
 
-def remove(*names): return lambda root: [shutil.rmtree(root / n) if (root / n).is_dir() else (root / n).unlink() for n in names]
+def remove(*names):
+    return lambda root: [shutil.rmtree(root / n) if (root / n).is_dir() else (root / n).unlink() for n in names]
 def text(name, content): return lambda root: (root / name).write_text(content)
 def empty(name): return lambda root: [f.unlink() for f in (root / name).iterdir()]
-def nest(root): (root.parent / "x").mkdir(); root.rename(root.parent / "x/SYSU-MM01"); (root.parent / "x").rename(root)
+def nest(root):
+    (root.parent / "x").mkdir()
+    root.rename(root.parent / "x/SYSU-MM01")
+    (root.parent / "x").rename(root)
 def all_cams(root): remove(*[f"cam{c}" for c in MODALITY])(root)
 
 
 BROKEN = {
-    "no folder": (lambda root: shutil.rmtree(root), True, r"no such folder\. Expected the root of SYSU-MM01.*Check the path"),
+    "no folder": (lambda root: shutil.rmtree(root), True,
+                  r"no such folder\. Expected the root of SYSU-MM01.*Check the path"),
     "one level up": (nest, True, r"no camera folder.*Did you mean .*mini/SYSU-MM01\?"),
     "no cameras": (all_cams, True, "no camera folder. Expected cam1 ... cam6 and exp. It holds exp"),
-    "camera missing": (remove("cam3"), True, r"not the whole data set:\n  missing: cam3\nDelete the folder and render it again, or"),
-    "cam7": (lambda root: (root / "cam7").mkdir(), False, "camera outside the protocol: cam7.*infrared \\(3, 6\\).*Move the folder away"),
+    "camera missing": (remove("cam3"), True,
+                       r"not the whole data set:\n  missing: cam3\nDelete the folder and render it again, or"),
+    "cam7": (lambda root: (root / "cam7").mkdir(), False,
+             "camera outside the protocol: cam7.*infrared \\(3, 6\\).*Move the folder away"),
     "list missing": (remove("exp/val_id.txt"), True, "missing: exp/val_id.txt"),
     "no exp": (remove("exp"), False, "no exp/train_id.txt.*copy its folder exp as well"),
-    "interrupted rendering": (lambda root: (root / "synth.json").rename(root / "exp/plan.json"), False, "rendering was interrupted.*Call hil.synth.render.render again.*continues"),
-    "neither exp nor synth.json": (remove("exp", "synth.json"), False, "If hil.synth.render made this folder, call hil.synth.render.render again"),
-    "letters in a list": (text("exp/val_id.txt", "3,abc"), False, "val_id.txt: expected each identity number once.*found 'abc'.*Copy the file again"),
+    "interrupted rendering": (lambda root: (root / "synth.json").rename(root / "exp/plan.json"), False,
+                              "rendering was interrupted.*Call hil.synth.render.render again.*continues"),
+    "neither exp nor synth.json": (remove("exp", "synth.json"), False,
+                                   "If hil.synth.render made this folder, call hil.synth.render.render again"),
+    "letters in a list": (text("exp/val_id.txt", "3,abc"), False,
+                          "val_id.txt: expected each identity number once.*found 'abc'.*Copy the file again"),
     "html instead of a list": (text("exp/val_id.txt", "<!DOCTYPE html> not found"), False, "found '<!DOCTYPE'"),
     "empty list": (text("exp/val_id.txt", "\n"), False, "val_id.txt: .*found nothing"),
     "id twice in a list": (text("exp/train_id.txt", "1,2,01"), False, "train_id.txt: .*found 1 more than once"),
-    "id in two lists": (text("exp/test_id.txt", "4,2"), False, "identities 2 are in test_id.txt and in train_id.txt.*must not share people"),
+    "id in two lists": (text("exp/test_id.txt", "4,2"), False,
+                        "identities 2 are in test_id.txt and in train_id.txt.*must not share people"),
     "id without a folder": (text("exp/val_id.txt", "3,77"), True, "identities in exp without an image: 77"),
-    "empty folder": (empty("cam6/0002"), True, r"folders without an image: cam6/0002\n  cam6 images: expected 12, found 9"),
-    "an image lost": (remove("cam5/0004/0002.jpg"), True, "cam5 images: expected 12, found 11\nDelete the folder and render it again"),
-    "manifest cut off": (text("synth.json", '{"preset": "ti'), False, "synth.json: not a manifest of hil.synth.render.*Delete the folder and render it again"),
-    "manifest of another kind": (text("synth.json", '{"ids": {"train": 3}}'), False, "not a manifest of hil.synth.render"),
-    "not SYSU's counts": (remove("synth.json"), True, r"train \+ val identities: expected 395, found 3\n.*22,258, found 36\n.*11,909, found 18\n.*96, found 1\n.*3,803, found 6\n.*301, found 4\nCopy it again, or, for a subset"),
+    "empty folder": (empty("cam6/0002"), True,
+                     r"folders without an image: cam6/0002\n  cam6 images: expected 12, found 9"),
+    "an image lost": (remove("cam5/0004/0002.jpg"), True,
+                      "cam5 images: expected 12, found 11\nDelete the folder and render it again"),
+    "manifest cut off": (text("synth.json", '{"preset": "ti'), False,
+                         "synth.json: not a manifest of hil.synth.render.*Delete the folder and render it again"),
+    "manifest of another kind": (text("synth.json", '{"ids": {"train": 3}}'), False,
+                                 "not a manifest of hil.synth.render"),
+    "not SYSU's counts": (remove("synth.json"), True,
+                          r"train \+ val identities: expected 395, found 3\n.*22,258, found 36\n.*11,909, found 18\n.*96, found 1\n.*3,803, found 6\n.*301, found 4\nCopy it again, or, for a subset"),
 }
 
 
@@ -207,18 +240,28 @@ def test_subsets_are_logged_and_read(mini, caplog, name):
 def test_the_well_known_incomplete_copy(tmp_path):
     "367 training identities with 11,333 infrared images: written as real files once, because everybody meets it."
     cells = {(3, p): 30 for p in range(1, 367)} | {(3, 367): 11333 - 366 * 30, (1, 1): 1}
-    root = write(tmp_path / "SYSU-MM01", cells | {(c, 1): 1 for c in (2, 4, 5, 6)}, {"train": ",".join(map(str, range(1, 297))), "val": ",".join(map(str, range(297, 396))), "test": "400"})
+    root = write(tmp_path / "SYSU-MM01", cells | {(c, 1): 1 for c in (2, 4, 5, 6)},
+                 {"train": ",".join(map(str, range(1, 297))), "val": ",".join(map(str, range(297, 396))),
+                  "test": "400"})
     (root / "cam6/0001/0001.jpg").unlink()
     with pytest.raises(DataError) as caught: load_sysu(root)
-    for part in ("expected 395, found 367", "expected 11,909, found 11,333", *CAUSES.values(), "368, 369, 370, 371, 372 and 24 more"): assert part in str(caught.value)
+    for part in ("expected 395, found 367", "expected 11,909, found 11,333", *CAUSES.values(),
+                 "368, 369, 370, 371, 372 and 24 more"):
+        assert part in str(caught.value)
 
 
 def test_the_real_counts_pass(tmp_path, caplog):
     "A folder of the published size is accepted without a word."
-    def spread(total, cams, ids): return {(c, p): total // (len(cams) * len(ids)) + (k < total % (len(cams) * len(ids))) for k, (c, p) in enumerate((c, p) for c in cams for p in ids)}
+    def spread(total, cams, ids):
+        return {(c, p): total // (len(cams) * len(ids)) + (k < total % (len(cams) * len(ids)))
+                for k, (c, p) in enumerate((c, p) for c in cams for p in ids)}
     train, test = range(1, 396), range(396, 492)
-    cells = spread(22258, VISIBLE_CAMS, train) | spread(11909, INFRARED_CAMS, train) | dict(list(spread(1000, VISIBLE_CAMS, test).items())[:301]) | spread(3803, INFRARED_CAMS, test)
-    root = write(tmp_path / "SYSU-MM01", cells, {"train": ",".join(map(str, train[:296])), "val": ",".join(map(str, train[296:])), "test": ",".join(map(str, test))})
+    cells = spread(22258, VISIBLE_CAMS, train) | spread(11909, INFRARED_CAMS,
+                                                        train) | dict(list(spread(1000, VISIBLE_CAMS,
+        test).items())[:301]) | spread(3803, INFRARED_CAMS, test)
+    root = write(tmp_path / "SYSU-MM01", cells, {"train": ",".join(map(str, train[:296])),
+                                                 "val": ",".join(map(str, train[296:])), "test": ",".join(map(str,
+        test))})
     with caplog.at_level(logging.WARNING): table = load_sysu(root)
     assert not caplog.text and len(train_table(table, ("train", "val"))) == 22258 + 11909
     assert {k: counts(table)[k] for k in SYSU_COUNTS} == SYSU_COUNTS
@@ -229,12 +272,14 @@ def test_people_in_one_modality_only_are_allowed_and_logged(tmp_path, caplog):
     root = manifest(write(tmp_path / "half", cells))
     caplog.clear()
     with caplog.at_level(logging.WARNING): load_sysu(root)
-    assert [r.getMessage() for r in caplog.records] == ["train: 1 identities only in visible, 1 only in infrared images (allowed)"]
+    assert [r.getMessage()
+            for r in caplog.records] == ["train: 1 identities only in visible, 1 only in infrared images (allowed)"]
 
 
 # ---- pixels -------------------------------------------------------------------------------------------------------
 
-def noise(shape, dtype=np.uint8): return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
+def noise(shape, dtype=np.uint8):
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
 
 
 def test_pixels_come_back_in_order(tmp_path):
@@ -250,7 +295,8 @@ def test_pixels_come_back_in_order(tmp_path):
 
 def test_other_sizes_are_resized_bilinearly(tmp_path):
     Image.fromarray(np.repeat(np.array([[10], [50]], np.uint8), 4, 1)).save(tmp_path / "a.png")
-    assert read_images([tmp_path / "a.png"], 4, 4)[0, 0, :, 0].tolist() == [10, 20, 40, 50]  # samples at 1/4 and 3/4 of the way
+    # samples at 1/4 and 3/4 of the way
+    assert read_images([tmp_path / "a.png"], 4, 4)[0, 0, :, 0].tolist() == [10, 20, 40, 50]
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1", "LA", "CMYK", "I;16"])
@@ -270,15 +316,19 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
 def test_unreadable_images_are_named(tmp_path):
     b = tmp_path / "good.jpg"
     Image.fromarray(noise((64, 32, 3))).save(b)
-    for name, content, why in (("empty.jpg", b"", "the file is empty"), ("text.jpg", b"<html>", "of 6 bytes .UnidentifiedImageError"),
+    for name, content, why in (("empty.jpg", b"", "the file is empty"),
+                               ("text.jpg", b"<html>", "of 6 bytes .UnidentifiedImageError"),
                                ("half.jpg", b.read_bytes()[:900], "of 900 bytes .OSError: image file is truncated")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(DataError, match=rf"{name}: cannot be read as an image .*{why}.*Copy this file again") as caught:
+        with pytest.raises(DataError,
+                           match=rf"{name}: cannot be read as an image .*{why}.*Copy this file again") as caught:
             read_images(["good.jpg"] * 5 + [name] + ["good.jpg"] * 5, 64, 32, root=tmp_path)
         assert caught.value.__suppress_context__
-    with pytest.raises(DataError, match="gone.jpg: no such image.*load_sysu again"): read_images(["gone.jpg"], 64, 32, root=tmp_path)
+    with pytest.raises(DataError, match="gone.jpg: no such image.*load_sysu again"):
+        read_images(["gone.jpg"], 64, 32, root=tmp_path)
     (tmp_path / "folder.jpg").mkdir()
-    with pytest.raises(DataError, match="folder.jpg: cannot be read"): read_images(["folder.jpg"], 64, 32, root=tmp_path)
+    with pytest.raises(DataError, match="folder.jpg: cannot be read"):
+        read_images(["folder.jpg"], 64, 32, root=tmp_path)
 
 
 @settings(max_examples=150, deadline=None)
@@ -325,7 +375,8 @@ def test_merge_truth(mini):
     part = table[table.camid == 3]
     merged = merge_truth(part)
     assert merged.viewpoint.tolist() == part.index.tolist() == merged.index.tolist()
-    assert merged.columns.tolist() == [*table.columns, "viewpoint", "bag"] and set(merged.bag) == {"none"} and merged.attrs["root"] == str(mini)
+    assert merged.columns.tolist() == [*table.columns, "viewpoint",
+                                       "bag"] and set(merged.bag) == {"none"} and merged.attrs["root"] == str(mini)
     truth[truth.path != "cam3/0001/0001.jpg"].to_csv(mini / "truth.csv", index=False)
     with pytest.raises(DataError, match="no row for cam3/0001/0001.jpg.*Render"): merge_truth(part)
     truth.drop(columns="path").to_csv(mini / "truth.csv", index=False)

@@ -16,12 +16,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hil.data import check, images
-from hil.synth import stand_ins
 from hil.core.errors import DataError
-from hil.data.images import read_image, read_images
-from hil.data.layouts import LLCM_COUNTS, REGDB_COUNTS, detect, load, load_llcm, load_regdb, table_counts
+from hil.data import check, images
 from hil.data.folder import camera_of, load_folder
+from hil.data.images import read_image, read_images
+from hil.data.layouts import (
+    LLCM_COUNTS,
+    REGDB_COUNTS,
+    detect,
+    load,
+    load_llcm,
+    load_regdb,
+    table_counts,
+)
+from hil.synth import stand_ins
 
 NAMES = ("sysu", "regdb", "llcm", "folder")
 
@@ -56,7 +64,9 @@ def test_any_plan_names_each_file_once_and_leaves_no_camera_empty(name, people, 
     plan = stand_ins.PLANS[name](people, images, seed)
     paths = [p.path for p in plan.pictures]
     assert len(set(paths)) == len(paths) and {p.pid for p in plan.pictures} == set(range(1, people + 1))
-    if name == "llcm": assert {p.split("/")[1] for p in paths if p.startswith("test_nir")} == {f"cam{c}" for c in (1, 2, 4, 5, 6, 7, 8, 9)}
+    if name == "llcm":
+        assert {p.split("/")[1] for p in paths if p.startswith("test_nir")} == {f"cam{c}"
+            for c in (1, 2, 4, 5, 6, 7, 8, 9)}
 
 
 def test_stand_ins_need_real_decoding(standins):
@@ -72,17 +82,21 @@ def test_stand_ins_need_real_decoding(standins):
 def test_a_stand_in_is_read_whole(standins, name, caplog):
     with caplog.at_level(logging.WARNING): table = load(name, standins[name], expect="stand-in")
     assert not caplog.text and detect(standins[name]) == name
-    files = {p.relative_to(standins[name]).as_posix() for p in standins[name].rglob("*") if p.suffix in stand_ins.FORMATS}
+    files = {p.relative_to(standins[name]).as_posix()
+             for p in standins[name].rglob("*") if p.suffix in stand_ins.FORMATS}
     assert set(table.path) == files and table.path.is_unique and table.attrs["root"] == str(standins[name])
-    assert set(table.modality) == {"visible", "infrared"} and list(table.columns) == ["path", "pid", "camid", "modality", "split"]
+    assert set(table.modality) == {"visible", "infrared"} and list(table.columns) == ["path", "pid", "camid",
+        "modality", "split"]
     shown = {x.path: (x.pid, x.cam in (3, 6)) for x in stand_ins.PLANS[name](12, 2, 0).pictures}
     assert [m == "infrared" for m in table.modality] == [shown[p][1] for p in table.path]
-    if name != "folder":                                                           # one number, one person, in both modalities
+    # one number, one person, in both modalities
+    if name != "folder":
         assert table.assign(person=[shown[p][0] for p in table.path]).groupby("pid").person.nunique().eq(1).all() and table.pid.nunique() == 12
 
 
 def test_settings_that_cannot_be_written(tmp_path):
-    with pytest.raises(ValueError, match="expected one of sysu, regdb, llcm, folder"): stand_ins.write_layout("market", tmp_path / "x")
+    with pytest.raises(ValueError, match="expected one of sysu, regdb, llcm, folder"):
+        stand_ins.write_layout("market", tmp_path / "x")
     with pytest.raises(ValueError, match="at least 4 people"): stand_ins.write_layout("regdb", tmp_path / "x", people=3)
 
 
@@ -95,14 +109,16 @@ def touch(root, paths):
 
 def write_regdb(root, people=412, images=10):
     "RegDB in its published size, with empty image files."
-    names = {(m, p): [f"{m}/{p}/person_{m[0].lower()}_{p:05d}_{k}.bmp" for k in range(1, images + 1)] for m in ("Visible", "Thermal") for p in range(1, people + 1)}
+    names = {(m, p): [f"{m}/{p}/person_{m[0].lower()}_{p:05d}_{k}.bmp" for k in range(1, images + 1)]
+             for m in ("Visible", "Thermal") for p in range(1, people + 1)}
     touch(root, sum(names.values(), []))
     (root / "idx").mkdir()
     for k in range(1, 11):
         order = random.Random(k).sample(range(1, people + 1), people)
         for part, ids in (("train", order[:people // 2]), ("test", order[people // 2:])):
             for m, name in (("Visible", "visible"), ("Thermal", "thermal")):
-                (root / f"idx/{part}_{name}_{k}.txt").write_text("".join(f"{f} {i}\n" for i, p in enumerate(ids) for f in names[m, p]))
+                (root / f"idx/{part}_{name}_{k}.txt").write_text("".join(f"{f} {i}\n" for i, p in enumerate(ids)
+                    for f in names[m, p]))
     return root
 
 
@@ -115,32 +131,42 @@ def test_regdb_in_its_published_size(regdb, split, caplog):
     with caplog.at_level(logging.WARNING): table = load_regdb(regdb, split)
     assert not caplog.text and len(table) == 8240
     assert table_counts(table) == {k: n for k, n in REGDB_COUNTS.items() if "a person" not in k}
-    want = {int(Path(line.split()[0]).parent.name) for line in (regdb / f"idx/train_thermal_{split}.txt").read_text().splitlines()}
+    want = {int(Path(line.split()[0]).parent.name)
+            for line in (regdb / f"idx/train_thermal_{split}.txt").read_text().splitlines()}
     assert set(table.pid[table.split == "train"]) == want
 
 
 def test_llcm_in_its_published_size(tmp_path, caplog):
     root, train, test = tmp_path / "LLCM", range(1, 714), range(714, 1065)
-    def spread(total, cells): return {cell: total // len(cells) + (i < total % len(cells)) for i, cell in enumerate(cells)}
-    for m, n_train, n_test, cams in (("vis", 16946, 8680, range(1, 10)), ("nir", 13975, 7166, (1, 2, 4, 5, 6, 7, 8, 9))):
+    def spread(total, cells):
+        return {cell: total // len(cells) + (i < total % len(cells)) for i, cell in enumerate(cells)}
+    for m, n_train, n_test, cams in (("vis", 16946, 8680, range(1, 10)),
+                                     ("nir", 13975, 7166, (1, 2, 4, 5, 6, 7, 8, 9))):
         cells = spread(n_train, [(p, c) for p in train for c in (1 + p % 9, 1 + (p + 4) % 9)])
-        lines = [(f"{m}/{p:04d}/{p:04d}_c{c:02d}_s{k}_f1_{m}.jpg", p - 1) for (p, c), n in cells.items() for k in range(n)]
+        lines = [(f"{m}/{p:04d}/{p:04d}_c{c:02d}_s{k}_f1_{m}.jpg", p - 1) for (p, c), n in cells.items()
+                 for k in range(n)]
         touch(root, [path for path, _ in lines])
         (root / "idx").mkdir(exist_ok=True)
         (root / f"idx/train_{m}.txt").write_text("\n".join(f"{path} {label}" for path, label in lines))
-        touch(root, [f"test_{m}/cam{c}/{p:04d}/{k}.jpg" for (p, c), n in spread(n_test, [(p, cams[p % len(cams)]) for p in test]).items() for k in range(n)])
+        touch(root, [f"test_{m}/cam{c}/{p:04d}/{k}.jpg"
+                     for (p, c), n in spread(n_test, [(p, cams[p % len(cams)]) for p in test]).items()
+                     for k in range(n)])
     (root / "idx/test_id.txt").write_text(",".join(map(str, test)))
     (root / "test_nir/cam3").mkdir()                                               # there, and empty, in the published set
     with caplog.at_level(logging.WARNING): table = load_llcm(root)
-    assert not caplog.text and table_counts(table) == LLCM_COUNTS and sum(n for k, n in LLCM_COUNTS.items() if "images" in k) == 46767
+    assert not caplog.text and table_counts(table) == LLCM_COUNTS and sum(n
+        for k, n in LLCM_COUNTS.items() if "images" in k) == 46767
     shutil.rmtree(root / "test_vis/cam4")
-    with pytest.raises(DataError, match="test_vis without cam4(.|\n)*test visible images: expected 8,680, found 7,7(.|\n)*LLCM was changed after its publication"): load_llcm(root)
+    with pytest.raises(DataError,
+                       match="test_vis without cam4(.|\n)*test visible images: expected 8,680, found 7,7(.|\n)*LLCM was changed after its publication"):
+        load_llcm(root)
 
 
 def test_a_stand_in_never_passes_for_the_published_set(standins):
     for name in ("sysu", "regdb", "llcm"):
         with pytest.raises(DataError, match='rendered stand-in .* say expect="stand-in"'): load(name, standins[name])
-    with pytest.raises(ValueError, match="expected one of published, stand-in, any"): load("regdb", standins["regdb"], expect="yes")
+    with pytest.raises(ValueError, match="expected one of published, stand-in, any"):
+        load("regdb", standins["regdb"], expect="yes")
 
 
 @pytest.mark.parametrize("name", ["sysu", "regdb", "llcm"])
@@ -153,9 +179,12 @@ def test_the_published_set_is_no_stand_in(copy, name):
 # ---- broken copies ------------------------------------------------------------------------------------------------
 
 def edit(name, change): return lambda root: (root / name).write_text(change((root / name).read_text()))
-def drop(*names): return lambda root: [shutil.rmtree(root / n) if (root / n).is_dir() else (root / n).unlink() for n in names]
+def drop(*names):
+    return lambda root: [shutil.rmtree(root / n) if (root / n).is_dir() else (root / n).unlink() for n in names]
 def lines(change): return lambda text: "\n".join(change(text.splitlines()))
-def relabel(old, new): return lines(lambda rows: [r.rsplit(" ", 1)[0] + " " + {old: new, new: old}.get(r.rsplit(" ", 1)[1], r.rsplit(" ", 1)[1]) for r in rows])
+def relabel(old, new):
+    return lines(lambda rows: [r.rsplit(" ", 1)[0] + " "
+                               + {old: new, new: old}.get(r.rsplit(" ", 1)[1], r.rsplit(" ", 1)[1]) for r in rows])
 
 
 def rename(root):
@@ -170,31 +199,49 @@ BROKEN = {
     "regdb: one modality": ("regdb", drop("Thermal"), "RegDB without Thermal"),
     "regdb: one list gone": ("regdb", drop("idx/test_thermal_1.txt"), r"test_thermal_1.txt: no such list"),
     "regdb: empty list": ("regdb", edit("idx/train_visible_1.txt", lambda t: "\n"), "the list is empty"),
-    "regdb: list of another format": ("regdb", edit("idx/train_visible_1.txt", lambda t: t.replace(" 0", ",0")), r"line 1: expected an image in a numbered folder and its label.*_1\.bmp,0'"),
-    "regdb: an image is gone": ("regdb", drop("Visible/2/person_v_00002_1.bmp"), r"names 1 images that are not there: Visible/2/person_v_00002_1.bmp"),
+    "regdb: list of another format": ("regdb", edit("idx/train_visible_1.txt", lambda t: t.replace(" 0", ",0")),
+                                      r"line 1: expected an image in a numbered folder and its label.*_1\.bmp,0'"),
+    "regdb: an image is gone": ("regdb", drop("Visible/2/person_v_00002_1.bmp"),
+                                r"names 1 images that are not there: Visible/2/person_v_00002_1.bmp"),
     "regdb: a person is gone": ("regdb", drop("Thermal/4"), r"names 2 images that are not there: Thermal/4"),
     "regdb: converted": ("regdb", rename, r"person_v_00001_1.PNG is there: files that were converted or renamed"),
-    "regdb: labels exchanged": ("regdb", edit("idx/train_thermal_1.txt", relabel("0", "1")), "2 labels mean other folders in infrared than in visible"),
-    "regdb: a label twice": ("regdb", edit("idx/train_visible_1.txt", lines(lambda r: [x[:-1] + "0" for x in r])), "label 0 stands with folders"),
-    "regdb: a folder with two labels": ("regdb", edit("idx/train_visible_1.txt", lines(lambda r: [r[0][:-1] + "77", *r[1:]])), "folder 1 stands with labels 0, 77|folder . stands with labels"),
-    "regdb: an image twice": ("regdb", edit("idx/train_visible_1.txt", lines(lambda r: [r[0], *r])), "names 1 images twice"),
-    "regdb: a shorter list": ("regdb", edit("idx/train_visible_1.txt", lines(lambda r: r[:-2])), "people in the lists of one modality only(.|\n)*train visible images: expected 12, found 10"),
-    "regdb: an image less": ("regdb", edit("idx/test_visible_1.txt", lines(lambda r: r[:-1])), "1 people without 2 images in a modality: .* has 1 visible"),
-    "regdb: test people trained on": ("regdb", lambda root: [shutil.copy(root / f"idx/test_{m}_1.txt", root / f"idx/train_{m}_1.txt") for m in ("visible", "thermal")],
+    "regdb: labels exchanged": ("regdb", edit("idx/train_thermal_1.txt", relabel("0", "1")),
+                                "2 labels mean other folders in infrared than in visible"),
+    "regdb: a label twice": ("regdb", edit("idx/train_visible_1.txt", lines(lambda r: [x[:-1] + "0" for x in r])),
+                             "label 0 stands with folders"),
+    "regdb: a folder with two labels": ("regdb", edit("idx/train_visible_1.txt",
+                                                      lines(lambda r: [r[0][:-1] + "77", *r[1:]])),
+                                                      "folder 1 stands with labels 0, 77|folder . stands with labels"),
+    "regdb: an image twice": ("regdb", edit("idx/train_visible_1.txt", lines(lambda r: [r[0], *r])),
+                              "names 1 images twice"),
+    "regdb: a shorter list": ("regdb", edit("idx/train_visible_1.txt", lines(lambda r: r[:-2])),
+                              "people in the lists of one modality only(.|\n)*train visible images: expected 12, found 10"),
+    "regdb: an image less": ("regdb", edit("idx/test_visible_1.txt", lines(lambda r: r[:-1])),
+                             "1 people without 2 images in a modality: .* has 1 visible"),
+    "regdb: test people trained on": ("regdb", lambda root: [shutil.copy(root / f"idx/test_{m}_1.txt",
+        root / f"idx/train_{m}_1.txt") for m in ("visible", "thermal")],
                                       "people in the train and in the test lists of split 1"),
     "llcm: no test ids": ("llcm", drop("idx/test_id.txt"), "LLCM without idx/test_id.txt"),
     "llcm: no near-infrared training": ("llcm", drop("nir"), "LLCM without nir"),
-    "llcm: half a camera": ("llcm", drop("test_nir/cam7"), "test_nir without cam7(.|\n)*test infrared images: expected"),
+    "llcm: half a camera": ("llcm", drop("test_nir/cam7"),
+                            "test_nir without cam7(.|\n)*test infrared images: expected"),
     "llcm: half a person": ("llcm", drop("test_vis/cam1/0008"), "test visible images: expected .*, found"),
-    "llcm: an image is gone": ("llcm", lambda root: next((root / "vis/0001").iterdir()).unlink(), "names 1 images that are not there"),
-    "llcm: camera 3 has come back": ("llcm", fill_cam3, "test_nir/cam3 holds 1 images: the published test part has none"),
+    "llcm: an image is gone": ("llcm", lambda root: next((root / "vis/0001").iterdir()).unlink(),
+                               "names 1 images that are not there"),
+    "llcm: camera 3 has come back": ("llcm", fill_cam3,
+                                     "test_nir/cam3 holds 1 images: the published test part has none"),
     "llcm: test ids as words": ("llcm", edit("idx/test_id.txt", lambda t: "a,b"), "expected each identity number once"),
-    "llcm: a test id too many": ("llcm", edit("idx/test_id.txt", lambda t: t.strip() + ",999"), "identities of idx/test_id.txt without an image in test_vis: 999"),
+    "llcm: a test id too many": ("llcm", edit("idx/test_id.txt", lambda t: t.strip() + ",999"),
+                                 "identities of idx/test_id.txt without an image in test_vis: 999"),
     "llcm: labels exchanged": ("llcm", edit("idx/train_nir.txt", relabel("2", "3")), "labels mean other folders"),
-    "folder: one modality": ("folder", drop("visible"), r"no folder of visible images \(visible or vis or rgb\).*the folder holds infrared"),
-    "folder: an empty branch": ("folder", lambda root: [drop("visible")(root), (root / "visible").mkdir()], r"no visible image \(visible holds none\)"),
-    "folder: two candidates": ("folder", lambda root: touch(root, ["rgb/a.png"]), "rgb and visible could both hold the visible images"),
-    "manifest of another kind": ("regdb", edit("synth.json", lambda t: '{"counts": [1]}'), "not a manifest of hil.synth.stand_ins"),
+    "folder: one modality": ("folder", drop("visible"),
+                             r"no folder of visible images \(visible or vis or rgb\).*the folder holds infrared"),
+    "folder: an empty branch": ("folder", lambda root: [drop("visible")(root), (root / "visible").mkdir()],
+                                r"no visible image \(visible holds none\)"),
+    "folder: two candidates": ("folder", lambda root: touch(root, ["rgb/a.png"]),
+                               "rgb and visible could both hold the visible images"),
+    "manifest of another kind": ("regdb", edit("synth.json", lambda t: '{"counts": [1]}'),
+                                 "not a manifest of hil.synth.stand_ins"),
 }
 
 
@@ -221,7 +268,8 @@ def test_under_expect_any_differences_are_logged_and_read(copy, caplog, name):
 @pytest.mark.parametrize("there", NAMES)
 def test_another_data_set_is_recognised(standins, there, asked):
     if asked == there: return
-    with pytest.raises(DataError, match=f'(?i)set dataset = "{there}"') as caught: load(asked, standins[there], expect="stand-in")
+    with pytest.raises(DataError, match=f'(?i)set dataset = "{there}"') as caught:
+        load(asked, standins[there], expect="stand-in")
     assert str(standins[there]) in str(caught.value)
 
 
@@ -240,14 +288,16 @@ def test_one_level_up(standins, tmp_path, name):
 
 def test_splits_outside(standins):
     for k in (0, 11, "1"):
-        with pytest.raises(ValueError, match="RegDB has the splits 1 ... 10"): load_regdb(standins["regdb"], k, "stand-in")
+        with pytest.raises(ValueError, match="RegDB has the splits 1 ... 10"):
+            load_regdb(standins["regdb"], k, "stand-in")
 
 
 # ---- folders of crops ---------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("branches", [("visible", "infrared"), ("RGB", "ir"), ("vis", "NIR"), ("Visible", "Thermal_")])
 def test_names_of_the_branches(tmp_path, branches):
-    touch(tmp_path, [f"{branches[0]}/a/b/c/1.PNG", f"{branches[0]}/.hidden/2.png", f"{branches[0]}/._3.png", f"{branches[1]}/4.jpeg", f"{branches[1]}/notes.txt"])
+    touch(tmp_path, [f"{branches[0]}/a/b/c/1.PNG", f"{branches[0]}/.hidden/2.png", f"{branches[0]}/._3.png",
+                     f"{branches[1]}/4.jpeg", f"{branches[1]}/notes.txt"])
     if branches[1] == "Thermal_":
         with pytest.raises(DataError, match="no folder of infrared images"): load_folder(tmp_path)
     else: assert load_folder(tmp_path).path.tolist() == [f"{branches[0]}/a/b/c/1.PNG", f"{branches[1]}/4.jpeg"]
@@ -280,7 +330,8 @@ def test_whatever_changes_is_decoded_again_and_nothing_else(tmp_path_factory, st
     files, decoded = [f"{i}.png" for i in range(6)], []
     for i in range(6): paint(i, 10 * i)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "read_image", lambda file, *how: (decoded.append(Path(file).name), read_image(file, *how))[1])
+        patch.setattr(images, "read_image", lambda file, *how: (decoded.append(Path(file).name),
+                                                                read_image(file, *how))[1])
         for n, changed in enumerate([[], *steps]):
             for i in changed: paint(i, 60 + 20 * n + i)
             decoded.clear()
@@ -291,9 +342,12 @@ def test_whatever_changes_is_decoded_again_and_nothing_else(tmp_path_factory, st
 
 def test_each_way_to_resize_has_a_cache_of_its_own(standins, tmp_path):
     table = load("llcm", standins["llcm"], expect="stand-in").iloc[:6]
-    both = {how: images.cached_images(table.path, 40, 20, root=standins["llcm"], folder=tmp_path, resize=how) for how in ("bilinear", "lanczos")}
-    with Image.open(standins["llcm"] / table.path[0]) as image: expected = np.asarray(image.convert("RGB").resize((20, 40), Image.LANCZOS))
-    assert np.array_equal(both["lanczos"][0].permute(1, 2, 0), expected) and not torch.equal(*both.values()) and len(list(tmp_path.iterdir())) == 4
+    both = {how: images.cached_images(table.path, 40, 20, root=standins["llcm"], folder=tmp_path, resize=how)
+            for how in ("bilinear", "lanczos")}
+    with Image.open(standins["llcm"] / table.path[0]) as image:
+        expected = np.asarray(image.convert("RGB").resize((20, 40), Image.LANCZOS))
+    assert np.array_equal(both["lanczos"][0].permute(1, 2, 0),
+                          expected) and not torch.equal(*both.values()) and len(list(tmp_path.iterdir())) == 4
     with pytest.raises(KeyError): read_image(standins["llcm"] / table.path[0], 40, 20, "nearby")
 
 
@@ -326,7 +380,8 @@ def test_a_killed_decoder_goes_on(copy, tmp_path, monkeypatch):
 def test_cache_files_cut_off_and_images_that_are_not_there(copy, tmp_path):
     root = copy("folder")
     table = load("folder", root)
-    make = lambda: images.cached_images(table.path, 8, 4, root=root, folder=tmp_path / "c")
+    def make():
+        return images.cached_images(table.path, 8, 4, root=root, folder=tmp_path / "c")
     first = make().clone()
     big = next(p for p in (tmp_path / "c").iterdir() if "stamps" not in p.name)
     big.write_bytes(big.read_bytes()[:50])
@@ -349,13 +404,18 @@ def test_a_healthy_set(standins, name):
 
 
 SICK = {
-    "truncated": ("llcm", lambda root: [f.write_bytes(f.read_bytes()[:200]) for f in sorted((root / "vis/0001").iterdir())[:2]], "2 of .* decoded images cannot be read: .*0001_c"),
-    "two people, one picture": ("regdb", lambda root: shutil.copy(root / "Visible/1/person_v_00001_1.bmp", root / "Visible/2/person_v_00002_1.bmp"),
+    "truncated": ("llcm", lambda root: [f.write_bytes(f.read_bytes()[:200])
+                                        for f in sorted((root / "vis/0001").iterdir())[:2]],
+                                        "2 of .* decoded images cannot be read: .*0001_c"),
+    "two people, one picture": ("regdb", lambda root: shutil.copy(root / "Visible/1/person_v_00001_1.bmp",
+        root / "Visible/2/person_v_00002_1.bmp"),
                                 "1 images appear under two people or modalities: Visible/1/person_v_00001_1.bmp = Visible/2"),
     "a list of split 7": ("regdb", drop("idx/test_visible_7.txt"), "test_visible_7.txt: no such list"),
-    "named, but not there": ("llcm", lambda root: next((root / "nir/0001").iterdir()).unlink(), "names 1 images that are not there"),
+    "named, but not there": ("llcm", lambda root: next((root / "nir/0001").iterdir()).unlink(),
+                             "names 1 images that are not there"),
     "half a camera": ("sysu", drop("cam4"), "cam4"),
-    "nothing": ("folder", drop("visible", "infrared", "synth.json"), "no known layout: expected SYSU-MM01 .*it holds nothing"),
+    "nothing": ("folder", drop("visible", "infrared", "synth.json"),
+                "no known layout: expected SYSU-MM01 .*it holds nothing"),
     "one modality": ("folder", drop("infrared"), "no folder of infrared images"),
 }
 
@@ -380,7 +440,8 @@ def test_doubled_images_of_one_person_and_exchanged_modalities_are_notes(copy):
 
 
 def test_from_the_command_line(standins, tmp_path):
-    done = subprocess.run([sys.executable, "-m", "hil.data.check", str(standins["regdb"]), "--expect", "stand-in"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "hil.data.check", str(standins["regdb"]), "--expect", "stand-in"],
+                          cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and "HEALTHY" in done.stdout and (tmp_path / "regdb-sheet.png").is_file() and not done.stderr, done.stderr
 
 

@@ -5,9 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from hil.evaluation.metrics import Metrics, cosine_distance, evaluate_regdb, evaluate_sysu, mean_metrics, rank_gallery
+from hil.evaluation.metrics import (
+    Metrics,
+    cosine_distance,
+    evaluate_regdb,
+    evaluate_sysu,
+    mean_metrics,
+    rank_gallery,
+)
 
 quick = settings(max_examples=80, deadline=None)
 GOLDEN = Path(__file__).parent / "golden" / "eval.npz"
@@ -60,7 +68,8 @@ def test_equals_the_loop(seed, Q, G, people, decimals):
 def test_golden():
     with np.load(GOLDEN) as z:
         for name in sorted({k.removesuffix("_distmat") for k in z if k.endswith("_distmat")}):
-            args = [z[f"{name}_{k}"] for k in ("distmat", "q_pids", "g_pids", "q_camids", "g_camids") if f"{name}_{k}" in z]
+            args = [z[f"{name}_{k}"] for k in ("distmat", "q_pids", "g_pids", "q_camids", "g_camids")
+                    if f"{name}_{k}" in z]
             got = evaluate_regdb(*args[:3]) if name.startswith("regdb") else evaluate_sysu(*args)
             np.testing.assert_allclose(got.cmc, z[f"{name}_cmc"], rtol=1e-6)
             np.testing.assert_allclose(got[1:], [z[f"{name}_mAP"], z[f"{name}_mINP"]], rtol=1e-9)
@@ -71,7 +80,8 @@ def test_golden():
 def test_properties(seed):
     d, q, g, qc, gc = case(seed)
     p = np.random.default_rng(seed).permutation(len(g))
-    for m, other in [(evaluate_regdb(d, q, g), evaluate_regdb(d[:, p], q, g[p])), (evaluate_sysu(d, q, g, qc, gc), evaluate_sysu(d[:, p], q, g[p], qc, gc[p]))]:
+    for m, other in [(evaluate_regdb(d, q, g), evaluate_regdb(d[:, p], q, g[p])),
+                     (evaluate_sysu(d, q, g, qc, gc), evaluate_sysu(d[:, p], q, g[p], qc, gc[p]))]:
         same(m, other)
         assert (np.diff(m.cmc) >= 0).all() and all(0 < x <= 1 for x in (m.mAP, m.mINP, m.cmc[-1]))
     same(evaluate_sysu(d, q, g, qc, gc), evaluate_sysu(np.exp(3 * d) + 7, q, g, qc, gc))  # only the order counts
@@ -92,7 +102,8 @@ def test_by_hand():
     d, g = np.arange(6.)[None], [1, 2, 1, 3, 3, 1]
     m = evaluate_regdb(d, [1], g)
     assert m.mAP == pytest.approx((1 + 2/3 + 3/6) / 3) and m.mINP == .5 and m.cmc.tolist() == [1] * 6
-    assert evaluate_sysu(d, [3], g, [6], [1] * 6).cmc.tolist() == [0, 0, 1] and evaluate_regdb(d, [3], g).cmc.tolist() == [0, 0, 0, 1, 1, 1]
+    assert evaluate_sysu(d, [3], g, [6], [1] * 6).cmc.tolist() == [0, 0, 1] and evaluate_regdb(d, [3],
+        g).cmc.tolist() == [0, 0, 0, 1, 1, 1]
 
 
 def test_camera_three_ignores_camera_two():
@@ -122,8 +133,10 @@ def test_inputs_stay_untouched():
     assert (d == before).all()
 
 
-BAD = {"NaN or infinite": lambda d, q, g: (np.where(d > 1, np.inf, d), q, g), "transposed": lambda d, q, g: (d.T, q, g), "neither empty": lambda d, q, g: (d[:, :0], q, g[:0]),
-       "no query has": lambda d, q, g: (d, q + 100, g), "g_pids has shape": lambda d, q, g: (d, q, g[1:]), "queries, gallery": lambda d, q, g: (d[0], q, g)}
+BAD = {"NaN or infinite": lambda d, q, g: (np.where(d > 1, np.inf, d), q, g), "transposed": lambda d, q, g: (d.T, q, g),
+       "neither empty": lambda d, q, g: (d[:, :0], q, g[:0]),
+       "no query has": lambda d, q, g: (d, q + 100, g), "g_pids has shape": lambda d, q, g: (d, q, g[1:]),
+       "queries, gallery": lambda d, q, g: (d[0], q, g)}
 
 
 @pytest.mark.parametrize("match", BAD)
@@ -131,7 +144,8 @@ def test_bad_input_is_refused(match):
     d, q, g, qc, gc = case(0)
     d, q, g = BAD[match](d, q, g)
     with pytest.raises(ValueError, match=match): evaluate_regdb(d, q, g)
-    with pytest.raises(ValueError, match=match): evaluate_sysu(d, q, g, qc, gc[:len(g)] if match != "g_pids has shape" else gc)
+    with pytest.raises(ValueError, match=match):
+        evaluate_sysu(d, q, g, qc, gc[:len(g)] if match != "g_pids has shape" else gc)
 
 
 def test_mean_metrics_and_repr():

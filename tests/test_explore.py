@@ -7,24 +7,40 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from hil.method import match
-from hil.method.cluster import centroids, pseudo_labels
+from hil.core.errors import RunError
+from hil.core.names import MARKERS
 from hil.explore.app import (
-    TABS, cluster_map, curation, explore, identity_sheet, knobs, match_graph, retrieval, timeline,
+    TABS,
+    cluster_map,
+    curation,
+    explore,
+    identity_sheet,
+    knobs,
+    match_graph,
+    retrieval,
+    timeline,
 )
+from hil.explore.coordinates import Maps, layout, procrustes
 from hil.explore.journal import Journal, export_labels, read_labels
 from hil.explore.knob_view import KnobView
-from hil.explore.coordinates import Maps, layout, procrustes
+from hil.explore.session import (
+    COLORINGS,
+    as_session,
+    changed_since,
+    coloring,
+    identities,
+    nearest,
+)
+from hil.explore.source import compact, join_labels, open_source
+from hil.explore.what_if import Graph, Transfer
+from hil.method import match
+from hil.method.cluster import centroids, pseudo_labels
 from hil.method.neighbors import knn, knn_blocks
 from hil.method.rerank import jaccard_distance
-from hil.core.errors import RunError
-from hil.explore.session import COLORINGS, as_session, changed_since, coloring, identities, nearest
-from hil.explore.source import compact, join_labels, open_source
-from hil.core.names import MARKERS
-from hil.explore.what_if import Graph, Transfer
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +62,9 @@ def app(shared, tmp_path): return explore(shared, journal=tmp_path / "curation.j
 def people(n=8, k=6, truth=True, seed=0, spread=.4):
     "Embeddings of k people, n images of each in each modality."
     rng, who = np.random.default_rng(seed), np.tile(np.repeat(np.arange(k), n), 2)
-    table = pd.DataFrame({"path": [f"{i}.jpg" for i in range(len(who))], "camid": np.where(np.arange(len(who)) < n * k, 1, 3), "modality": np.repeat([*MARKERS], n * k)})
+    table = pd.DataFrame({"path": [f"{i}.jpg" for i in range(len(who))],
+                          "camid": np.where(np.arange(len(who)) < n * k, 1, 3),
+                          "modality": np.repeat([*MARKERS], n * k)})
     if truth: table["pid"] = who
     return table, (rng.standard_normal((k, 16))[who] + spread * rng.standard_normal((len(who), 16))).astype(np.float32)
 
@@ -54,7 +72,8 @@ def people(n=8, k=6, truth=True, seed=0, spread=.4):
 SMALL = dict(k1=8, k1_infrared=8, k2=2, min_samples=3, n_sub=2, threshold=.5)
 
 
-# ---- source -----------------------------------------------------------------------------------------------------------
+# ---- source
+# -----------------------------------------------------------------------------------------------------------
 
 def test_a_run_is_read_as_it_was_written(shared, whole):
     assert shared.epochs == [0, 1, 2, 3] and shared.labelled == [1, 2, 3]
@@ -66,10 +85,12 @@ def test_a_run_is_read_as_it_was_written(shared, whole):
         np.testing.assert_array_equal(own, compact(arrays[f"labels_{m}"])[0])
         rows = images[(images.modality == m)].path.tolist()
         place = [rows.index(p) for p in shared.table.path[shared.modality == m]]
-        np.testing.assert_array_equal(shared.features(3)[shared.modality == m], arrays[f"features_{m}"][place].astype(np.float32))
+        np.testing.assert_array_equal(shared.features(3)[shared.modality == m],
+                                      arrays[f"features_{m}"][place].astype(np.float32))
     last = whole.history.iloc[-1]
     v = shared.rows("visible")
-    assert shared.quality(y.apart[v], v)["identities"] == last.clusters_visible and shared.quality(y.apart[v], v)["ari"] == pytest.approx(last.ari_visible)
+    assert shared.quality(y.apart[v], v)["identities"] == last.clusters_visible and shared.quality(y.apart[v],
+        v)["ari"] == pytest.approx(last.ari_visible)
 
 
 def test_clusters_and_transfer_are_the_runs_own_when_computed_again(shared, whole):
@@ -94,7 +115,8 @@ def test_labels_that_come_along_are_used():
     table["label"], table["name"] = table.pid.where(table.pid != 2, -1) * 10, table.pid.map(lambda p: f"person {p}")
     table.loc[table.label < 0, "label"] = -1
     s = as_session(table, x, **SMALL)
-    assert s.labels.names[:5] == ["person 0", "person 1", "person 3", "person 4", "person 5"] and (s.labels.identity[table.pid == 2] == -1).all()
+    assert s.labels.names[:5] == ["person 0", "person 1", "person 3", "person 4",
+                                  "person 5"] and (s.labels.identity[table.pid == 2] == -1).all()
     assert match_graph(s).quality()["precision"] == 1
 
 
@@ -119,9 +141,13 @@ def test_all_outliers_is_an_empty_state_not_an_error():
 
 def test_bad_sources_are_named(tmp_path, run):
     table, x = people()
-    for call, words in [(lambda: explore(table), "needs its features"), (lambda: explore(table, x[:3]), "expected"), (lambda: explore(table.drop(columns="modality"), x), "modality"),
-                        (lambda: explore(table.assign(modality="depth"), x), "depth"), (lambda: explore(table, x, xy=x[:5, :2]), "xy"), (lambda: explore(7), "run folder"),
-                        (lambda: cluster_map(table, x, color="hue"), "expected one of"), (lambda: explore(table, x, epsilon=2), "no setting"), (lambda: cluster_map(run, epoch=9), "epoch 9")]:
+    for call, words in [(lambda: explore(table), "needs its features"), (lambda: explore(table, x[:3]), "expected"),
+                        (lambda: explore(table.drop(columns="modality"), x), "modality"),
+                        (lambda: explore(table.assign(modality="depth"), x), "depth"),
+                        (lambda: explore(table, x, xy=x[:5, :2]), "xy"), (lambda: explore(7), "run folder"),
+                        (lambda: cluster_map(table, x, color="hue"), "expected one of"),
+                        (lambda: explore(table, x, epsilon=2), "no setting"),
+                        (lambda: cluster_map(run, epoch=9), "epoch 9")]:
         with pytest.raises(ValueError, match=words): call()
     with pytest.raises(RunError, match="no run here"): explore(tmp_path)
     bare = tmp_path / "bare"
@@ -142,7 +168,8 @@ def test_a_lost_image_is_a_grey_card(shared, tmp_path):
     assert Image.open(io.BytesIO(moved.thumbs([1])[0])).height == 96
 
 
-# ---- maps that move ------------------------------------------------------------------------------------------------------
+# ---- maps that move
+# ------------------------------------------------------------------------------------------------------
 
 @given(st.integers(0, 10 ** 6), st.floats(.1, 5), st.floats(0, 6.3), st.booleans())
 @settings(max_examples=40, deadline=None)
@@ -166,7 +193,8 @@ def test_maps_are_kept_aligned_and_reproducible(shared, monkeypatch, tmp_path):
 def test_few_images_have_a_map(): assert layout(np.eye(4, dtype=np.float32)).shape == (4, 2)
 
 
-# ---- what if ----------------------------------------------------------------------------------------------------------
+# ---- what if
+# ----------------------------------------------------------------------------------------------------------
 
 def test_neighbours_found_before_give_the_same_distance():
     x = people()[1]
@@ -190,7 +218,10 @@ def test_transfer_agrees_with_match(direction):
                 rows = way.table(matcher, level, t)
                 assert rows.n_samples.sum() == (labels >= 0).sum() and rows.n_accepted.sum() == (new >= 0).sum()
     best = match.match_table(x[kind == source], labels, protos, .8).sort_values(["source", "target"], ignore_index=True)
-    pd.testing.assert_frame_equal(way.table("brst", "sample", .8)[["source", "target", "n_samples", "n_accepted", "similarity"]], best[["source", "target", "n_samples", "n_accepted", "similarity"]], check_dtype=False)
+    pd.testing.assert_frame_equal(way.table("brst", "sample",
+                                            .8)[["source", "target", "n_samples", "n_accepted", "similarity"]],
+                                            best[["source", "target", "n_samples", "n_accepted", "similarity"]],
+                                            check_dtype=False)
 
 
 @given(st.lists(st.integers(-1, 4), min_size=1, max_size=30), st.integers(0, 9))
@@ -209,30 +240,39 @@ def test_a_graph_is_built_in_pieces_and_its_answers_are_kept(tmp_path, monkeypat
     assert not graph.knows(.5, 3)
     steps = graph.build()
     shares = [next(steps)[0] for _ in range(2)]                                              # broken off ...
-    shares += [share for share, _ in graph.build()]                                          # ... goes on where it stood
-    assert shares == sorted(shares) and shares[-1] == pytest.approx(1) and len(shares) == 12 # 4 pieces, the graph of a modality and its end, twice
+    # ... goes on where it stood
+    shares += [share for share, _ in graph.build()]
+    # 4 pieces, the graph of a modality and its end, twice
+    assert shares == sorted(shares) and shares[-1] == pytest.approx(1) and len(shares) == 12
     for m in MARKERS: np.testing.assert_array_equal(graph._near[m], knn(x[kind == m], 60))
     assert graph.knows(.31, 7) and not graph.knows(.5, 3, 5)
     found = graph.cluster(.5, 3)
     graph.keep()
     again = Graph(x, kind, told, store=tmp_path / "maps" / "a")
-    assert again.knows(.5, 3) and not again.knows(.4, 3) and not Graph(x, kind, {**told, "k2": 3}, store=tmp_path / "maps" / "a").knows(.5, 3)
+    assert again.knows(.5, 3) and not again.knows(.4, 3) and not Graph(x, kind, {**told, "k2": 3},
+        store=tmp_path / "maps" / "a").knows(.5, 3)
     for m in MARKERS: np.testing.assert_array_equal(again.cluster(.5, 3)[m], found[m])
-    assert not again._distance                                                               # nothing was computed for it
+    # nothing was computed for it
+    assert not again._distance
 
 
-# ---- the journal ----------------------------------------------------------------------------------------------------------
+# ---- the journal
+# ----------------------------------------------------------------------------------------------------------
 
 ACTION = st.one_of(st.builds(lambda a, b: dict(do="merge", into=a, others=[b]), st.integers(0, 3), st.integers(0, 3)),
-                   st.builds(lambda i: dict(do="split", images=i, name="new"), st.lists(st.integers(0, 11), min_size=1, max_size=4)),
-                   st.builds(lambda a, n: dict(do="rename", identity=a, name=n), st.integers(0, 3), st.text(min_size=1, max_size=5)),
-                   st.builds(lambda i: dict(do="outlier", images=i), st.lists(st.integers(0, 11), min_size=1, max_size=4)), st.just("undo"))
+                   st.builds(lambda i: dict(do="split", images=i, name="new"),
+                             st.lists(st.integers(0, 11), min_size=1, max_size=4)),
+                   st.builds(lambda a, n: dict(do="rename", identity=a, name=n), st.integers(0, 3),
+                             st.text(min_size=1, max_size=5)),
+                   st.builds(lambda i: dict(do="outlier", images=i),
+                             st.lists(st.integers(0, 11), min_size=1, max_size=4)), st.just("undo"))
 
 
 @given(st.lists(ACTION, max_size=12), st.integers(0, 40))
 @settings(max_examples=60, deadline=None)
 def test_a_journal_survives_a_crash_anywhere(tmp_path_factory, actions, torn):
-    file, paths, base = tmp_path_factory.mktemp("j") / "j.jsonl", [f"{i}.jpg" for i in range(12)], np.repeat([0, 1, 2, -1], 3)
+    file, paths, base = tmp_path_factory.mktemp("j") / "j.jsonl", [f"{i}.jpg"
+        for i in range(12)], np.repeat([0, 1, 2, -1], 3)
     journal, before = Journal(file, paths, base, list("ABC")), []
     for action in actions:
         if action == "undo":
@@ -242,7 +282,8 @@ def test_a_journal_survives_a_crash_anywhere(tmp_path_factory, actions, torn):
             continue
         old = journal.labels, journal.names
         try: journal.do(action)
-        except ValueError: np.testing.assert_array_equal(journal.labels, old[0]); continue    # refused: nothing happened
+        # refused: nothing happened
+        except ValueError: np.testing.assert_array_equal(journal.labels, old[0]); continue
         before.append(old)
     with open(file, "ab") as f: f.write(json.dumps(dict(do="outlier", images=list(range(12)))).encode()[:torn])
     again = Journal(file, paths, np.zeros(12), [])
@@ -259,7 +300,8 @@ def test_export_comes_back_in_any_order(tmp_path):
     assert (as_session(table, np.eye(4)).labels.identity >= 0).tolist() == [True, True, False, True]
 
 
-# ---- every control, through the linked application ---------------------------------------------------------------------------
+# ---- every control, through the linked application
+# ---------------------------------------------------------------------------
 
 def test_lasso_links_all_views(app):
     s = app.session
@@ -280,11 +322,13 @@ def test_click_a_point_then_an_identity_then_a_neighbour(app):
     assert view.sheet_.title.startswith(s.name(s.identity) + ":") and view.sheet_.on == [inside]
     old = s.identity
     view.near.children[0].click()
-    assert s.identity == nearest(s, old)[0][0] and set(app.map.scatter.widget.selection) == set(np.flatnonzero(s.labels.identity == s.identity))
+    assert s.identity == nearest(s,
+                                 old)[0][0] and set(app.map.scatter.widget.selection) == set(np.flatnonzero(s.labels.identity == s.identity))
     s.select([])
     view.entered(0)
     assert s.identity == identities(s).code[0]
-    app.session.select([int(np.flatnonzero(s.labels.identity < 0)[0])])                    # an outlier belongs to nobody
+    # an outlier belongs to nobody
+    app.session.select([int(np.flatnonzero(s.labels.identity < 0)[0])])
     assert s.identity == -1
 
 
@@ -326,7 +370,8 @@ def test_theme(app):
 def test_hover_asks_for_one_image(app):
     heard = []
     app.map.scatter.widget.send = heard.append
-    app.map.scatter.widget._handle_custom_msg({"type": "tooltip", "index": 3, "properties": ["about"], "preview": "image"}, [])
+    app.map.scatter.widget._handle_custom_msg({"type": "tooltip", "index": 3, "properties": ["about"],
+                                               "preview": "image"}, [])
     assert heard[0]["preview"].startswith("data:image/jpeg;base64,") and "camera" in heard[0]["properties"]["about"]
 
 
@@ -340,7 +385,9 @@ def test_matches_answer_to_every_control(app):
         view.threshold.value = t
         coverage.append(view.quality()["coverage"])
     assert coverage[0] == 1 and coverage == sorted(coverage, reverse=True)
-    for level in ("sample", "cluster"): view.level.value = level; assert view.level.value in ("sample", "cluster") and view.graph.edges
+    for level in ("sample", "cluster"):
+        view.level.value = level
+        assert view.level.value in ("sample", "cluster") and view.graph.edges
     view.direction.value = "infrared_to_visible" if view.direction.value.startswith("v") else "visible_to_infrared"
     sides = {s.labels.sides[n["id"]] for n in view.graph.left}
     assert sides == {"visible"} and {s.labels.sides[n["id"]] for n in view.graph.right} == {"infrared"}
@@ -357,33 +404,38 @@ def test_knobs(app):
     view, s = app.view("Knobs"), app.session
     view.eps.value, view.min_samples.value, view.k1.value = .4, 5, 6
     x, kind = s.source.before(s.epoch), s.source.modality[:s.source.n]
-    for m, y in view.labels().items(): np.testing.assert_array_equal(y, pseudo_labels(jaccard_distance(x[kind == m], 6, 3), .4, 5))
+    for m, y in view.labels().items():
+        np.testing.assert_array_equal(y, pseudo_labels(jaccard_distance(x[kind == m], 6, 3), .4, 5))
     assert view.curves.title.startswith("eps 0.40") and all(p["now"] == .4 for p in view.curves.panels) and len(view.curves.panels[0]["lines"][0]["x"]) == 13
     view.pick(.5)
     view.apply.click()
     np.testing.assert_array_equal(compact(s.labels.apart[kind == "visible"])[0], view.labels()["visible"])
     assert "go there first" not in app.view("Curation").frame.warn
     app.view("Curation").do("undo")
-    assert "go there first" in app.view("Curation").frame.warn                             # what-if clusters are not corrected by hand
+    # what-if clusters are not corrected by hand
+    assert "go there first" in app.view("Curation").frame.warn
     view.reset.click()
     np.testing.assert_array_equal(s.labels.apart, s.source.labels(s.epoch).apart)
 
 
 def test_a_large_graph_is_built_behind_a_bar(monkeypatch, tmp_path):
     monkeypatch.setattr("hil.explore.knob_view.AT_ONCE", 0)
-    monkeypatch.setenv("HIL_HOME", str(tmp_path))                                           # no answers kept by another test
+    # no answers kept by another test
+    monkeypatch.setenv("HIL_HOME", str(tmp_path))
     table, x = people()
     async def visit():
         view = KnobView(as_session(table, x, journal="none.jsonl", **SMALL))
         seen = []
         view.left.observe(lambda change: seen.append((view.building.layout.display, change.new)), "value")
-        assert "eps" not in view.curves.title                                               # nothing has been asked of the kernel yet
+        # nothing has been asked of the kernel yet
+        assert "eps" not in view.curves.title
         for _ in range(400):
             await asyncio.sleep(.01)
             if view.curves.panels and len(view.curves.panels[0]["lines"][0]["x"]) == 13: break
         return view, seen
     view, seen = asyncio.run(visit())
-    assert seen and all(display == "" and text.startswith("neighbour graph:") for display, text in seen) and "100 %" in seen[-1][1]
+    assert seen and all(display == "" and text.startswith("neighbour graph:")
+                        for display, text in seen) and "100 %" in seen[-1][1]
     assert view.building.layout.display == "none" and view.curves.title.startswith("eps")
 
 
@@ -410,12 +462,14 @@ def test_an_open_identity_is_followed_through_the_epochs(app, shared):
         s.open(int(code))
         for epoch in (1, 2, 3):
             s.epoch = epoch
-            assert s.identity == -1 or s.identity in s.labels.identity[s.selection]          # closed where all of its images were outliers
+            # closed where all of its images were outliers
+            assert s.identity == -1 or s.identity in s.labels.identity[s.selection]
 
 
 def test_retrieval(app, shared):
     view, s = app.view("Retrieval"), app.session
-    assert s.image >= shared.n and view.results.rows                                       # a held-out infrared image to begin with
+    # a held-out infrared image to begin with
+    assert s.image >= shared.n and view.results.rows
     for m in MARKERS:
         view.some[m].click()
         assert shared.modality[s.image] == m and s.image >= shared.n
@@ -467,11 +521,13 @@ def test_curation_from_split_to_reload(app, shared, tmp_path):
     for name in ("people.csv", "people.parquet"):
         view.file.value = str(tmp_path / name)
         view.buttons["export"].click()
-        np.testing.assert_array_equal(read_labels(tmp_path / name, shared.table.path[:shared.n]), compact(s.labels.identity)[0])
+        np.testing.assert_array_equal(read_labels(tmp_path / name, shared.table.path[:shared.n]),
+                                      compact(s.labels.identity)[0])
     view.file.value = str(tmp_path / "people.xlsx")
     view.buttons["export"].click()
     assert ".csv or .parquet" in view.frame.warn
-    again = explore(shared, journal=s.journal_file)                                        # another kernel, the day after
+    # another kernel, the day after
+    again = explore(shared, journal=s.journal_file)
     np.testing.assert_array_equal(again.session.labels.identity, s.labels.identity)
     assert again.session.labels.names == s.labels.names and (again.session.labels.sub[s.labels.identity >= 0] >= 0).all()
     for _ in range(20): view.buttons["undo"].click()
@@ -489,12 +545,14 @@ def test_labels_of_other_settings_do_not_lose_a_journal(tmp_path):
     for tab in TABS: second.view(tab)
 
 
-# ---- alone, and as a picture ---------------------------------------------------------------------------------------------------
+# ---- alone, and as a picture
+# ---------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("view", [cluster_map, identity_sheet, match_graph, knobs, timeline, retrieval, curation, explore])
 def test_every_view_alone_shows_a_widget_and_a_still(view, shared, tmp_path):
     shown = view(shared, journal=tmp_path / "j")._repr_mimebundle_()
-    assert {"application/vnd.jupyter.widget-view+json", "image/png", "text/plain"} <= set(shown) and len(shown["image/png"]) > 4000 and "JupyterLab" in shown["text/plain"]
+    assert {"application/vnd.jupyter.widget-view+json", "image/png",
+            "text/plain"} <= set(shown) and len(shown["image/png"]) > 4000 and "JupyterLab" in shown["text/plain"]
 
 
 def test_thumbnails_are_sent_for_what_is_in_sight(app):

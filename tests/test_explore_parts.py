@@ -8,29 +8,32 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 
-from hil.explore.curation_view import CurationView
+from hil.core.names import MARKERS
+from hil.core.text import duration
 from hil.explore.app import explore
+from hil.explore.coordinates import Maps
+from hil.explore.curation_view import CurationView
 from hil.explore.journal import Journal
 from hil.explore.knob_view import in_turns
-from hil.core.text import duration
-from hil.explore.coordinates import Maps
-from hil.explore.retrieval_view import RetrievalView
 from hil.explore.map_view import MapView
+from hil.explore.retrieval_view import RetrievalView
 from hil.explore.session import as_session, identities, nearest
-from hil.core.names import MARKERS
 from hil.explore.what_if import Graph, Transfer
 
 SMALL = dict(k1=8, k1_infrared=8, k2=2, min_samples=3, n_sub=2, threshold=.5)
 
 
 @pytest.fixture(autouse=True)
-def home(monkeypatch, tmp_path): monkeypatch.setenv("HIL_HOME", str(tmp_path))            # maps, graphs and answers are kept here, and by no other test
+# maps, graphs and answers are kept here, and by no other test
+def home(monkeypatch, tmp_path): monkeypatch.setenv("HIL_HOME", str(tmp_path))
 
 
 def people(n=8, k=6, seed=0, spread=.4, **columns):
     "Embeddings of k people, n images of each in each modality; and coordinates, so that no UMAP is drawn."
     rng, who = np.random.default_rng(seed), np.tile(np.repeat(np.arange(k), n), 2)
-    table = pd.DataFrame({"path": [f"{i}.jpg" for i in range(len(who))], "camid": np.where(np.arange(len(who)) < n * k, 1 + np.arange(len(who)) % 2, 3), "modality": np.repeat([*MARKERS], n * k), "pid": who})
+    table = pd.DataFrame({"path": [f"{i}.jpg" for i in range(len(who))],
+                          "camid": np.where(np.arange(len(who)) < n * k, 1 + np.arange(len(who)) % 2, 3),
+                          "modality": np.repeat([*MARKERS], n * k), "pid": who})
     x = (rng.standard_normal((k, 16))[who] + spread * rng.standard_normal((len(who), 16))).astype(np.float32)
     return table.assign(**columns), x
 
@@ -40,11 +43,13 @@ def session(tmp_path, table, x, **options):
     return as_session(table, x, xy=x[clustered, :2], journal=tmp_path / "j.jsonl", **{**SMALL, **options})
 
 
-# ---- figures ------------------------------------------------------------------------------------------------------------
+# ---- figures
+# ------------------------------------------------------------------------------------------------------------
 
 def test_figures_of_identities_are_those_counted_by_hand(tmp_path):
     table, x = people()
-    label = table.pid.where(table.pid != 5, -1).where(table.pid != 1, 0)                    # 0 and 1 are one identity, 5 is nobody
+    # 0 and 1 are one identity, 5 is nobody
+    label = table.pid.where(table.pid != 5, -1).where(table.pid != 1, 0)
     s = session(tmp_path, table.assign(label=label), x)
     rows, unit = identities(s), x / np.linalg.norm(x, axis=1, keepdims=True)
     assert rows.images.tolist() == [32, 16, 16, 16] and rows.name.tolist() == ["0", "2", "3", "4"]
@@ -53,21 +58,26 @@ def test_figures_of_identities_are_those_counted_by_hand(tmp_path):
         centre = x[inside].mean(0)
         assert row.visible == row.infrared == inside.sum() / 2 and row.cameras == table.camid[inside].nunique() == 3
         assert row.people == table.pid[inside].nunique() and row.purity == table.pid[inside].value_counts().max() / inside.sum()
-        assert row.tightness == pytest.approx(np.mean([u @ centre / np.linalg.norm(centre) for u in unit[inside]]), abs=.02)
+        assert row.tightness == pytest.approx(np.mean([u @ centre / np.linalg.norm(centre) for u in unit[inside]]),
+                                              abs=.02)
     centres = {int(row.code): x[(s.labels.identity == row.code)].mean(0) for row in rows.itertuples()}
-    cosine = lambda a, b: a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+    def cosine(a, b):
+        return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
     for code, centre in centres.items():
         found = nearest(s, code)
-        assert [c for c, _ in found] == sorted((c for c in centres if c != code), key=lambda c: -cosine(centres[c], centre))[:3]
+        assert [c for c, _ in found] == sorted((c for c in centres if c != code),
+                                               key=lambda c: -cosine(centres[c], centre))[:3]
     q = s.source.quality(s.labels.identity)
-    assert q["identities"] == 4 and q["outliers"] == 16 and q["purity"] == 64 / 80          # 16 of the 80 labelled are with a stranger
+    # 16 of the 80 labelled are with a stranger
+    assert q["identities"] == 4 and q["outliers"] == 16 and q["purity"] == 64 / 80
 
 
 def test_quality_of_some_rows_is_not_that_of_others(tmp_path):
     table, x = people(pid=np.repeat([0, 1, 2, 3], 24))
     s, y = session(tmp_path, table, x), np.repeat([0, 1], 24)
     assert s.source.quality(y, np.arange(48))["ari"] == 1
-    assert s.source.quality(y, np.r_[0:12, 24:36, 0:12, 24:36])["ari"] < .1                 # the same labels of other images
+    # the same labels of other images
+    assert s.source.quality(y, np.r_[0:12, 24:36, 0:12, 24:36])["ari"] < .1
 
 
 def test_neighbours_kept_together_by_hand():
@@ -82,16 +92,19 @@ def test_a_match_is_right_where_both_clusters_are_mostly_one_person():
     table, x = people()
     kind, apart = table.modality.to_numpy(), table.pid + 6 * (table.modality == "infrared")
     pid = table.pid.to_numpy().copy()
-    pid[kind == "visible"] = np.where(pid[kind == "visible"] == 2, 99, pid[kind == "visible"])   # a stranger in cluster 2
+    # a stranger in cluster 2
+    pid[kind == "visible"] = np.where(pid[kind == "visible"] == 2, 99, pid[kind == "visible"])
     pid[(kind == "infrared") & (pid == 4)] = -1                                             # nobody knows cluster 4
     way = Transfer(x, apart.to_numpy(), kind, pid=pid)
     rows = way.table("one_way", "cluster").set_index("source")
-    assert (rows.target == rows.index).all() and rows.correct.to_dict() == {0: True, 1: True, 2: False, 3: True, 4: None, 5: True}
+    assert (rows.target == rows.index).all() and rows.correct.to_dict() == {0: True, 1: True, 2: False, 3: True,
+        4: None, 5: True}
     assert way.quality(way.send("one_way", "cluster")) == dict(precision=4 / 6, coverage=1.)
     assert way.quality(np.where(way.labels < 3, way.labels, -1)) == dict(precision=2 / 3, coverage=.5)
 
 
-# ---- retrieval ----------------------------------------------------------------------------------------------------------
+# ---- retrieval
+# ----------------------------------------------------------------------------------------------------------
 
 def test_retrieval_scores_and_the_hard_ones_first(tmp_path):
     table, x = people(spread=2.5, train=np.arange(96) % 8 < 4)
@@ -101,15 +114,20 @@ def test_retrieval_scores_and_the_hard_ones_first(tmp_path):
         ranked, cosine = view.rank(i)
         hit = source.pid[ranked] == source.pid[i]
         ap, first = scores[i] = view.score(i, ranked)
-        assert ap == pytest.approx(average_precision_score(hit, cosine)) and hit[first - 1] and not hit[:first - 1].any()
+        assert ap == pytest.approx(average_precision_score(hit, cosine)) and hit[first - 1] and not hit[:first
+            - 1].any()
     asked = []
-    for _ in range(3): view.hard.click(); asked.append(view.session.image)
+    for _ in range(3):
+        view.hard.click()
+        asked.append(view.session.image)
     assert [scores[i][0] for i in asked] == sorted(ap for ap, _ in scores.values())[:3] and len(set(asked)) == 3
     source.pid[asked[0]] = 77
-    assert view.score(asked[0], view.rank(asked[0])[0]) is None                             # nobody in the other modality is this person
+    # nobody in the other modality is this person
+    assert view.score(asked[0], view.rank(asked[0])[0]) is None
 
 
-# ---- corrections --------------------------------------------------------------------------------------------------------
+# ---- corrections
+# --------------------------------------------------------------------------------------------------------
 
 def test_splitting_in_two_takes_the_smaller_person_out(tmp_path):
     table, x = people(spread=.1)
@@ -117,7 +135,8 @@ def test_splitting_in_two_takes_the_smaller_person_out(tmp_path):
     view = CurationView(s)
     s.open(0)
     view.do("split in two")
-    assert set(np.flatnonzero(s.labels.identity == s.identity)) == set(np.flatnonzero((table.pid == 1) & (np.arange(96) % 2 == 0))) and s.name(s.identity) == "N0"
+    assert set(np.flatnonzero(s.labels.identity == s.identity)) == set(np.flatnonzero((table.pid == 1)
+        & (np.arange(96) % 2 == 0))) and s.name(s.identity) == "N0"
     assert [k for k, _ in view.steps()] == [0, 1] and view.steps()[1][1] > view.steps()[0][1]
     s.select([0, 1])
     for _ in range(80): view.do("split selection")
@@ -135,17 +154,20 @@ def test_a_journal_is_kept_from_strangers_and_from_two_writers(tmp_path):
     with pytest.raises(ValueError, match="another program"): second.do(dict(do="outlier", images=[3]))
     assert second.labels.tolist() == [0, 0, 1, 1] and len(file.read_text().splitlines()) == 2
     with pytest.raises(ValueError, match="other images"): Journal(file, list("abce"), [0] * 4, ["A"])
-    for text, words in (("no json\n", "is no journal"), (json.dumps({"journal": 2}) + "\n", "of this version"), ("[]\n", "of this version")):
+    for text, words in (("no json\n", "is no journal"), (json.dumps({"journal": 2}) + "\n", "of this version"),
+                        ("[]\n", "of this version")):
         file.write_text(text)
         with pytest.raises(ValueError, match=words): Journal(file, paths, [0] * 4, ["A"])
 
 
-# ---- linked, asleep and awake ---------------------------------------------------------------------------------------------
+# ---- linked, asleep and awake
+# ---------------------------------------------------------------------------------------------
 
 def test_a_tab_that_nobody_sees_sleeps_and_catches_up(tmp_path):
     table, x = people()
     app = explore(table, x, xy=x[:, :2], journal=tmp_path / "j", **SMALL)
-    tab = lambda name: setattr(app.tabs, "selected_index", app.tabs.titles.index(name))
+    def tab(name):
+        return setattr(app.tabs, "selected_index", app.tabs.titles.index(name))
     tab("Retrieval"), tab("Identity")
     old, title = app.views["Retrieval"].results.rows, app.views["Identity"].sheet_.title
     app.session.image = 7
@@ -183,7 +205,8 @@ def test_turns_can_be_stopped():
     assert seen == [0, 1, 2, 3, 4]
 
 
-# ---- waiting, and where nothing can be shown ----------------------------------------------------------------------------------
+# ---- waiting, and where nothing can be shown
+# ----------------------------------------------------------------------------------
 
 def test_a_large_map_is_announced_once(monkeypatch, tmp_path):
     monkeypatch.setattr("hil.explore.widgets.LARGE", 0)
@@ -191,14 +214,16 @@ def test_a_large_map_is_announced_once(monkeypatch, tmp_path):
     class Handle: update = staticmethod(shown.append)
     monkeypatch.setattr("hil.explore.widgets.display", lambda notice, display_id: shown.append(notice) or Handle)
     table, x = people()
-    for _ in range(2): MapView(as_session(table, x, journal=tmp_path / "j", **SMALL))      # the second one reads what the first has kept
+    # the second one reads what the first has kept
+    for _ in range(2): MapView(as_session(table, x, journal=tmp_path / "j", **SMALL))
     first, last = shown
     assert repr(first).startswith("drawing the map of 96 images, duration ") and f"animation:hil-wait {first.seconds:.0f}s" in first._repr_html_()
     assert repr(last).startswith("The map of 96 images took ") and "animation" not in last._repr_html_()
     monkeypatch.setattr("hil.explore.widgets.LARGE", 10 ** 6)
     (tmp_path / "maps").rename(tmp_path / "gone")
     MapView(as_session(table, x, journal=tmp_path / "j", **SMALL))
-    assert len(shown) == 2                                                                  # a small one is not announced
+    # a small one is not announced
+    assert len(shown) == 2
 
 
 def test_a_keys_epoch_is_announced_with_all_the_maps_it_needs(tmp_path):
@@ -233,7 +258,8 @@ def test_papermill_leaves_a_picture_of_every_view(tmp_path):
     from conftest import papermill
     done = papermill("9_explore/00_app", tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    cells = {c.source.splitlines()[-1]: c.outputs for c in nbformat.read(tmp_path / "out.ipynb", 4).cells if c.cell_type == "code" and c.source}
+    cells = {c.source.splitlines()[-1]: c.outputs
+             for c in nbformat.read(tmp_path / "out.ipynb", 4).cells if c.cell_type == "code" and c.source}
     for view in ("app", "matches", "knobs(app.session)"):
         data = cells[view][-1].data
         assert len(data["image/png"]) > 4000 and "clustered images" in data["text/plain"]

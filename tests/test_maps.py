@@ -4,15 +4,27 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from pictures import CAM, FEATURES, MODALITY, N, PID, XY, axes_titles, check_drawing, said
+from pictures import (
+    CAM,
+    FEATURES,
+    MODALITY,
+    PID,
+    XY,
+    N,
+    axes_titles,
+    check_drawing,
+    said,
+)
 
 from hil.plots import maps
 
-TABLE = pd.DataFrame({"source": [0, 0, 1, 2], "target": [0, 1, 1, 7], "n_samples": [10, 4, 8, 5], "n_accepted": [10, 1, 8, 0],
+TABLE = pd.DataFrame({"source": [0, 0, 1, 2], "target": [0, 1, 1, 7], "n_samples": [10, 4, 8, 5],
+                      "n_accepted": [10, 1, 8, 0],
                       "similarity": [0.8, 0.4, 0.7, 0.3], "correct": [True, False, True, False]})
 
 CASES = {
-    "umap": lambda: maps.umap_panels(XY, {"person": PID, "camera": CAM, "modality": MODALITY, "outliers": np.where(PID == 1, -1, PID)}, MODALITY,
+    "umap": lambda: maps.umap_panels(XY, {"person": PID, "camera": CAM, "modality": MODALITY,
+                                          "outliers": np.where(PID == 1, -1, PID)}, MODALITY,
                                     FEATURES, total=500),
     "umap on the map, hundreds of labels": lambda: maps.umap_panels(XY, {"id": np.arange(N)}),
     "umap one point": lambda: maps.umap_panels(XY[:1], {"id": [3]}, ["infrared"]),
@@ -46,8 +58,10 @@ def test_titles_tell_figures_one_can_check():
 def test_purity_is_that_of_hand_counted_neighbours():
     near, codes = np.array([[1], [0], [3], [0]]), np.array([0, 0, 1, -1])
     share, chance = maps._purity(near, codes)
-    assert share == pytest.approx(2 / 3) and chance == pytest.approx(2 / 9)   # two of three known; 2*1 ordered pairs of 3*3
-    assert axes_titles(maps.umap_panels(XY, {"p": PID}, features=FEATURES))[0].startswith("p: 90 %")  # ten of each person: 9 of 10
+    # two of three known; 2*1 ordered pairs of 3*3
+    assert share == pytest.approx(2 / 3) and chance == pytest.approx(2 / 9)
+    # ten of each person: 9 of 10
+    assert axes_titles(maps.umap_panels(XY, {"p": PID}, features=FEATURES))[0].startswith("p: 90 %")
 
 
 def test_neighbours_equal_a_full_sort():
@@ -84,9 +98,11 @@ def test_barycentre_untangles_a_ladder():
 
 def test_sources_are_drawn_evenly_from_most_to_least_troubled():
     many = pd.DataFrame({"source": range(50), "target": range(50), "n_samples": [90] * 47 + [10] * 3,
-                         "n_accepted": [90] * 47 + [2, 10, 10], "similarity": 0.5, "correct": [True] * 48 + [False, True]})
+                         "n_accepted": [90] * 47 + [2, 10, 10], "similarity": 0.5,
+                         "correct": [True] * 48 + [False, True]})
     shown, words = maps._drawn(many, 8)
-    assert list(shown[:1]) == [48] and shown[-1] == 49 and len(set(shown)) == 8  # 48: ten wrong samples; 49: small and right
+    # 48: ten wrong samples; 49: small and right
+    assert list(shown[:1]) == [48] and shown[-1] == 49 and len(set(shown)) == 8
     assert words.startswith("8 of 50") and "2 of all have" in words
     assert set(maps._drawn(many, 50)[0]) == set(range(50))
 

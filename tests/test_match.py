@@ -4,15 +4,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import label_transfer
 from scipy.optimize import linear_sum_assignment
 
 from hil.method.cluster import centroids
 from hil.method.match import (
-    MATCHERS, _sinkhorn, brst, forward, match_hungarian, match_mutual, match_none, match_one_way, match_sinkhorn,
-    match_table, transfer, transfer_quality,
+    MATCHERS,
+    _sinkhorn,
+    brst,
+    forward,
+    match_hungarian,
+    match_mutual,
+    match_none,
+    match_one_way,
+    match_sinkhorn,
+    match_table,
+    transfer,
+    transfer_quality,
 )
-from reference import label_transfer
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "label_transfer.npz")
 
@@ -23,20 +34,23 @@ GOLDEN = np.load(Path(__file__).parent / "golden" / "label_transfer.npz")
 def test_release_labels(case, data, t, source, target):
     x, y = GOLDEN[f"s{case}_{source}_features"], GOLDEN[f"s{case}_{source}_labels"]
     p, wanted = GOLDEN[f"s{case}_{target}_prototypes"], GOLDEN[f"{data}{case}_{source}_from_{target}"]
-    assert (brst(x, y, p, t) == wanted).all() and (brst(torch.tensor(x), torch.tensor(y), torch.tensor(p), t) == wanted).all()
+    assert (brst(x, y, p, t) == wanted).all() and (brst(torch.tensor(x), torch.tensor(y), torch.tensor(p),
+                                                        t) == wanted).all()
 
 
 def world(seed, n=40, n_targets=5, d=6):
     rng = np.random.default_rng(seed)
     labels = np.r_[np.arange(4), rng.integers(-1, 4, n - 4)]
-    return rng.normal(size=(n, d)).astype(np.float32) + rng.normal(size=(5, d)).astype(np.float32)[labels], labels, rng.normal(size=(n_targets, d)).astype(np.float32)
+    return rng.normal(size=(n, d)).astype(np.float32) + rng.normal(size=(5,
+        d)).astype(np.float32)[labels], labels, rng.normal(size=(n_targets, d)).astype(np.float32)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**31), st.integers(4, 50), st.integers(1, 8), st.integers(1, 9), st.sampled_from([0.0, 0.3, 0.5, 0.8, 1.0]))
 def test_agrees_with_the_reference(seed, n, n_targets, d, t):
     x, labels, p = world(seed, n, n_targets, d)
-    if d == 1 or t == 1: t = 0.5 if d > 1 else 0.0                     # a cosine equal to its own limit: left to rounding
+    # a cosine equal to its own limit: left to rounding
+    if d == 1 or t == 1: t = 0.5 if d > 1 else 0.0
     assert (brst(x, labels, p, t) == label_transfer(x, labels, p, t)).all()
 
 
@@ -46,7 +60,8 @@ def test_blocks_and_levels(seed):
     x, labels, p = world(seed)
     for small, whole in zip(forward(x, p, block=7), forward(x, p)): assert np.allclose(small, whole, atol=1e-6)
     mu = centroids(x, labels)
-    for matcher in (lambda *a: brst(*a, 0.8, "cluster"), lambda *a: match_one_way(*a, "cluster"), match_mutual, match_hungarian, match_sinkhorn):
+    for matcher in (lambda *a: brst(*a, 0.8, "cluster"), lambda *a: match_one_way(*a, "cluster"), match_mutual,
+                    match_hungarian, match_sinkhorn):
         new = matcher(x, labels, p)
         assert (new[labels == -1] == -1).all() and all(len(set(new[labels == c])) == 1 for c in range(4))
     by_hand = brst(mu, np.arange(4), p, 0.8)
@@ -99,18 +114,21 @@ def test_table_counts_every_sample_once():
     x, labels, p = world(5)
     table = match_table(x, labels, p, 0.5)
     assert list(table) == ["source", "target", "n_samples", "n_accepted", "similarity", "threshold"]
-    assert table.n_samples.sum() == (labels >= 0).sum() and table.n_accepted.sum() == (brst(x, labels, p, 0.5) >= 0).sum()
+    assert table.n_samples.sum() == (labels >= 0).sum() and table.n_accepted.sum() == (brst(x, labels, p,
+        0.5) >= 0).sum()
     assert (table.source >= 0).all()
 
 
 def test_quality_by_hand():
-    assert transfer_quality([0, 1, -1, -1], [5, 5, 6, 6], [5, 6], labels=[0, 0, 1, -1]) == dict(precision=0.5, coverage=2 / 3)
+    assert transfer_quality([0, 1, -1, -1], [5, 5, 6, 6], [5, 6], labels=[0, 0, 1, -1]) == dict(precision=0.5,
+        coverage=2 / 3)
     assert np.isnan(transfer_quality(match_none([[1.0]], [0], [[1.0]]), [1], [1])["precision"])
 
 
 def test_errors_say_what_to_do():
     x, labels, p = world(0)
-    with pytest.raises(ValueError, match="one of brst, none, one_way, mutual, hungarian, sinkhorn"): transfer(x, labels, p, "best")
+    with pytest.raises(ValueError, match="one of brst, none, one_way, mutual, hungarian, sinkhorn"):
+        transfer(x, labels, p, "best")
     with pytest.raises(ValueError, match="'sample' or 'cluster'"): brst(x, labels, p, level="image")
     with pytest.raises(ValueError, match=r"threshold must lie in \[0, 1\]"): brst(x, labels, p, 1.5)
     with pytest.raises(ValueError, match="must share D"): brst(x, labels, p[:, :2])
@@ -121,4 +139,5 @@ def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match="features: row 7 holds NaN"): brst(x, labels, p)
     many = np.ones((9000, 4), np.float32)
     many[8500, 2] = np.nan                                                                       # in the second block
-    with pytest.raises(ValueError, match="features: row 8500 holds NaN"): brst(many, np.zeros(9000, int), np.eye(4, dtype=np.float32))
+    with pytest.raises(ValueError, match="features: row 8500 holds NaN"):
+        brst(many, np.zeros(9000, int), np.eye(4, dtype=np.float32))

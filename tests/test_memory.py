@@ -4,13 +4,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hil.core.vectors import unit
-from hil.method.losses import mccl_loss, neighbor_loss, neighbor_pairs, sub_center_cosines, update_sub_centers
+from hil.method.losses import (
+    mccl_loss,
+    neighbor_loss,
+    neighbor_pairs,
+    sub_center_cosines,
+    update_sub_centers,
+)
 from hil.method.memory import ClusterMemory, InstanceMemory, occurrence
-import reference
 
 GOLDEN = Path(__file__).parent / "golden"
 quick = settings(max_examples=40, deadline=None)
@@ -21,10 +28,12 @@ def load(name):
         return {k: torch.from_numpy(np.atleast_1d(z[k])) for k in z.files}
 
 
-def rand(*shape, seed=0, dtype=torch.float64): return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+def rand(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def close(a, b, rtol=1e-6, atol=1e-9): torch.testing.assert_close(torch.as_tensor(a).double(), torch.as_tensor(b).double(), rtol=rtol, atol=atol)
+def close(a, b, rtol=1e-6, atol=1e-9):
+    torch.testing.assert_close(torch.as_tensor(a).double(), torch.as_tensor(b).double(), rtol=rtol, atol=atol)
 
 
 def gradient(loss, *inputs): return torch.autograd.grad(loss, inputs)
@@ -62,7 +71,8 @@ def test_two_batches_through_one_memory():
     loss_a, loss_b = memory(a, g["targets"]), memory(b, g["pair_targets_b"])
     memory.update(b, g["pair_targets_b"]), memory.update(a, g["targets"])
     grad_a, grad_b = gradient(loss_a + loss_b, a, b)
-    close(loss_b, g["pair_loss_b"][0]), close(grad_b, g["pair_grad_b"], atol=1e-7), close(grad_a, g["mean_f64_grad"], atol=1e-7)
+    close(loss_b, g["pair_loss_b"][0]), close(grad_b, g["pair_grad_b"], atol=1e-7), close(grad_a, g["mean_f64_grad"],
+        atol=1e-7)
     assert (grad_a - g["pair_grad_a"]).abs().max() > 1e-4
     close(memory.centers, g["pair_memory_after"], atol=1e-7)
 
@@ -77,7 +87,8 @@ def test_instance_memory_golden(momentum, key):
 
 def trainer_losses(g, epoch):
     "Every term of one iteration of the release's trainer with its inner factors, by its name there, and the features it is a function of."
-    f = {m: {"deep": g[f"in_f_{m}"].double().requires_grad_(), "shallow": g[f"in_f_{m}_s"].double().requires_grad_()} for m in ("rgb", "ir")}
+    f = {m: {"deep": g[f"in_f_{m}"].double().requires_grad_(), "shallow": g[f"in_f_{m}_s"].double().requires_grad_()}
+         for m in ("rgb", "ir")}
     wise = {m: {"deep": g[f"in_wise_{m}"].double(), "shallow": g[f"in_wise_{m}_s"].double()} for m in ("rgb", "ir")}
     shared = {"deep": ClusterMemory(g["in_shared"].double()), "shallow": ClusterMemory(g["in_shared_s"].double())}
     banks = {"deep": g["in_shared_d"].double(), "shallow": g["in_shared_d_s"].double()}
@@ -101,11 +112,15 @@ def check_trainer(g, epochs, absent=()):
         terms = trainer_losses(g, epoch)
         for name, (loss, f) in terms.items():
             close(loss, g[f"e{epoch}_{name}"][0])
-            pg = [k for k in g if k.startswith(f"e{epoch}_pg_{name}_") and k.removeprefix(f"e{epoch}_pg_{name}_") in ("rgb", "ir", "rgb_s", "ir_s")
+            pg = [k for k in g if k.startswith(f"e{epoch}_pg_{name}_")
+                  and k.removeprefix(f"e{epoch}_pg_{name}_") in ("rgb", "ir", "rgb_s", "ir_s")
                   and not (k.endswith("_s") and not name.endswith("_s"))]
-            for k in pg: close(gradient(loss, f)[0], g[k], rtol=1e-5, atol=1e-6); seen.add(k)
+            for k in pg:
+                close(gradient(loss, f)[0], g[k], rtol=1e-5, atol=1e-6)
+                seen.add(k)
         weight = {"id": 1 if epoch >= 20 else .1, "cm": 1, "neighbor": .1}
-        total = sum(loss * weight["id" if n.startswith("id_") else "cm" if n.startswith("loss_") else "neighbor"] for n, (loss, _) in terms.items())
+        total = sum(loss * weight["id" if n.startswith("id_") else "cm" if n.startswith("loss_") else "neighbor"]
+                    for n, (loss, _) in terms.items())
         close(total, g[f"e{epoch}_total_loss"][0], rtol=2e-6)
     return seen
 
@@ -118,7 +133,8 @@ def test_trainer_golden():
 def test_trainer_selections_golden():
     g = load("trainer_regdb")
     for m in ("rgb", "ir"):
-        near = [sub_center_cosines(g[f"in_f_{m}{s}"].double(), g[f"in_shared_d{s}"].double()).amax(2).argmax(1) for s in ("", "_s")]
+        near = [sub_center_cosines(g[f"in_f_{m}{s}"].double(), g[f"in_shared_d{s}"].double()).amax(2).argmax(1)
+                for s in ("", "_s")]
         assert near[0].tolist() == g[f"e0_center_indices_{m}"].tolist() and near[1].tolist() == g[f"e0_center_indices_{m}_s"].tolist()
     for a, b in (("rgb", "ir"), ("rgb", "rgb"), ("ir", "ir")):
         q = {level: g[f"in_wise_{a}{s}"].double()[g[f"in_index_{a}"]] for level, s in (("deep", ""), ("shallow", "_s"))}
@@ -151,7 +167,8 @@ def slow_mccl(features, banks):
             pos, neg = (1 / d[n]).mean(), torch.stack([1 / d[c].min() for c in range(len(d)) if c != n]).mean()
             chosen[level].append(n), losses[level].append(-torch.log(pos / (pos + neg)))
     keep = [i for i in range(len(f)) if len({c[i] for c in chosen.values()}) == 1]
-    return {level: torch.stack([l[i] for i in keep]).mean() if keep else torch.tensor(0.) for level, l in losses.items()}
+    return {level: torch.stack([l[i] for i in keep]).mean() if keep else torch.tensor(0.)
+            for level, l in losses.items()}
 
 
 def slow_neighbor(features, queries, memories, temp=0.05, ratio=0.9):
@@ -161,12 +178,15 @@ def slow_neighbor(features, queries, memories, temp=0.05, ratio=0.9):
         near = [j for j in range(len(memories["deep"])) if all(S[l][i, j] > ratio * S[l][i].max() for l in S)]
         for level in S:
             p = torch.softmax(unit(features[level][i]) @ memories[level].T / temp, 0)
-            for j in near: out[level] = out[level] - torch.log(torch.clamp(p[j], min=1e-8)) / (len(near) + 1) / len(features["deep"])
+            for j in near:
+                out[level] = out[level] - torch.log(torch.clamp(p[j], min=1e-8)) / (len(near)
+                    + 1) / len(features["deep"])
     return out
 
 
 def batch(seed, B=12, C=5, P=3, D=6):
-    f = {"deep": rand(B, D, seed=seed).requires_grad_(), "shallow": rand(B, D, seed=seed + 1).mul(.3).add(rand(B, D, seed=seed)).requires_grad_()}
+    f = {"deep": rand(B, D, seed=seed).requires_grad_(),
+         "shallow": rand(B, D, seed=seed + 1).mul(.3).add(rand(B, D, seed=seed)).requires_grad_()}
     bank = unit(rand(C, P, D, seed=seed + 2))
     return f, {"deep": bank, "shallow": unit(bank + .1 * rand(C, P, D, seed=seed + 3))}
 
@@ -174,7 +194,9 @@ def batch(seed, B=12, C=5, P=3, D=6):
 @quick
 @given(seed=st.integers(0, 10**6), C=st.integers(1, 9), B=st.integers(1, 40), momentum=st.floats(0, 1))
 def test_updates_equal_the_loop(seed, C, B, momentum):
-    centers, f, y = rand(C, 4, seed=seed), rand(B, 4, seed=seed + 1), torch.from_numpy(np.random.default_rng(seed).integers(0, C, B))
+    centers, f, y = rand(C, 4, seed=seed), rand(B, 4,
+                                                seed=seed + 1), torch.from_numpy(np.random.default_rng(seed).integers(0,
+        C, B))
     memory = ClusterMemory(centers, momentum=momentum)
     memory.update(f, y)
     close(memory.centers, reference.move_in_place(unit(centers), unit(f), y, momentum))
@@ -210,13 +232,15 @@ def test_mccl_equals_the_loop(seed, P, C):
     for level in f:
         if slow[level].requires_grad: close(dense[level], slow[level], rtol=1e-8)
         close(fast[level], slow[level], rtol=1e-8)
-        if slow[level].requires_grad: close(gradient(fast[level], f[level])[0], gradient(slow[level], f[level])[0], rtol=1e-6, atol=1e-10)
+        if slow[level].requires_grad:
+            close(gradient(fast[level], f[level])[0], gradient(slow[level], f[level])[0], rtol=1e-6, atol=1e-10)
 
 
 @quick
 @given(seed=st.integers(0, 10**6), shift=st.sampled_from([0., 1., 3.]), temp=st.sampled_from([.05, 1.]))
 def test_neighbor_equals_the_loop(seed, shift, temp):
-    f, W = batch(seed, B=7)[0], {"deep": unit(rand(30, 6, seed=seed + 5) + shift), "shallow": unit(rand(30, 6, seed=seed + 6) + shift)}
+    f, W = batch(seed, B=7)[0], {"deep": unit(rand(30, 6, seed=seed + 5) + shift),
+                                 "shallow": unit(rand(30, 6, seed=seed + 6) + shift)}
     q = {level: w[:7] for level, w in W.items()}
     fast, slow = neighbor_loss(f, q, W, temp), slow_neighbor(f, q, W, temp)
     for level in f:
@@ -230,7 +254,8 @@ def test_neighbor_equals_the_loop(seed, shift, temp):
 @given(seed=st.integers(0, 10**6))
 def test_losses_ignore_order_and_length(seed):
     f, banks = batch(seed)
-    p, c = torch.randperm(12, generator=torch.Generator().manual_seed(seed)), torch.randperm(5, generator=torch.Generator().manual_seed(seed))
+    p, c = torch.randperm(12, generator=torch.Generator().manual_seed(seed)), torch.randperm(5,
+        generator=torch.Generator().manual_seed(seed))
     other = mccl_loss({l: 7 * x[p] for l, x in f.items()}, {l: 3 * b[c].flip(1) for l, b in banks.items()})
     for level, loss in mccl_loss(f, banks).items(): close(loss, other[level], rtol=1e-9)
 
@@ -245,8 +270,10 @@ def test_views_share_their_neighbors():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_mccl_hazards_stay_finite(dtype):
     bank = unit(rand(3, 2, 8, dtype=dtype))
-    for name, deep, shallow, banks in [("on centres", bank[:, 0], bank[:, 1], bank), ("no agreement", bank[:1, 0], bank[1:2, 0], bank),
-                                       ("one cluster", bank[:2, 0], bank[:2, 0], bank[:1]), ("twin clusters", bank[:1, 0], bank[:1, 0], bank[[0, 0]])]:
+    for name, deep, shallow, banks in [("on centres", bank[:, 0], bank[:, 1], bank),
+                                       ("no agreement", bank[:1, 0], bank[1:2, 0], bank),
+                                       ("one cluster", bank[:2, 0], bank[:2, 0], bank[:1]),
+                                       ("twin clusters", bank[:1, 0], bank[:1, 0], bank[[0, 0]])]:
         f = {"deep": deep.clone().requires_grad_(), "shallow": shallow.clone().requires_grad_()}
         loss = mccl_loss(f, {"deep": banks, "shallow": banks})
         total = loss["deep"] + loss["shallow"]
@@ -288,7 +315,8 @@ def test_update_sub_centers_moves_the_nearest_of_its_own_cluster():
         want[c, k] = unit(.3 * want[c, k] + .7 * x)
     close(new, want)
     close(new[:, 0], bank[:, 0], rtol=0, atol=0)
-    assert (new[3] == bank[3]).all() and (bank == unit(rand(4, 3, 6))).all()  # nobody's cluster; the old bank is left alone
+    # nobody's cluster; the old bank is left alone
+    assert (new[3] == bank[3]).all() and (bank == unit(rand(4, 3, 6))).all()
     assert update_sub_centers(bank[:, :1], f, y).shape == (4, 1, 6)
 
 
@@ -307,9 +335,11 @@ def test_the_gradient_belongs_to_the_memory_of_the_forward_pass():
 def test_neighbor_equals_the_dense_version(seed, cross, N, shift, V):
     "Several blocks, several views, queries inside and outside the memory, few neighbours and nearly all."
     W = {"deep": unit(rand(N, 8, seed=seed) + shift), "shallow": unit(rand(N, 8, seed=seed + 1) + shift)}
-    own = {level: unit(rand(6, 8, seed=seed + 2) + shift) if cross else w[torch.arange(6) * (N // 6)] for level, w in W.items()}
+    own = {level: unit(rand(6, 8, seed=seed + 2) + shift) if cross else w[torch.arange(6) * (N // 6)]
+           for level, w in W.items()}
     f = {level: (q.repeat(V, 1) + .3 * rand(6 * V, 8, seed=seed + 3)).requires_grad_() for level, q in own.items()}
-    fast, slow = neighbor_loss(f, own, W), reference.neighbor_loss(f, {level: q.repeat(V, 1) for level, q in own.items()}, W)
+    fast, slow = neighbor_loss(f, own, W), reference.neighbor_loss(f,
+        {level: q.repeat(V, 1) for level, q in own.items()}, W)
     for level in f:
         close(fast[level], slow[level], rtol=1e-9)
         close(gradient(fast[level], f[level])[0], gradient(slow[level], f[level])[0], rtol=1e-7, atol=1e-11)
@@ -332,8 +362,10 @@ def test_neighbor_over_several_blocks(order):
 def test_losses_accept_a_weight_and_frozen_features():
     f, banks = batch(2)
     W = {level: b.flatten(0, 1) for level, b in banks.items()}
-    for losses in (lambda f: mccl_loss(f, banks), lambda f: neighbor_loss(f, {level: w[:12] for level, w in W.items()}, W)):
-        for level, x in f.items(): close(gradient(3 * losses(f)[level], x)[0], 3 * gradient(losses(f)[level], x)[0], rtol=1e-12)
+    for losses in (lambda f: mccl_loss(f, banks),
+                   lambda f: neighbor_loss(f, {level: w[:12] for level, w in W.items()}, W)):
+        for level, x in f.items():
+            close(gradient(3 * losses(f)[level], x)[0], 3 * gradient(losses(f)[level], x)[0], rtol=1e-12)
         frozen = losses({level: x.detach() for level, x in f.items()})
         for level, loss in losses(f).items(): close(loss, frozen[level], rtol=1e-12)
         assert not any(loss.requires_grad for loss in frozen.values())
@@ -343,7 +375,8 @@ def test_losses_accept_a_weight_and_frozen_features():
 def test_neighbor_of_half_features_is_computed_in_full(kind):
     W = {level: unit(rand(300, 16, seed=s)).float() for s, level in enumerate(("deep", "shallow"))}
     f = {level: (w[:8] + .1 * rand(8, 16, seed=5).float()).to(kind).requires_grad_() for level, w in W.items()}
-    with torch.autocast("cpu", dtype=torch.bfloat16): loss = neighbor_loss(f, {level: w[:8] for level, w in W.items()}, W)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = neighbor_loss(f, {level: w[:8] for level, w in W.items()}, W)
     whole = {level: unit(x).float().detach().requires_grad_() for level, x in f.items()}
     for level, want in neighbor_loss(whole, {level: w[:8] for level, w in W.items()}, W).items():
         assert loss[level].dtype == torch.float32 and gradient(loss[level], f[level])[0].dtype == kind
@@ -365,8 +398,10 @@ def test_memories_travel_with_state_dicts():
     assert (a.centers == b.centers).all() and not list(a.parameters())
 
 
-BAD = {"NaN": (torch.full((2, 4), math.nan), torch.tensor([0, 1])), "shape": (torch.ones(2, 5), torch.tensor([0, 1])), "expected \\[B, 4\\]": (torch.ones(0, 4), torch.zeros(0, dtype=int)),
-       "outliers": (torch.ones(2, 4), torch.tensor([0, -1])), "0..2": (torch.ones(2, 4), torch.tensor([0, 3])), "integer labels": (torch.ones(2, 4), torch.tensor([0.5, 1.])),
+BAD = {"NaN": (torch.full((2, 4), math.nan), torch.tensor([0, 1])), "shape": (torch.ones(2, 5), torch.tensor([0, 1])),
+       "expected \\[B, 4\\]": (torch.ones(0, 4), torch.zeros(0, dtype=int)),
+       "outliers": (torch.ones(2, 4), torch.tensor([0, -1])), "0..2": (torch.ones(2, 4), torch.tensor([0, 3])),
+       "integer labels": (torch.ones(2, 4), torch.tensor([0.5, 1.])),
        "2 integer": (torch.ones(2, 4), torch.tensor([0]))}
 
 
@@ -374,7 +409,8 @@ BAD = {"NaN": (torch.full((2, 4), math.nan), torch.tensor([0, 1])), "shape": (to
 def test_bad_batches_are_refused(word):
     f, y = BAD[word]
     cluster, instance, bank = ClusterMemory(torch.eye(4)[:3]), InstanceMemory(torch.eye(4)[:3]), torch.eye(4)[:3, None]
-    calls = [lambda: cluster(f, y), lambda: cluster.update(f, y), lambda: instance.update(f, y), lambda: update_sub_centers(bank, f, y),
+    calls = [lambda: cluster(f, y), lambda: cluster.update(f, y), lambda: instance.update(f, y),
+             lambda: update_sub_centers(bank, f, y),
              lambda: mccl_loss({"deep": f}, {"deep": bank}, y, variant="softmax")]
     for call in calls:
         with pytest.raises(ValueError, match=word): call()
@@ -382,10 +418,15 @@ def test_bad_batches_are_refused(word):
 
 def test_bad_arguments_are_refused():
     f = {"deep": torch.ones(2, 4)}
-    for match, call in {"were there any clusters": lambda: ClusterMemory(torch.ones(0, 4)), "how must be": lambda: ClusterMemory(torch.eye(4)).update(f["deep"], torch.tensor([0, 1]), how="last"),
-                        "mix must be": lambda: InstanceMemory(torch.eye(4), mix="half"), "variant must be": lambda: mccl_loss(f, f, variant="other"),
-                        "needs the pseudo-labels": lambda: mccl_loss(f, {"deep": torch.ones(2, 1, 4)}, variant="softmax"),
-                        "must have shape": lambda: mccl_loss(f, f), "views": lambda: neighbor_loss(f, {"deep": torch.ones(3, 4)}, {"deep": torch.eye(4)})}.items():
+    for match, call in {"were there any clusters": lambda: ClusterMemory(torch.ones(0, 4)),
+                        "how must be": lambda: ClusterMemory(torch.eye(4)).update(f["deep"], torch.tensor([0, 1]),
+        how="last"),
+                        "mix must be": lambda: InstanceMemory(torch.eye(4), mix="half"),
+                        "variant must be": lambda: mccl_loss(f, f, variant="other"),
+                        "needs the pseudo-labels": lambda: mccl_loss(f, {"deep": torch.ones(2, 1, 4)},
+                            variant="softmax"),
+                        "must have shape": lambda: mccl_loss(f, f), "views": lambda: neighbor_loss(f,
+                            {"deep": torch.ones(3, 4)}, {"deep": torch.eye(4)})}.items():
         with pytest.raises(ValueError, match=match): call()
 
 

@@ -19,7 +19,8 @@ KINDS = {"train": Config, "evaluate": Evaluation}
 def test_wrong_parameters_stop_it_at_once(hil_home, tmp_path, notebook, parameters, says):
     done = papermill(notebook, tmp_path, **parameters)
     assert done.returncode == 1 and f"RunError: {says}" in done.stderr
-    if "is not a parameter" in says: assert all(f.name in done.stderr.split("Parameters: ")[-1] for f in fields(KINDS[notebook]))
+    if "is not a parameter" in says:
+        assert all(f.name in done.stderr.split("Parameters: ")[-1] for f in fields(KINDS[notebook]))
     assert {p.name for p in tmp_path.iterdir()} == {"out.ipynb"}, "nothing is rendered or begun"
 
 

@@ -25,8 +25,10 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 def committed(folder, suffix):
     "Files git tracks, so that a colleague's half-done notebook breaks nothing; all files where there is no git."
     git = subprocess.run(["git", "ls-files", "-z", folder], cwd=ROOT, capture_output=True, text=True)
-    names = git.stdout.split("\0") if git.returncode == 0 and git.stdout else [str(p.relative_to(ROOT)) for p in (ROOT / folder).rglob("*")]
-    return sorted(ROOT / n for n in names if n.endswith(suffix) and ".ipynb_checkpoints" not in n and (ROOT / n).is_file())
+    names = git.stdout.split("\0") if git.returncode == 0 and git.stdout else [str(p.relative_to(ROOT))
+        for p in (ROOT / folder).rglob("*")]
+    return sorted(ROOT / n for n in names if n.endswith(suffix) and ".ipynb_checkpoints" not in n
+                  and (ROOT / n).is_file())
 
 
 def dotted(path): return ".".join(path.relative_to(ROOT / "hil").with_suffix("").parts)
@@ -41,7 +43,8 @@ NOTEBOOKS = {str(p.relative_to(ROOT / "nbs")): p for p in committed("nbs", ".ipy
 def load(path): return json.loads(path.read_text(encoding="utf-8"))
 def source(cell): return "".join(cell["source"])
 def code_cells(path): return [c for c in load(path)["cells"] if c["cell_type"] == "code"]
-def exports_to(path): return [m[1] for c in code_cells(path) if (m := re.search(r"^#\|\s*default_exp\s+(\S+)", source(c), re.M))]
+def exports_to(path):
+    return [m[1] for c in code_cells(path) if (m := re.search(r"^#\|\s*default_exp\s+(\S+)", source(c), re.M))]
 
 
 # ---- modules ------------------------------------------------------------------------------------------------------
@@ -59,7 +62,8 @@ def imports(path, package):
     "Modules of hil that a file of the package `package` (\"method\") imports, anywhere in it: {\"core.errors\", ...}."
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import): found |= {a.name.removeprefix("hil.") for a in node.names if a.name.startswith("hil.")}
+        if isinstance(node, ast.Import):
+            found |= {a.name.removeprefix("hil.") for a in node.names if a.name.startswith("hil.")}
         if not isinstance(node, ast.ImportFrom): continue
         base = ["hil", *package.split(".")][:3 - node.level] if node.level else []
         module = ".".join([*base, *(node.module or "").split(".")]).strip(".")
@@ -70,17 +74,20 @@ def imports(path, package):
 
 
 def test_arrows_are_read_as_they_are_meant():
-    assert read_arrows("```arrows\ncore ->\na -> core\nb -> core, a\n```") == {"core": set(), "a": {"core"}, "b": {"core", "a"}}
+    assert read_arrows("```arrows\ncore ->\na -> core\nb -> core, a\n```") == {"core": set(), "a": {"core"},
+        "b": {"core", "a"}}
 
 
 def test_imports_are_found(tmp_path):
-    lines = ["import hil.data.sysu", "def f():", "    from ..core import names", "    from .rerank import jaccard_distance",
+    lines = ["import hil.data.sysu", "def f():", "    from ..core import names",
+             "    from .rerank import jaccard_distance",
              "    from hil.method.memory import b", "    import numpy"]
     (tmp_path / "x.py").write_text("\n".join(lines))
     assert imports(tmp_path / "x.py", "method") == {"data.sysu", "core.names", "method.rerank", "method.memory"}
 
 
-def test_every_wing_has_its_arrows(): assert set(WINGS) == set(ARROWS), "CONTRIBUTING.md names other wings than hil/ has"
+def test_every_wing_has_its_arrows():
+    assert set(WINGS) == set(ARROWS), "CONTRIBUTING.md names other wings than hil/ has"
 
 
 def test_arrows_between_wings_run_one_way():
@@ -92,7 +99,8 @@ def test_arrows_between_wings_run_one_way():
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_imports_only_what_its_wing_may(name):
     wing = name.partition(".")[0]
-    wrong = sorted(i for i in imports(MODULES[name], wing) if (to := i.partition(".")[0]) != wing and to not in ARROWS.get(wing, set(WINGS)))
+    wrong = sorted(i for i in imports(MODULES[name], wing) if (to := i.partition(".")[0]) != wing
+                   and to not in ARROWS.get(wing, set(WINGS)))
     assert not wrong, f"hil.{name} imports {wrong}; CONTRIBUTING.md allows the wings {sorted(ARROWS[wing]) or 'none'}"
 
 
@@ -109,7 +117,8 @@ def test_a_name_is_made_in_one_place():
     where = {}
     for name, path in MODULES.items():
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"): where.setdefault(node.name, []).append(name)
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+                where.setdefault(node.name, []).append(name)
     twice = {name: places for name, places in where.items() if len(places) > 1}
     assert not twice, f"defined more than once: {twice}"
 
@@ -117,40 +126,50 @@ def test_a_name_is_made_in_one_place():
 @pytest.mark.parametrize("name", sorted(name for name in MODULES if name.partition(".")[0] not in PLOTTING))
 def test_only_pictures_and_widgets_plot(name):
     roots = {n.split(".")[0] for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8")))
-             for n in ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else [])}
-    assert not roots & {"matplotlib", "ipywidgets", "IPython"}, f"hil.{name} plots or shows widgets: this belongs in {sorted(PLOTTING)}"
+             for n in ([a.name for a in node.names] if isinstance(node, ast.Import)
+                       else [node.module or ""] if isinstance(node, ast.ImportFrom) else [])}
+    assert not roots & {"matplotlib", "ipywidgets",
+                        "IPython"}, f"hil.{name} plots or shows widgets: this belongs in {sorted(PLOTTING)}"
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_public_functions_have_a_docstring(name):
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
-    bare = [n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith("_") and not ast.get_docstring(n)]
+    bare = [n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith("_")
+            and not ast.get_docstring(n)]
     assert not bare, f"no docstring in hil.{name}: {bare}"
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_nothing_catches_everything(name):
-    handlers = [n for n in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))) if isinstance(n, ast.ExceptHandler)]
-    names = {getattr(t, "id", getattr(t, "attr", "")) for h in handlers for t in (h.type.elts if isinstance(h.type, ast.Tuple) else [h.type])}
-    assert all(h.type for h in handlers) and not names & {"Exception", "BaseException"}, f"hil.{name} catches every exception"
+    handlers = [n for n in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8")))
+                if isinstance(n, ast.ExceptHandler)]
+    names = {getattr(t, "id", getattr(t, "attr", "")) for h in handlers
+             for t in (h.type.elts if isinstance(h.type, ast.Tuple) else [h.type])}
+    assert all(h.type for h in handlers) and not names & {"Exception",
+                                                          "BaseException"}, f"hil.{name} catches every exception"
 
 
 # ---- settings -----------------------------------------------------------------------------------------------------
 
 def test_settings_agree():
     nbdev, project = PYPROJECT["tool"]["nbdev"], PYPROJECT["project"]
-    assert {k: nbdev[k] for k in ("lib_path", "nbs_path", "tst_flags")} == {k: SETTINGS[k] for k in ("lib_path", "nbs_path", "tst_flags")}
+    assert {k: nbdev[k] for k in ("lib_path", "nbs_path", "tst_flags")} == {k: SETTINGS[k]
+        for k in ("lib_path", "nbs_path", "tst_flags")}
     assert hil.__version__ == SETTINGS["version"]
     assert project["name"] == SETTINGS["lib_name"] and project["requires-python"] == f">={SETTINGS['min_python']}"
     assert "tags" in nbdev["allowed_cell_metadata_keys"], "without it nbdev-clean strips the parameters tag and papermill runs on defaults"
 
 
 def test_requirements_are_pinned():
-    pins = dict((canonicalize_name(name), version) for name, version in re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.M))
-    needed = [Requirement(r) for key in ("requirements", "cpu_requirements", "dev_requirements") for r in SETTINGS[key].split()]
+    pins = dict((canonicalize_name(name), version)
+                for name, version in re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.M))
+    needed = [Requirement(r) for key in ("requirements", "cpu_requirements", "dev_requirements")
+              for r in SETTINGS[key].split()]
     unpinned = [r.name for r in needed if canonicalize_name(r.name) not in pins]
     assert not unpinned, f"in settings.ini, but not in constraints.txt: {unpinned}"
-    outside = [f"{r} ({pins[canonicalize_name(r.name)]})" for r in needed if not r.specifier.contains(pins[canonicalize_name(r.name)])]
+    outside = [f"{r} ({pins[canonicalize_name(r.name)]})"
+               for r in needed if not r.specifier.contains(pins[canonicalize_name(r.name)])]
     assert not outside, f"pinned outside of what settings.ini asks for: {outside}"
 
 
@@ -176,18 +195,24 @@ def texts(path):
     for cell in code_cells(path):
         for out in cell["outputs"]:
             data = out.get("data", {})
-            for piece in [out.get("text", "")] + [v for kind, v in data.items() if kind.startswith("text/") or kind == "application/javascript"]:
+            for piece in [out.get("text", "")] + [v for kind, v in data.items() if kind.startswith("text/")
+                                                  or kind == "application/javascript"]:
                 yield re.sub(r"base64,[A-Za-z0-9+/=\s]+", "", "".join(piece))
 
 
 def must_show(cell):
     "Does this cell leave an output whenever it is run? True if its last line is a value or if it prints at top level."
     text = source(cell)
-    if re.search(r"^#\|\s*(eval:\s*false|hide|gpu|slow|notest)", text, re.M) or re.search(r"^\s*[%!]", text, re.M) or not text.strip(): return False
+    if re.search(r"^#\|\s*(eval:\s*false|hide|gpu|slow|notest)", text, re.M) or re.search(r"^\s*[%!]", text,
+        re.M) or not text.strip():
+        return False
     body = ast.parse(text).body
-    prints = any(isinstance(n, ast.Expr) and isinstance(n.value, ast.Call) and getattr(n.value.func, "id", "") == "print" for n in body)
-    values = (ast.Name, ast.Attribute, ast.Subscript, ast.List, ast.Dict, ast.Tuple, ast.Compare, ast.BinOp, ast.ListComp, ast.DictComp, ast.JoinedStr)
-    return prints or (bool(body) and isinstance(body[-1], ast.Expr) and isinstance(body[-1].value, values) and not text.rstrip().endswith(";"))
+    prints = any(isinstance(n, ast.Expr) and isinstance(n.value, ast.Call)
+                 and getattr(n.value.func, "id", "") == "print" for n in body)
+    values = (ast.Name, ast.Attribute, ast.Subscript, ast.List, ast.Dict, ast.Tuple, ast.Compare, ast.BinOp,
+              ast.ListComp, ast.DictComp, ast.JoinedStr)
+    return prints or (bool(body) and isinstance(body[-1], ast.Expr) and isinstance(body[-1].value, values)
+                      and not text.rstrip().endswith(";"))
 
 
 def test_a_notebook_exports_to_a_module_of_its_own():
@@ -220,7 +245,8 @@ class TestNotebook:
     def test_is_small(self, name): assert NOTEBOOKS[name].stat().st_size <= 600_000
 
     def test_pictures_are_not_empty(self, name):
-        sizes = [len(out["data"]["image/png"]) for c in code_cells(NOTEBOOKS[name]) for out in c["outputs"] if "image/png" in out.get("data", {})]
+        sizes = [len(out["data"]["image/png"]) for c in code_cells(NOTEBOOKS[name])
+                 for out in c["outputs"] if "image/png" in out.get("data", {})]
         assert all(size > 2_000 for size in sizes)
 
 
@@ -234,12 +260,14 @@ def test_train_has_one_parameters_cell():
 
 def generated(folder):
     "{path below hil/: text} of what nbdev wrote."
-    texts = {str(p.relative_to(folder / "hil")): p.read_text(encoding="utf-8") for p in sorted((folder / "hil").rglob("*.py"))}
+    texts = {str(p.relative_to(folder / "hil")): p.read_text(encoding="utf-8")
+             for p in sorted((folder / "hil").rglob("*.py"))}
     return {name: text for name, text in texts.items() if re.search("AUTOGENERATED|Autogenerated by nbdev", text)}
 
 
 def test_hil_and_notebooks_are_in_step(tmp_path):
-    for path in [*NOTEBOOKS.values(), *committed("hil", ".py"), ROOT / "pyproject.toml", ROOT / "settings.ini", ROOT / "README.md"]:
+    for path in [*NOTEBOOKS.values(), *committed("hil", ".py"), ROOT / "pyproject.toml", ROOT / "settings.ini",
+                 ROOT / "README.md"]:
         copy = tmp_path / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)

@@ -14,17 +14,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.io import savemat
 
-from hil.synth import stand_ins
-from hil.core.errors import DataError
-from hil.data.sysu import load_sysu, read_permutation
+from hil.core.errors import DataError, RunError
 from hil.data.layouts import load
-from hil.evaluation.metrics import Metrics, cosine_distance, evaluate_llcm, mean_metrics, rank_gallery
+from hil.data.sysu import load_sysu, read_permutation
+from hil.evaluation.metrics import (
+    Metrics,
+    cosine_distance,
+    evaluate_llcm,
+    mean_metrics,
+    rank_gallery,
+)
 from hil.evaluation.protocols import (
-    DIRECTIONS, Protocol, camera_pairs, draw, evaluate_draws, hardest_errors, left_out, score,
+    DIRECTIONS,
+    Protocol,
+    camera_pairs,
+    draw,
+    evaluate_draws,
+    hardest_errors,
+    left_out,
+    score,
 )
 from hil.evaluation.tables import OWN, PUBLISHED, SECOND, render_table, result_table
-from hil.core.errors import RunError
 from hil.runs.config import Config
+from hil.synth import stand_ins
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "sysu_protocol.json").read_text())
 
@@ -54,11 +66,15 @@ def test_sysu_draws_are_the_releases(tmp_path, mode, trial):
 @pytest.mark.parametrize("trial", [0, 5])
 def test_llcm_draws_walk_the_folders_in_order(roots, direction, trial):
     "Against a walk over the disk with Python's own generator: people ascending, cameras in order, file names in order."
-    names, root = {"visible": ("test_vis", range(1, 10)), "infrared": ("test_nir", (1, 2, 4, 5, 6, 7, 8, 9))}, roots["llcm"]
+    names, root = {"visible": ("test_vis", range(1, 10)),
+                   "infrared": ("test_nir", (1, 2, 4, 5, 6, 7, 8, 9))}, roots["llcm"]
     asks, answers = direction.split("_to_")
     ids = sorted(f"{int(i):04d}" for i in (root / "idx/test_id.txt").read_text().strip().split(","))
-    folders = lambda m: [f"{names[m][0]}/cam{c}/{i}" for i in ids for c in names[m][1] if (root / f"{names[m][0]}/cam{c}/{i}").is_dir()]
-    files = lambda folder: sorted(f"{folder}/{f.name}" for f in (root / folder).iterdir())
+    def folders(m):
+        return [f"{names[m][0]}/cam{c}/{i}" for i in ids
+                for c in names[m][1] if (root / f"{names[m][0]}/cam{c}/{i}").is_dir()]
+    def files(folder):
+        return sorted(f"{folder}/{f.name}" for f in (root / folder).iterdir())
     random.seed(trial)
     gallery = [random.choice(files(f)) for f in folders(answers)]
     query = [p for f in folders(asks) for p in files(f)]
@@ -72,7 +88,8 @@ def test_regdb_uses_every_test_image_of_its_split(roots):
         for direction, (asks, answers) in zip(DIRECTIONS, (("thermal", "visible"), ("visible", "thermal"))):
             query, gallery = draw(table, Protocol("regdb", direction=direction), 3)
             for rows, name in ((query, asks), (gallery, answers)):
-                assert set(rows.path) == {line.split()[0] for line in (roots["regdb"] / f"idx/test_{name}_{split}.txt").read_text().splitlines()}
+                assert set(rows.path) == {line.split()[0]
+                                          for line in (roots["regdb"] / f"idx/test_{name}_{split}.txt").read_text().splitlines()}
 
 
 def test_official_draws(roots, tmp_path):
@@ -80,13 +97,16 @@ def test_official_draws(roots, tmp_path):
     rng = np.random.default_rng(0)
     for c in range(1, 7):
         cams[c - 1, 0] = np.empty((1, 60), object)
-        for pid in range(1, 61): cams[c - 1, 0][0, pid - 1] = np.stack([rng.permutation(3) + 1 for _ in range(10)]) if ((table.camid == c) & (table.pid == pid)).any() else np.empty((0, 0))
+        for pid in range(1, 61):
+            cams[c - 1, 0][0, pid - 1] = np.stack([rng.permutation(3) + 1 for _ in range(10)]) if ((table.camid == c)
+                & (table.pid == pid)).any() else np.empty((0, 0))
     savemat(tmp_path / "rand_perm_cam.mat", {"rand_perm_cam": cams})
     perm = read_permutation(tmp_path / "rand_perm_cam.mat")
     for shots in (1, 2):
         p = Protocol(official=True, shots=shots)
         _, gallery = draw(table, p, 4, perm)
-        want = [f"cam{c}/{pid:04d}/{k:04d}.jpg" for pid in sorted(table.pid[table.split == "test"].unique()) for c in (1, 2, 4, 5) if (c, pid) in perm for k in perm[c, pid][4, :shots]]
+        want = [f"cam{c}/{pid:04d}/{k:04d}.jpg" for pid in sorted(table.pid[table.split == "test"].unique())
+                for c in (1, 2, 4, 5) if (c, pid) in perm for k in perm[c, pid][4, :shots]]
         assert gallery.path.tolist() == want
     for p, given in ((Protocol(official=True), None), (Protocol(), perm)):
         with pytest.raises(ValueError, match="permutation was given"): draw(table, p, 0, given)
@@ -99,7 +119,8 @@ def test_protocols_that_do_not_exist(kwargs, says):
 
 
 def test_nothing_to_draw_from(roots):
-    with pytest.raises(ValueError, match="split='val': expected query and gallery images, found 0 and 0"): draw(load("regdb", roots["regdb"], expect="stand-in"), Protocol("regdb", split="val"))
+    with pytest.raises(ValueError, match="split='val': expected query and gallery images, found 0 and 0"):
+        draw(load("regdb", roots["regdb"], expect="stand-in"), Protocol("regdb", split="val"))
 
 
 # ---- LLCM's rule --------------------------------------------------------------------------------------------------
@@ -138,11 +159,14 @@ def test_scores_pairs_and_errors_agree(roots, name):
     x = np.random.default_rng(0).normal(size=(len(table), 16)) + np.eye(64, 16)[table.pid % 16] * 2
     query, gallery = draw(table, p)
     distance = cosine_distance(x[query.index], x[gallery.index])
-    metrics, matrix, worst = score(distance, query, gallery, p), camera_pairs(distance, query, gallery, p), hardest_errors(distance, query, gallery, p, 5)
+    metrics, matrix, worst = score(distance, query, gallery, p), camera_pairs(distance, query, gallery,
+        p), hardest_errors(distance, query, gallery, p, 5)
     kept = rank_gallery(distance, query.pid.to_numpy(), gallery.pid.to_numpy(), left_out(query, gallery, p)).ap
     assert np.nanmean(kept) == pytest.approx(metrics.mAP), "what is left out here is what the protocol leaves out"
     assert matrix.shape == (query.camid.nunique(), gallery.camid.nunique())
-    if name == "sysu": assert np.isnan(matrix.loc[3, 2]) and matrix.drop(index=3).notna().to_numpy().all() and left_out(query, gallery, p).any()
+    if name == "sysu":
+        assert np.isnan(matrix.loc[3, 2]) and matrix.drop(index=3).notna().to_numpy().all() and left_out(query, gallery,
+            p).any()
     if name == "llcm": assert all(np.isnan(matrix.loc[c, c]) for c in matrix.index if c in matrix.columns)
     if name == "regdb": assert matrix.loc[2, 1] == pytest.approx(metrics.mAP)
     assert worst.ap.is_monotonic_increasing and (worst.pid != worst.wrong_pid).all() and (worst.first_right > 1).all() and (worst.wrong_distance <= worst.right_distance).all()
@@ -159,19 +183,24 @@ def test_evaluate_draws_takes_tensors_and_counts_trials(roots):
 
 # ---- tables -------------------------------------------------------------------------------------------------------
 
-def some(seed, length=20): return [Metrics(np.sort(np.random.default_rng(seed + i).random(length)), .3 + .01 * i, .2) for i in range(3)]
+def some(seed, length=20):
+    return [Metrics(np.sort(np.random.default_rng(seed + i).random(length)), .3 + .01 * i, .2) for i in range(3)]
 
 
 def test_the_table_holds_what_was_measured_and_what_was_published():
-    names = [Protocol().name, Protocol(mode="indoor").name, *(Protocol("regdb", direction=d).name for d in DIRECTIONS), Protocol("llcm").name, Protocol(shots=10).name]
+    names = [Protocol().name, Protocol(mode="indoor").name, *(Protocol("regdb", direction=d).name for d in DIRECTIONS),
+             Protocol("llcm").name, Protocol(shots=10).name]
     results = {n: {"a": some(i), "b": some(9 + i)[:1]} for i, n in enumerate(names)}
     table = result_table(results)
-    assert table.groupby("setting", sort=False).size().to_dict() == {**dict.fromkeys(names[:4], 8), **dict.fromkeys(names[4:], 2)}
+    assert table.groupby("setting", sort=False).size().to_dict() == {**dict.fromkeys(names[:4], 8),
+        **dict.fromkeys(names[4:], 2)}
     own = table[table.source == OWN].set_index(["setting", "method"])
     for n, methods in results.items():
         mean, spread = mean_metrics(methods["a"])
-        assert own.loc[(n, "a"), ["rank1", "rank20", "mAP", "mINP"]].tolist() == pytest.approx([100 * mean.rank(1), 100 * mean.rank(20), 100 * mean.mAP, 100 * mean.mINP])
-        assert own.loc[(n, "a"), "mAP spread"] == pytest.approx(100 * spread.mAP) and own.loc[(n, "b"), "mAP spread"] == 0
+        assert own.loc[(n, "a"), ["rank1", "rank20", "mAP", "mINP"]].tolist() == pytest.approx([100 * mean.rank(1),
+            100 * mean.rank(20), 100 * mean.mAP, 100 * mean.mINP])
+        assert own.loc[(n, "a"), "mAP spread"] == pytest.approx(100 * spread.mAP) and own.loc[(n, "b"),
+            "mAP spread"] == 0
     assert (table.source == SECOND).sum() == 4 and table[table.source == SECOND].method.unique().tolist() == ["HIL (2025, ViT)"]
     assert len(result_table(results, published=False)) == 12
 
@@ -179,23 +208,31 @@ def test_the_table_holds_what_was_measured_and_what_was_published():
 def test_published_figures_are_those_of_method_md():
     wide = PUBLISHED.pivot(index="method", columns="setting", values=["rank1", "mAP"])
     assert len(PUBLISHED) == 24 and wide.notna().to_numpy().all()
-    assert wide.loc["SDCL (CVPR 2024, ViT)", ("rank1", "SYSU-MM01 all-search")] == 64.49 and wide.loc["SMC (preprint 2026)", ("mAP", "RegDB infrared to visible")] == 85.62
-    assert wide.loc["ADCA (MM 2022)", ("mAP", "SYSU-MM01 indoor-search")] == 59.11 and wide.loc["BMIL (AAAI 2026)", ("rank1", "RegDB visible to infrared")] == 94.3
+    assert wide.loc["SDCL (CVPR 2024, ViT)", ("rank1",
+                                              "SYSU-MM01 all-search")] == 64.49 and wide.loc["SMC (preprint 2026)",
+        ("mAP", "RegDB infrared to visible")] == 85.62
+    assert wide.loc["ADCA (MM 2022)", ("mAP", "SYSU-MM01 indoor-search")] == 59.11 and wide.loc["BMIL (AAAI 2026)",
+        ("rank1", "RegDB visible to infrared")] == 94.3
 
 
 @pytest.mark.parametrize("style", ["markdown", "latex", "csv"])
 def test_every_style_says_what_was_not_reproduced(style):
-    text = render_table(result_table({"SYSU-MM01 all-search": {"ours_1 & 100 %|x": some(0)}}), style, notes=["Epoch chosen on the test set."])
+    text = render_table(result_table({"SYSU-MM01 all-search": {"ours_1 & 100 %|x": some(0)}}), style,
+                        notes=["Epoch chosen on the test set."])
     assert "not reproduced here" in text and "Epoch chosen on the test set." in text
     if style == "csv":
         table = pd.read_csv(io.StringIO(text), comment="#")
         assert table.method.iloc[-1] == "ours_1 & 100 %|x" and (table.source[:-1].str.contains("not reproduced")).all() and table.source.iloc[-1] == OWN
         return
     rows = [line for line in text.splitlines() if "ADCA" in line or "ours" in line or "BMIL" in line or "HIL (" in line]
-    assert len(rows) == 4 and ("†" in rows[0] or "dagger" in rows[0]) and ("‡" in rows[1] or "ddagger" in rows[1]) and "67.1" in rows[2] and "67.10" not in rows[2]
+    assert len(rows) == 4 and ("†" in rows[0] or "dagger" in rows[0]) and ("‡" in rows[1]
+        or "ddagger" in rows[1]) and "67.1" in rows[2] and "67.10" not in rows[2]
     assert "±" in rows[3] or r"$\pm$" in rows[3]
-    assert (r"ours\_1 \& 100 \%|x" if style == "latex" else r"ours_1 & 100 %\|x") in rows[3] and "†" not in rows[3] and "dagger" not in rows[3]
-    if style == "latex": assert all(line.count(" & ") == 6 for line in rows[:3]) and text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
+    assert (r"ours\_1 \& 100 \%|x" if style == "latex"
+            else r"ours_1 & 100 %\|x") in rows[3] and "†" not in rows[3] and "dagger" not in rows[3]
+    if style == "latex":
+        assert all(line.count(" & ") == 6
+                   for line in rows[:3]) and text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
     else: assert all(line.replace(r"\|", "").count("|") == 8 for line in rows)
 
 
@@ -207,13 +244,15 @@ def test_short_galleries_and_unknown_styles():
 
 # ---- runs ---------------------------------------------------------------------------------------------------------
 
-QUICK = dict(stage1_epochs=1, stage2_epochs=1, iterations=2, batch_ids=3, instances=2, k1=5, k1_infrared=5, k2=2, min_samples=2, eps=.7, n_sub=2, trials=2, device="cpu", level="sample")
+QUICK = dict(stage1_epochs=1, stage2_epochs=1, iterations=2, batch_ids=3, instances=2, k1=5, k1_infrared=5, k2=2,
+             min_samples=2, eps=.7, n_sub=2, trials=2, device="cpu", level="sample")
 
 
 @pytest.mark.parametrize("name,more", [("sysu", dict(search_mode="indoor", shots=2)), ("regdb", dict(split=3, direction="visible_to_infrared")), ("llcm", {}), ("folder", {})])
 def test_a_run_on_every_stand_in(hil_home, roots, tmp_path, name, more):
     from hil.training.trainer import Trainer
-    config = Config(dataset=name, data_root=str(roots[name]), expect="stand-in", run_dir=str(tmp_path / "run"), **QUICK, **more)
+    config = Config(dataset=name, data_root=str(roots[name]), expect="stand-in", run_dir=str(tmp_path / "run"), **QUICK,
+                    **more)
     run = Trainer(config, progress=False).fit()
     (tmp_path / "run/checkpoint.pt").unlink()
     h, images = run.history, run.images
@@ -225,12 +264,14 @@ def test_a_run_on_every_stand_in(hil_home, roots, tmp_path, name, more):
         assert truth <= set(h.columns) and h.mAP.between(0, 1).all() and not images.train.all()
         x = torch.from_numpy(np.concatenate([run.epoch(-1)[f"features_{m}"] for m in ("visible", "infrared")])).float()
         again = mean_metrics(evaluate_draws(x, images[~images.train], Protocol.of(config)))[0]
-        assert again.mAP == pytest.approx(h.mAP.iloc[-1], abs=2e-3), "the history is what the protocol says of the stored features"
+        assert again.mAP == pytest.approx(h.mAP.iloc[-1],
+                                          abs=2e-3), "the history is what the protocol says of the stored features"
 
 
 def test_a_whole_network_reads_the_cache(hil_home, roots, tmp_path):
     from hil.training.trainer import Trainer
-    config = Config(dataset="regdb", data_root=str(roots["regdb"]), expect="stand-in", trainable="all", run_dir=str(tmp_path / "run"), **QUICK)
+    config = Config(dataset="regdb", data_root=str(roots["regdb"]), expect="stand-in", trainable="all",
+                    run_dir=str(tmp_path / "run"), **QUICK)
     trainer = Trainer(config, progress=False)
     cached = trainer.views.images["visible"]
     assert cached.dtype == torch.uint8 and len(cached) == len(trainer.tables["visible"]) and list((hil_home / "pixels").glob("*-stamps.npy"))
@@ -243,8 +284,10 @@ def test_broken_data_stops_before_a_run_begins(hil_home, roots, tmp_path):
     shutil.rmtree(root / "test_vis/cam2")
     config = Config(dataset="llcm", data_root=str(root), expect="stand-in", run_dir=str(tmp_path / "run"), **QUICK)
     with pytest.raises(DataError, match="test_vis without cam2"): Trainer(config, progress=False)
-    with pytest.raises(DataError, match="rendered stand-in"): Trainer(replace(config, data_root=str(roots["llcm"]), expect="published"), progress=False)
-    with pytest.raises(DataError, match="rand_perm_cam.mat: no such file"): Trainer(replace(config, dataset="sysu", data_root=str(roots["sysu"]), draws="official"), progress=False)
+    with pytest.raises(DataError, match="rendered stand-in"):
+        Trainer(replace(config, data_root=str(roots["llcm"]), expect="published"), progress=False)
+    with pytest.raises(DataError, match="rand_perm_cam.mat: no such file"):
+        Trainer(replace(config, dataset="sysu", data_root=str(roots["sysu"]), draws="official"), progress=False)
     assert not (tmp_path / "run").exists()
 
 

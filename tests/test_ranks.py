@@ -12,20 +12,23 @@ import pytest
 import torch
 from torch import nn
 
-from hil.training import distributed
-from hil.models.agw import AgwResNet50
-from hil.training.gradient_cache import Parts, Whole, cut, passage, skipped
-from hil.training.cli import launch, main
-from hil.core.names import MODALITIES
-from hil.models.build import build_model
 from hil.core.errors import RunError
+from hil.core.names import MODALITIES
+from hil.models.agw import AgwResNet50
+from hil.models.build import build_model
 from hil.runs.folder import Run
+from hil.training import distributed
+from hil.training.cli import launch, main
+from hil.training.gradient_cache import Parts, Whole, cut, passage, skipped
 from hil.training.trainer import Trainer
 
-VIT = dict(model="vit_tiny_ics", weights="random", trainable="all", stage1_epochs=1, stage2_epochs=1, iterations=2, batch_ids=3, instances=2, k1=8, k1_infrared=6, k2=3, min_samples=2, eps=.7, n_sub=2,
+VIT = dict(model="vit_tiny_ics", weights="random", trainable="all", stage1_epochs=1, stage2_epochs=1, iterations=2,
+           batch_ids=3, instances=2, k1=8, k1_infrared=6, k2=3, min_samples=2, eps=.7, n_sub=2,
            level="sample", threshold=.5, lr=1e-4, optimizer="sgd", memory_update="sample", mccl_warmup=0, trials=1)
-MADE = {"vit": lambda **k: build_model("vit_tiny_ics", "random", drop_path=.5, height=32, width=32, **k), "lite0": lambda **k: build_model("lite0", "random", dropout=.5),
-        "agw": lambda **k: AgwResNet50(channels=8, blocks=(1, 1, 1, 1), non_local=(0, 1, 0, 0), height=32, width=32, **k)}
+MADE = {"vit": lambda **k: build_model("vit_tiny_ics", "random", drop_path=.5, height=32, width=32, **k),
+        "lite0": lambda **k: build_model("lite0", "random", dropout=.5),
+        "agw": lambda **k: AgwResNet50(channels=8, blocks=(1, 1, 1, 1), non_local=(0, 1, 0, 0), height=32, width=32,
+                                       **k)}
 
 
 def images(n, size=32):
@@ -40,7 +43,9 @@ def freeze(model):
     return model
 
 
-def coupled(features): return sum((f @ f.T / f.shape[1]).softmax(1).square().sum() + f.pow(3).mean() for both in features.values() for f in both.values())
+def coupled(features):
+    return sum((f @ f.T / f.shape[1]).softmax(1).square().sum() + f.pow(3).mean() for both in features.values()
+               for f in both.values())
 
 
 def gradients(way, batch):
@@ -70,7 +75,9 @@ def test_parts_have_the_gradient_of_the_whole(name, options, n):
         for m in MODALITIES:
             for d in ("deep", "shallow"): torch.testing.assert_close(features[m][d], got[m][d], rtol=1e-3, atol=1e-4)
         assert torch.equal(state, after), "the next step draws what it would have drawn"
-        for k, x in one.state_dict().items(): torch.testing.assert_close(x, split.state_dict()[k], rtol=1e-4, atol=1e-5, msg=k)  # the necks' running statistics too
+        # the necks' running statistics too
+        for k, x in one.state_dict().items():
+            torch.testing.assert_close(x, split.state_dict()[k], rtol=1e-4, atol=1e-5, msg=k)
 
 
 def test_small_batches_added_up_are_another_gradient():
@@ -110,7 +117,8 @@ def test_after_a_step_nothing_is_left_behind():
 
 
 def test_too_many_parts(): 
-    with pytest.raises(RunError, match="4 images of one modality .* cannot be split into accumulate = 5"): Parts(MADE["vit"]().train(), parts=5).forward(images((8, 4)))
+    with pytest.raises(RunError, match="4 images of one modality .* cannot be split into accumulate = 5"):
+        Parts(MADE["vit"]().train(), parts=5).forward(images((8, 4)))
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -174,17 +182,22 @@ def alike(one, two, rtol):
     for e in one.history.epoch:
         a, b = one.epoch(e), two.epoch(e)
         assert a.keys() == b.keys()
-        for k in a: (np.testing.assert_array_equal if a[k].dtype.kind == "i" else lambda x, y, err_msg: np.testing.assert_allclose(x, y, rtol=2e-2, atol=2e-2, err_msg=err_msg))(a[k], b[k], err_msg=k)
+        for k in a:
+            (np.testing.assert_array_equal if a[k].dtype.kind == "i"
+             else lambda x, y, err_msg: np.testing.assert_allclose(x, y, rtol=2e-2, atol=2e-2, err_msg=err_msg))(a[k],
+                b[k], err_msg=k)
     a, b = one.checkpoint()["model"], two.checkpoint()["model"]
     for k in a: torch.testing.assert_close(a[k], b[k], rtol=1e-3, atol=1e-4, msg=k)
 
 
 def test_two_processes_are_one(small, tmp_path):
     "A ViT whole and in parts, and heads on cached features: one and two processes agree; both ranks hold the same weights and memories; one writes."
-    runs = {"whole": VIT, "parts": dict(VIT, accumulate=2, stage1_epochs=0, iterations=1), "heads": dict(stage1_epochs=0, stage2_epochs=1, iterations=2, trials=1)}
+    runs = {"whole": VIT, "parts": dict(VIT, accumulate=2, stage1_epochs=0, iterations=1),
+            "heads": dict(stage1_epochs=0, stage2_epochs=1, iterations=2, trials=1)}
     two = [small(run_dir=str(tmp_path / "two" / name), **settings) for name, settings in runs.items()]
     (tmp_path / "two.py").write_text(TWO)
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "two.py"), json.dumps([vars(c) for c in two])],
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+                           str(tmp_path / "two.py"), json.dumps([vars(c) for c in two])],
                           capture_output=True, text=True, timeout=200, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})  # threads round differently
     assert done.returncode == 0, done.stderr[-3000:]
     (first, wrote), (second, silent) = json.loads(done.stdout.splitlines()[-1])
@@ -196,7 +209,8 @@ def test_two_processes_are_one(small, tmp_path):
 
 
 def test_an_error_on_the_first_is_told(small, tmp_path):
-    with pytest.raises(RunError, match="two are needed: raise eps, or lower min_samples"): launch(small(run_dir=str(tmp_path / "run"), **{**VIT, "min_samples": 1000}), processes=2)
+    with pytest.raises(RunError, match="two are needed: raise eps, or lower min_samples"):
+        launch(small(run_dir=str(tmp_path / "run"), **{**VIT, "min_samples": 1000}), processes=2)
 
 
 def test_one_process_is_nothing_special(small, tmp_path, capsys):
@@ -206,7 +220,8 @@ def test_one_process_is_nothing_special(small, tmp_path, capsys):
     config = small(run_dir=str(tmp_path / "run"), stage1_epochs=0, stage2_epochs=1, iterations=1, trials=1)
     main([f"--{k}={v}" for k, v in vars(config).items()])
     assert capsys.readouterr().out.startswith("epoch 1/1: loss ") and Run(config.run_dir).config == config
-    with pytest.raises(SystemExit, match="hil.training.cli: 'presets' is not a parameter; did you mean 'preset'"): main(["--presets", "tiny"])
+    with pytest.raises(SystemExit, match="hil.training.cli: 'presets' is not a parameter; did you mean 'preset'"):
+        main(["--presets", "tiny"])
     for file in tmp_path.rglob("*.pt"): file.unlink()
 
 
@@ -226,5 +241,6 @@ def test_a_gpu_for_each(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert distributed.own_device(torch.device("cpu")).type == "cpu"
-    with pytest.raises(RunError, match="process 1 on this machine has no GPU: torch shows 1"): distributed.own_device(torch.device("cuda"))
+    with pytest.raises(RunError, match="process 1 on this machine has no GPU: torch shows 1"):
+        distributed.own_device(torch.device("cuda"))
     with pytest.raises(RunError, match="each takes a GPU of its own"): distributed.own_device(torch.device("cuda:0"))

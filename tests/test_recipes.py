@@ -7,11 +7,12 @@ import nbformat
 import numpy as np
 import pytest
 
-from hil.evaluation.metrics import Metrics
-from hil.training.cli import settings_from, words_of
-from hil.method.memory import InstanceMemory
 from hil.core.errors import RunError
-from hil.runs.config import Config, RECIPES, RELEASE, config_from
+from hil.evaluation.metrics import Metrics
+from hil.method.memory import InstanceMemory
+from hil.runs.config import Config, config_from
+from hil.runs.recipes import RECIPES, RELEASE
+from hil.training.cli import settings_from, words_of
 from hil.training.trainer import Trainer
 
 MINE = dict(data_root="x", weights="random")
@@ -41,13 +42,15 @@ def test_a_recipe_needs_data_and_weights():
     with pytest.raises(RunError, match="needs data_root"): Config(preset="sysu", weights="random")
     with pytest.raises(RunError, match="comes without weights"): Config(preset="sysu", data_root="x")
     with pytest.raises(RunError, match='leave dataset alone'): Config(preset="sysu", dataset="synth", **MINE)
-    assert Config(preset="sysu", dataset="folder", train_splits="train", **MINE).eps == .6  # its numbers on somebody's crops
+    # its numbers on somebody's crops
+    assert Config(preset="sysu", dataset="folder", train_splits="train", **MINE).eps == .6
 
 
 @pytest.mark.parametrize("wrong,close", [("sisu", "sysu"), ("reg_db", "regdb"), ("LLCM", None), ("dfault", "default")])
 def test_a_mistyped_preset(wrong, close):
     with pytest.raises(RunError) as error: Config(preset=wrong, **MINE)
-    assert "expected one of tiny, default, large, sysu, regdb, llcm" in str(error.value) and (close is None or f"did you mean {close!r}?" in str(error.value))
+    assert "expected one of tiny, default, large, sysu, regdb, llcm" in str(error.value) and (close is None
+        or f"did you mean {close!r}?" in str(error.value))
 
 
 def test_what_is_no_name_at_all():
@@ -73,17 +76,23 @@ def test_the_parameters_cell_with_a_recipe():
     changed = default | dict(preset="regdb", lr=.5, **MINE)
     assert config_from(changed, set()) == Config(preset="regdb", lr=.5, **MINE)
     assert config_from(changed | {"In": ["x = 1", "# Parameters\nn_sub = 9\n"]}, {"In"}).n_sub == 9
-    with pytest.raises(RunError, match="flip = 0 is a int"): config_from(default | dict(flip=0), set())  # equal to False, and still no bool
+    # equal to False, and still no bool
+    with pytest.raises(RunError, match="flip = 0 is a int"): config_from(default | dict(flip=0), set())
 
 
 def test_papermill_marks_what_it_injects(tmp_path):
     "The one thing taken from papermill: its cell begins with '# Parameters'."
     lines = [f"{k}: {type(v).__name__} = {v!r}" for k, v in vars(Config()).items()]
-    cells = [nbformat.v4.new_code_cell(s) for s in ("from hil.runs.config import config_from\nbefore = set(globals()) | {'before'}", "\n".join(lines), "c = config_from(globals(), before)\nprint(c.n_sub, c.eps, c.lr)")]
+    cells = [nbformat.v4.new_code_cell(s)
+             for s in ("from hil.runs.config import config_from\nbefore = set(globals()) | {'before'}",
+                       "\n".join(lines), "c = config_from(globals(), before)\nprint(c.n_sub, c.eps, c.lr)")]
     cells[1].metadata["tags"] = ["parameters"]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}), tmp_path / "in.ipynb")
+    nbformat.write(nbformat.v4.new_notebook(cells=cells,
+                                            metadata={"kernelspec": {"name": "python3", "display_name": "python3",
+        "language": "python"}}), tmp_path / "in.ipynb")
     given = [w for k, v in dict(preset="regdb", n_sub=9, **MINE).items() for w in ("-p", k, str(v))]
-    done = subprocess.run([sys.executable, "-m", "papermill", "in.ipynb", "out.ipynb", "--no-progress-bar", *given], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "papermill", "in.ipynb", "out.ipynb", "--no-progress-bar", *given],
+                          cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert nbformat.read(tmp_path / "out.ipynb", 4).cells[-1].outputs[0].text == "9 0.3 3.5e-05\n"
 
@@ -92,7 +101,9 @@ def test_papermill_marks_what_it_injects(tmp_path):
 
 def test_release_is_one_word():
     config = Config(preset="sysu", release=True, **MINE)
-    assert {k: getattr(config, k) for k in RELEASE} == dict(brst_direction="visible_to_infrared", level="sample", memory_update="sample", same_ids=False, sampler="camera", instance_mix="raw", select="test_best", reload_epoch=20)
+    assert {k: getattr(config, k) for k in RELEASE} == dict(brst_direction="visible_to_infrared", level="sample",
+                                                            memory_update="sample", same_ids=False, sampler="camera",
+                                                            instance_mix="raw", select="test_best", reload_epoch=20)
     assert config.eps == .6 and config.release and Config(preset="tiny", release=True).select == "test_best"
     assert Config(preset="sysu", release=True, select="last", **MINE).select == "last"
 
@@ -101,20 +112,24 @@ def test_release_is_one_word():
 def test_what_moves_an_instance_memory(quick_run, mix, monkeypatch):
     made = []
     begin = InstanceMemory.__init__
-    monkeypatch.setattr(InstanceMemory, "__init__", lambda self, *a, **k: (begin(self, *a, **k), made.append(self.mix))[0])
+    monkeypatch.setattr(InstanceMemory, "__init__",
+                        lambda self, *a, **k: (begin(self, *a, **k), made.append(self.mix))[0])
     quick_run(instance_mix=mix)
     assert made and set(made) == {mix}
 
 
 @pytest.fixture
-def quick_run(train): return lambda **changes: train(**{**dict(stage1_epochs=0, stage2_epochs=1, iterations=1, trials=1), **changes})
+def quick_run(train):
+    return lambda **changes: train(**{**dict(stage1_epochs=0, stage2_epochs=1, iterations=1, trials=1), **changes})
 
 
 @pytest.mark.parametrize("select,back", [("test_best", True), ("last", False)])
 def test_reload_goes_back_to_the_best(small, tmp_path, monkeypatch, select, back):
     scores, seen = iter([.5, .3, .4]), []  # the untrained model is the best
-    trainer = Trainer(small(run_dir=str(tmp_path / "run"), select=select, reload_epoch=1, stage1_epochs=0, stage2_epochs=2, iterations=1), progress=False)
-    monkeypatch.setattr(trainer, "evaluate", lambda: (Metrics(np.ones(1), next(scores), 0.), Metrics(np.zeros(1), 0., 0.)))
+    trainer = Trainer(small(run_dir=str(tmp_path / "run"), select=select, reload_epoch=1, stage1_epochs=0,
+                            stage2_epochs=2, iterations=1), progress=False)
+    monkeypatch.setattr(trainer, "evaluate", lambda: (Metrics(np.ones(1), next(scores), 0.),
+                                                      Metrics(np.zeros(1), 0., 0.)))
     coarse = trainer.coarse
     monkeypatch.setattr(trainer, "coarse", lambda: (seen.append(trainer.joined("visible").clone()), coarse())[1])
     trainer.fit()

@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import as_dense, dense_jaccard, nearest
 
 from hil.core.vectors import unit_rows
 from hil.method.neighbors import _half_product, knn, knn_blocks, knn_recall
 from hil.method.rerank import jaccard_distance
-from reference import as_dense, dense_jaccard, nearest
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "jaccard_n600_d64.npz")
 
@@ -60,8 +61,10 @@ def test_half_of_the_product_orders_equals_by_number(seed, n, d, block, width, d
 
 
 def test_pieces_one_below_the_other_are_the_whole():
-    x = np.random.default_rng(0).normal(size=(5000, 40))                                     # more than one tile each way
-    assert (np.concatenate(list(knn_blocks(x, 20))) == knn(x, 20)).mean() > .9999             # a tile of other shape may round a near tie the other way
+    # more than one tile each way
+    x = np.random.default_rng(0).normal(size=(5000, 40))
+    # a tile of other shape may round a near tie the other way
+    assert (np.concatenate(list(knn_blocks(x, 20))) == knn(x, 20)).mean() > .9999
 
 
 @settings(max_examples=60, deadline=None)
@@ -93,7 +96,8 @@ def test_shuffling_the_rows_shuffles_the_result(seed, n):
 def test_number_types_and_containers():
     x = np.random.default_rng(0).normal(size=(80, 16)).astype(np.float16)
     wanted = as_dense(jaccard_distance(x.astype(np.float32)))
-    for same in (x, x.astype(np.float64), 7 * x.astype(np.float64), torch.tensor(x), torch.tensor(x).double().requires_grad_(), x.astype(np.float32)[:, ::-1]):
+    for same in (x, x.astype(np.float64), 7 * x.astype(np.float64), torch.tensor(x),
+                 torch.tensor(x).double().requires_grad_(), x.astype(np.float32)[:, ::-1]):
         assert np.abs(as_dense(jaccard_distance(same)) - wanted).max() < 1e-5
     bfloat = torch.tensor(x).bfloat16()
     assert np.abs(as_dense(jaccard_distance(bfloat)) - as_dense(jaccard_distance(bfloat.float()))).max() == 0
@@ -101,7 +105,8 @@ def test_number_types_and_containers():
 
 
 def test_equal_rows_and_one_dimension():
-    assert np.abs(as_dense(jaccard_distance(np.ones((20, 3)), 30, 6))).max() < 1e-6           # all equal, N < k1: one clique
+    # all equal, N < k1: one clique
+    assert np.abs(as_dense(jaccard_distance(np.ones((20, 3)), 30, 6))).max() < 1e-6
     line = as_dense(jaccard_distance(np.r_[np.full(6, 2.), np.full(6, -1.)][:, None], 6, 3))    # D = 1: two directions
     assert np.abs(line - (1 - np.kron(np.eye(2), np.ones((6, 6))))).max() < 1e-6
     crowd = jaccard_distance(np.ones((500, 4)), 5, 2)                                         # far more copies than k1
@@ -155,7 +160,8 @@ def test_approximate_neighbours_find_nearly_all(caplog):
     assert (found[:, 0] == np.arange(len(x))).all() and all(len(set(row)) == 30 for row in found.tolist())
     assert (found == knn(x, 30, "ivf")).all() and (found != knn(x, 30, "ivf", seed=1)).any()      # a seed, a result
     exact = (found == knn(x, 30)).all(1)
-    assert .05 < exact.mean() < 1                                                               # it does leave something out
+    # it does leave something out
+    assert .05 < exact.mean() < 1
 
 
 def test_approximate_distance_is_close_and_exact_stays_the_default():
@@ -166,22 +172,27 @@ def test_approximate_distance_is_close_and_exact_stays_the_default():
 
 
 def test_a_recall_that_is_missed_is_a_warning(caplog):
-    x = np.random.default_rng(0).normal(size=(6000, 32))                                         # no clusters: no list helps
+    # no clusters: no list helps
+    x = np.random.default_rng(0).normal(size=(6000, 32))
     with caplog.at_level(logging.INFO, "hil.method.neighbors"): found = knn(x, 30, "ivf", recall=.999)
     assert caplog.records[-1].levelno == logging.WARNING and 0 < knn_recall(x, found) < .999
     assert all(len(set(row)) == 30 for row in found.tolist()), "who is met again in another deal is listed once"
 
 
 def test_more_recall_costs_more_lists(caplog):
-    x = np.random.default_rng(0).normal(size=(4000, 6))                                           # no clusters: neighbours lie in many lists
-    with caplog.at_level(logging.INFO, "hil.method.neighbors"): low, high = (knn_recall(x, knn(x, 30, "ivf", recall=r)) for r in (.3, .98))
+    # no clusters: neighbours lie in many lists
+    x = np.random.default_rng(0).normal(size=(4000, 6))
+    with caplog.at_level(logging.INFO, "hil.method.neighbors"):
+        low, high = (knn_recall(x, knn(x, 30, "ivf", recall=r)) for r in (.3, .98))
     assert .3 <= low < high and high > .96 and all(record.levelno == logging.INFO for record in caplog.records)
 
 
 def test_rows_whose_lists_hold_too_few_are_searched_exactly():
     x = np.random.default_rng(0).normal(size=(4000, 16))
-    found = knn(x, 900, "ivf", recall=.1)                                                         # eight lists hold about 320 rows
-    assert (found >= 0).all() and all(len(set(row)) == 900 for row in found[::100].tolist()) and (found[::100] == knn(x, 900)[::100]).all()
+    # eight lists hold about 320 rows
+    found = knn(x, 900, "ivf", recall=.1)
+    assert (found >= 0).all() and all(len(set(row)) == 900
+                                      for row in found[::100].tolist()) and (found[::100] == knn(x, 900)[::100]).all()
 
 
 @settings(max_examples=30, deadline=None)
@@ -192,9 +203,11 @@ def test_approximate_neighbours_of_odd_worlds(seed, n, d, copies):
     x = rng.normal(size=(n, d))
     if copies: x = x[rng.integers(max(n // 20, 1), size=n)]
     found = knn(x, 30, "ivf")
-    assert found.shape == (n, min(30, n)) and (found[:, 0] == np.arange(n)).all() and all(len(set(row)) == len(row) for row in found.tolist())
+    assert found.shape == (n, min(30, n)) and (found[:, 0] == np.arange(n)).all() and all(len(set(row)) == len(row)
+        for row in found.tolist())
 
 
 def test_bad_neighbours():
-    with pytest.raises(ValueError, match='"exact" or "ivf", got \'annoy\''): jaccard_distance(np.eye(4), neighbors="annoy")
+    with pytest.raises(ValueError, match='"exact" or "ivf", got \'annoy\''):
+        jaccard_distance(np.eye(4), neighbors="annoy")
     with pytest.raises(ValueError, match="recall must lie"): knn(np.eye(4), 2, "ivf", recall=0)

@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hil.core.errors import RunError
 from hil.core.files import save_npz, write_atomic
-from hil.runs.config import CHOICES, Config, RANGES, config_from
+from hil.runs.config import CHOICES, RANGES, Config, config_from
 from hil.runs.folder import Run
 
 NOTEBOOK = Path(__file__).parents[1] / "nbs" / "train.ipynb"
@@ -28,7 +29,9 @@ DEFAULT = {f.name: f.default for f in fields(Config)}
 @pytest.mark.parametrize("name", DEFAULT)
 def test_wrong_type_names_the_setting(name):
     wrong = 3 if isinstance(DEFAULT[name], str) else "3"
-    with pytest.raises(RunError, match=rf"^{name} = .* is a {type(wrong).__name__}: expected a {type(DEFAULT[name]).__name__}"): Config(**{name: wrong})
+    with pytest.raises(RunError,
+                       match=rf"^{name} = .* is a {type(wrong).__name__}: expected a {type(DEFAULT[name]).__name__}"):
+        Config(**{name: wrong})
 
 
 @pytest.mark.parametrize("changes", [dict(stage2_epochs=2.), dict(stage2_epochs=True), dict(flip=1), dict(lr=True), dict(data_root=None), dict(seed=np.int64(1)), dict(run_dir=Path("x"))])
@@ -44,7 +47,9 @@ def test_ranges(name):
     low, high = RANGES[name]
     step = type(DEFAULT[name])(1)
     for value in (low - step, high + step, *([float("nan"), float("inf")] if isinstance(DEFAULT[name], float) else [])):
-        with pytest.raises(RunError, match=rf"^{name} = {re.escape(str(value))}: expected a value from {re.escape(str(low))} to {re.escape(str(high))}"): Config(**{name: value})
+        with pytest.raises(RunError,
+                           match=rf"^{name} = {re.escape(str(value))}: expected a value from {re.escape(str(low))} to {re.escape(str(high))}"):
+            Config(**{name: value})
 
 
 def test_every_number_has_a_range():
@@ -56,7 +61,8 @@ def test_every_number_has_a_range():
 def test_choices(name):
     assert DEFAULT[name] in CHOICES[name]
     with pytest.raises(RunError) as error: Config(**{name: CHOICES[name][0] + "x"})
-    assert f"did you mean {CHOICES[name][0]!r}?" in str(error.value) and all(v in str(error.value) for v in CHOICES[name])
+    assert f"did you mean {CHOICES[name][0]!r}?" in str(error.value) and all(v in str(error.value)
+        for v in CHOICES[name])
     with pytest.raises(RunError) as error: Config(**{name: "%%%%"})
     assert "did you mean" not in str(error.value)
 
@@ -73,8 +79,10 @@ def test_contradictions(changes, says):
 
 
 def test_what_looks_contradictory_and_is_not():
-    for changes in (dict(k1_infrared=0), dict(k2=12), dict(resume=True, run_dir="x"), dict(supervision="truth", stage1_epochs=0), dict(dataset="sysu", data_root="x"),
-                    dict(train_splits="train+val"), dict(stage2_epochs=0), dict(neighbor_weight=0., mccl_weight=0.)): Config(**changes)
+    for changes in (dict(k1_infrared=0), dict(k2=12), dict(resume=True, run_dir="x"),
+                    dict(supervision="truth", stage1_epochs=0), dict(dataset="sysu", data_root="x"),
+                    dict(train_splits="train+val"), dict(stage2_epochs=0), dict(neighbor_weight=0.,
+                        mccl_weight=0.)): Config(**changes)
 
 
 def test_a_config_does_not_change():
@@ -88,19 +96,23 @@ def annotated(source):
     lines = [line.strip() for line in source.splitlines() if re.match(r"\s*\w+: (str|int|float|bool) = |\s*# ", line)]
     out = []
     for line in lines:
-        if line.startswith("#"): out.append(line); continue
+        if line.startswith("#"):
+            out.append(line)
+            continue
         node, comment = ast.parse(line).body[0], re.search(r"  # (.*)$", line)
         out.append((node.target.id, node.annotation.id, ast.literal_eval(node.value), comment and comment[1]))
     return out
 
 
-def parameters_cell(): return next(c.source for c in nbformat.read(NOTEBOOK, 4).cells if "parameters" in c.metadata.get("tags", []))
+def parameters_cell():
+    return next(c.source for c in nbformat.read(NOTEBOOK, 4).cells if "parameters" in c.metadata.get("tags", []))
 
 
 def test_parameters_cell_is_the_config():
     body = inspect.getsource(Config).split("def __post_init__")[0]
     cell, config = annotated(parameters_cell()), annotated(body)
-    assert [x[0] for x in config if not isinstance(x, str)] == list(DEFAULT) and {x[0]: x[2] for x in config if not isinstance(x, str)} == DEFAULT
+    assert [x[0] for x in config if not isinstance(x, str)] == list(DEFAULT) and {x[0]: x[2]
+        for x in config if not isinstance(x, str)} == DEFAULT
     assert cell == config
 
 
@@ -142,7 +154,9 @@ def run(tmp_path):
     return run
 
 
-def keep(run, e, value=None): run.record({"epoch": e, "mAP": value or e / 10}, {"labels_visible": np.array([e])}, {"epoch": e, "w": torch.tensor([float(e)])})
+def keep(run, e, value=None):
+    run.record({"epoch": e, "mAP": value or e / 10}, {"labels_visible": np.array([e])},
+               {"epoch": e, "w": torch.tensor([float(e)])})
 
 
 def content(folder): return {str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
@@ -150,7 +164,8 @@ def content(folder): return {str(p.relative_to(folder)): p.read_bytes() for p in
 
 def test_round_trip(run):
     again = Run(run.path)
-    assert again.config == run.config and again.history.mAP.tolist() == [0, .1] and again.epoch(-1)["labels_visible"].tolist() == [1]
+    assert again.config == run.config and again.history.mAP.tolist() == [0,
+        .1] and again.epoch(-1)["labels_visible"].tolist() == [1]
     assert again.checkpoint()["epoch"] == 1 and again.checkpoint("best.pt") is None
     pd.testing.assert_frame_equal(again.images, IMAGES)  # "" and "NA" are text
 
@@ -181,7 +196,7 @@ def test_crash_between_files_keeps_the_old_state(run, monkeypatch, step):
         if len(calls) > step: raise OSError("no space left on device")
         os.rename(source, target)
     with monkeypatch.context() as patch:
-        patch.setattr("hil.runs.config.os.replace", replace)
+        patch.setattr("hil.core.files.os.replace", replace)
         with pytest.raises(OSError): keep(run, 2)
     assert calls == ["0002.npz", "history.csv", "checkpoint.pt"][:step + 1]
     after = content(run.path)
@@ -196,8 +211,11 @@ def test_crash_between_files_keeps_the_old_state(run, monkeypatch, step):
 @pytest.mark.parametrize("what", ["arrays", "checkpoint"])
 def test_a_write_that_fails_leaves_no_half_file(run, monkeypatch, what):
     before = content(run.path)
-    def half(*a, **k): Path(a[0] if what == "arrays" else a[1]).write_bytes(b"half"); raise OSError("no space left on device")
-    monkeypatch.setattr(*(("hil.core.files.save_npz", half) if what == "arrays" else ("hil.runs.config.torch.save", half)))
+    def half(*a, **k):
+        Path(a[0] if what == "arrays" else a[1]).write_bytes(b"half")
+        raise OSError("no space left on device")
+    monkeypatch.setattr(*(("hil.runs.folder.save_npz", half) if what == "arrays"
+                          else ("hil.runs.folder.torch.save", half)))
     with pytest.raises(OSError): keep(run, 2)
     new = set(content(run.path)) - set(before)
     assert new == (set() if what == "arrays" else {"epochs/0002.npz"}) and run.checkpoint()["epoch"] == 1
@@ -211,10 +229,12 @@ def test_an_epoch_told_twice_counts_once(run):
 def test_resuming_sweeps_up_after_a_killed_process_and_touches_nothing_else(run):
     def stop(part): raise MemoryError
     names = []
-    for file in sorted(p for p in run.path.rglob("*") if p.is_file()):  # the names that write_atomic gives to this run's files
+    # the names that write_atomic gives to this run's files
+    for file in sorted(p for p in run.path.rglob("*") if p.is_file()):
         with pytest.raises(MemoryError): write_atomic(file, lambda part: (names.append(part), stop(part)))
     names.append(run.path / ".77-best.pt")
-    others = [run.path / n for n in (".7-notes.txt", ".gitignore", "7-history.csv", ".x-history.csv", ".7-history.csv.bak", ".-history.csv", "supervised/.7-history.csv")]
+    others = [run.path / n for n in (".7-notes.txt", ".gitignore", "7-history.csv", ".x-history.csv",
+                                     ".7-history.csv.bak", ".-history.csv", "supervised/.7-history.csv")]
     (run.path / "supervised").mkdir()
     for file in (*names, *others): file.write_bytes(b"half")
     before = content(run.path)
@@ -256,12 +276,18 @@ def test_an_epoch_that_was_not_recorded(run):
 @pytest.mark.parametrize("name", DEFAULT)
 def test_resume_with_other_settings(run, name):
     other = {**asdict(run.config), "stage1_epochs": 0} if name == "supervision" else asdict(run.config)
-    value = {str: lambda v: next((c for c in CHOICES.get(name, ("x",)) if c != v), "x"), bool: lambda v: not v, int: lambda v: v - 1 if v == RANGES[name][1] else v + 1,
+    value = {str: lambda v: next((c for c in CHOICES.get(name, ("x",)) if c != v), "x"), bool: lambda v: not v,
+             int: lambda v: v - 1 if v == RANGES[name][1] else v + 1,
              float: lambda v: v / 2}[type(DEFAULT[name])](other[name])
-    needs = {"dataset": {}, "split": {"dataset": "regdb"}, "direction": {"dataset": "llcm"}, "draws": {"dataset": "sysu"}, "accumulate": {"trainable": "all"}, "precision": {"trainable": "all"}, "sampler": {"same_ids": False}}
-    other = {**other, name: value, **({"data_root": "x", **needs[name]} if name in needs else {}), **({"run_dir": str(run.path)} if name == "resume" else {})}
+    needs = {"dataset": {}, "split": {"dataset": "regdb"}, "direction": {"dataset": "llcm"},
+             "draws": {"dataset": "sysu"}, "accumulate": {"trainable": "all"}, "precision": {"trainable": "all"},
+             "sampler": {"same_ids": False}}
+    other = {**other, name: value, **({"data_root": "x", **needs[name]} if name in needs else {}),
+             **({"run_dir": str(run.path)} if name == "resume" else {})}
     if name in ("run_dir", "resume", "device"): return run.check_resumable(Config(**other))
     speed = name in ("gradient_checkpointing", "compile")  # may change, but not for lite0
-    with pytest.raises(RunError) as error: run.check_resumable(Config(**{**other, **(dict(model="vit_tiny_ics", trainable="all", weights="random") if speed else {})}))
+    with pytest.raises(RunError) as error:
+        run.check_resumable(Config(**{**other, **(dict(model="vit_tiny_ics", trainable="all", weights="random")
+                                                  if speed else {})}))
     if speed: assert name not in str(error.value)
     else: assert f"{name} was {DEFAULT[name]!r}, is {value!r}" in str(error.value)

@@ -1,8 +1,8 @@
 "Every sheet of photographs on ordinary, tiny and degenerate input: titles computed, camera rule kept, nothing leaks."
 import numpy as np
 import pytest
-from PIL import Image
 from pictures import CAM, IMAGES, MODALITY, PID, R, check_drawing, said
+from PIL import Image
 
 from hil.plots import sheets
 
@@ -10,14 +10,16 @@ WHO = (PID[:6], PID[:20], CAM[:6], CAM[:20])
 DISTANCE = R.random((6, 20))
 
 CASES = {
-    "contact": lambda: sheets.contact_sheet([[IMAGES[0], None], [IMAGES[1]]], ["a", "b"], ["cam 1", "cam 3"], ["visible", "infrared"]),
+    "contact": lambda: sheets.contact_sheet([[IMAGES[0], None], [IMAGES[1]]], ["a", "b"], ["cam 1", "cam 3"],
+                                            ["visible", "infrared"]),
     "contact array": lambda: sheets.contact_sheet(IMAGES[:6].reshape(2, 3, 3, 32, 16)),
     "contact empty": lambda: sheets.contact_sheet([]),
     "sub-clusters": lambda: sheets.subcluster_sheet(IMAGES, PID, MODALITY, CAM, PID, CAM % 2, title="Cluster 3"),
     "one image": lambda: sheets.subcluster_sheet(IMAGES[:1], [0], ["visible"], [1]),
     "sub-clusters empty": lambda: sheets.subcluster_sheet(IMAGES[:0], [], [], []),
     "retrieval": lambda: sheets.retrieval_sheet(IMAGES[:6], IMAGES[:20], DISTANCE.argsort(1), *WHO),
-    "retrieval no truth": lambda: sheets.retrieval_sheet(IMAGES[:6], IMAGES[:20], DISTANCE.argsort(1), None, None, *WHO[2:]),
+    "retrieval no truth": lambda: sheets.retrieval_sheet(IMAGES[:6], IMAGES[:20], DISTANCE.argsort(1), None, None,
+                                                         *WHO[2:]),
     "retrieval no query": lambda: sheets.retrieval_sheet(IMAGES[:0], IMAGES[:20], DISTANCE[:0], *(w[:0] for w in WHO)),
     "hardest": lambda: sheets.hardest_mistakes(IMAGES[:6], IMAGES[:20], DISTANCE, *WHO),
     "hardest none": lambda: sheets.hardest_mistakes(IMAGES[:6], IMAGES[:20], (WHO[0][:, None] != WHO[1]) * 1.0, *WHO),
@@ -45,11 +47,13 @@ def test_sysu_rule_in_sheet_and_mistakes():
     q, g = IMAGES[:1], IMAGES[:3]
     who = np.array([1]), np.array([1, 2, 1]), np.array([3]), np.array([2, 1, 1])
     distance = np.array([[0.1, 0.2, 0.3]])
-    assert "cam 2" not in str([t.get_text() for ax in sheets.retrieval_sheet(q, g, distance.argsort(1), *who).axes for t in ax.texts])
+    assert "cam 2" not in str([t.get_text() for ax in sheets.retrieval_sheet(q, g, distance.argsort(1), *who).axes
+                               for t in ax.texts])
     assert "rank 2" in said(sheets.hardest_mistakes(q, g, distance, *who))
     assert "ranked perfectly" not in said(sheets.hardest_mistakes(q, g, distance, *who, never=()))
     assert "rank 1 " in said(sheets.hardest_mistakes(q, g, distance, *who, never=()))
-    only_there = np.array([1, 2, 2])                                           # the one right picture is the forbidden one
+    # the one right picture is the forbidden one
+    only_there = np.array([1, 2, 2])
     assert "no query has a match" in said(sheets.hardest_mistakes(q, g, distance, who[0], only_there, *who[2:]))
 
 

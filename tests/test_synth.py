@@ -15,11 +15,38 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hil.synth import scenes
-from hil.synth.render import FORMAT, PRESETS, Preset, TAPE, frame_person, picture, put_in, render
 from hil.synth.people import EYE, PIECE, SLOT, body, draw_person, material, paint
-from hil.synth.raster import ALONG, DEPTH, NX, NZ, PART, PX, PY, PZ, cast, cone, expose, shade, turn
+from hil.synth.raster import (
+    ALONG,
+    DEPTH,
+    NX,
+    NZ,
+    PART,
+    PX,
+    PY,
+    PZ,
+    cast,
+    cone,
+    expose,
+    shade,
+    turn,
+)
 from hil.synth.render import (
-    CAMERAS, Difficulty, Shot, default_root, draw_shot, load_truth, plan,
+    CAMERAS,
+    FORMAT,
+    PRESETS,
+    TAPE,
+    Difficulty,
+    Preset,
+    Shot,
+    default_root,
+    draw_shot,
+    frame_person,
+    load_truth,
+    picture,
+    plan,
+    put_in,
+    render,
 )
 
 TIES = (0.7, 0.68)
@@ -79,7 +106,7 @@ def test_killed_rendering_continues_to_the_same_bytes(tmp_path):
 
 
 def test_two_processes_on_one_root_leave_one_whole_rendering(whole, tmp_path):
-    code = "import sys; from hil import synth; PRESETS['micro'] = Preset(6, 2, 2, 2); render('micro', 5, root=sys.argv[1], progress=False)"
+    code = "import sys; from hil.synth.render import PRESETS, Preset, render; PRESETS['micro'] = Preset(6, 2, 2, 2); render('micro', 5, root=sys.argv[1], progress=False)"
     both = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "r")]) for _ in range(2)]
     assert [p.wait(60) for p in both] == [0, 0]
     assert files(tmp_path / "r") == files(whole)
@@ -101,7 +128,8 @@ def test_another_seed_gives_other_people_and_pictures(whole, tmp_path):
 
 def test_layout_counts_and_splits(whole):
     manifest = json.loads((whole / "synth.json").read_text())
-    ids = {s: [int(x) for x in (whole / f"exp/{s}_id.txt").read_text().strip().split(",")] for s in ("train", "val", "test", "available")}
+    ids = {s: [int(x) for x in (whole / f"exp/{s}_id.txt").read_text().strip().split(",")]
+           for s in ("train", "val", "test", "available")}
     assert [len(ids[s]) for s in ("train", "val", "test")] == [6, 2, 2]
     assert sorted(ids["train"] + ids["val"] + ids["test"]) == ids["available"] == list(range(1, 11))
     assert manifest["ids"] == {s: ids[s] for s in ("train", "val", "test")}
@@ -119,7 +147,8 @@ def test_plan_keeps_its_promises_at_every_size(name, overlap):
     assert len(set(sum(m["ids"].values(), []))) == size.train + size.val + size.test
     only = m["only_in"]
     assert sum(map(len, only.values())) == size.train - round(overlap * size.train)
-    assert abs(len(only["visible"]) - len(only["infrared"])) <= 1 and set(sum(only.values(), [])) <= set(m["ids"]["train"])
+    assert abs(len(only["visible"]) - len(only["infrared"])) <= 1 and set(sum(only.values(),
+        [])) <= set(m["ids"]["train"])
     assert json.loads(json.dumps(m)) == m
     if (name, overlap) == ("default", 1.0): assert sum(m["images_per_camera"].values()) == 13_200
 
@@ -128,10 +157,12 @@ def test_every_part_holds_its_share_of_every_garment():
     "Dealt at even steps along the wardrobe: counts of upper garments differ from their share by less than 2 people."
     for seed in range(3):
         ids = plan("default", seed, 1.0)["ids"]
-        worn = {s: Counter(draw_person(np.random.default_rng([seed, i]), TIES).upper for i in part) for s, part in ids.items()}
+        worn = {s: Counter(draw_person(np.random.default_rng([seed, i]), TIES).upper for i in part)
+                for s, part in ids.items()}
         everyone = sum(worn.values(), Counter())
         for part in ("val", "test"):
-            for garment, n in everyone.items(): assert abs(worn[part][garment] - n * 60 / 440) < 2, (seed, part, garment)
+            for garment, n in everyone.items():
+                assert abs(worn[part][garment] - n * 60 / 440) < 2, (seed, part, garment)
 
 
 def test_overlap_leaves_people_in_one_modality_and_their_pictures_as_they_were(whole, tmp_path):
@@ -148,9 +179,11 @@ def test_overlap_leaves_people_in_one_modality_and_their_pictures_as_they_were(w
 
 def test_truth_agrees_with_the_files(whole, pixels):
     truth = load_truth(whole)
-    assert sorted(truth.path) == sorted(p.relative_to(whole).as_posix() for p in whole.rglob("*.jpg")) and truth.notna().all(axis=None)
+    assert sorted(truth.path) == sorted(p.relative_to(whole).as_posix()
+                                        for p in whole.rglob("*.jpg")) and truth.notna().all(axis=None)
     for row in truth.itertuples():
-        assert row.path.startswith(f"cam{row.camid}/{row.pid:04d}/") and row.modality == ("infrared" if row.camid in (3, 6) else "visible")
+        assert row.path.startswith(f"cam{row.camid}/{row.pid:04d}/") and row.modality == ("infrared"
+            if row.camid in (3, 6) else "visible")
         assert pixels[row.path].shape == (128, 64, 3)
         assert row.occluded == (row.occluder != "none") and 0 <= row.azimuth <= 360 and 0 <= row.gait_phase < 6.2832
     assert (truth.groupby("pid")[["upper", "lower", "bag", "hat", "split"]].nunique() == 1).all(axis=None)
@@ -160,7 +193,8 @@ def test_truth_agrees_with_the_files(whole, pixels):
 
 def test_default_root_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("HIL_HOME", str(tmp_path))
-    assert default_root() == tmp_path / f"synth-{FORMAT}-default-seed0" and default_root("tiny", 3, 0.7) == tmp_path / f"synth-{FORMAT}-tiny-seed3-overlap0.7"
+    assert default_root() == tmp_path / f"synth-{FORMAT}-default-seed0" and default_root("tiny", 3,
+        0.7) == tmp_path / f"synth-{FORMAT}-tiny-seed3-overlap0.7"
     assert render("micro", 1, progress=False) == tmp_path / f"synth-{FORMAT}-micro-seed1"
 
 
@@ -202,16 +236,19 @@ def test_infrared_has_three_equal_channels_and_visible_has_colour(pixels):
 def test_pictures_are_neither_blank_nor_blown(pixels):
     means = np.array([i.mean() for i in pixels.values()])
     night = np.array([p[3] in "36" for p in pixels])
-    assert all(i.std() > 15 for i in pixels.values()) and 100 < means[~night].mean() < 155 and 60 < means[night].mean() < 115
+    assert all(i.std() > 15
+               for i in pixels.values()) and 100 < means[~night].mean() < 155 and 60 < means[night].mean() < 115
     assert np.mean([(i == 255).mean() for i in pixels.values()]) < 0.01
 
 
 @pytest.mark.parametrize("camid", CAMERAS)
 def test_person_fills_a_sensible_share_of_the_box(camid):
-    shares, loose = [], Difficulty(infrared_zoom=1.2, infrared_shift=0.03, framing=0.5, vigour=0.7, track_spread=20.0, heading_spread=10.0)
+    shares, loose = [], Difficulty(infrared_zoom=1.2, infrared_shift=0.03, framing=0.5, vigour=0.7, track_spread=20.0,
+                                   heading_spread=10.0)
     for pid in range(40):
         shot, rng = draw_shot(1, pid, camid, 1, loose)
-        shapes, rotation = body(draw_person(np.random.default_rng([1, pid]), TIES), shot.phase, shot.vigour), turn(shot.azimuth, CAMERAS[camid].pitch)
+        shapes, rotation = body(draw_person(np.random.default_rng([1, pid]), TIES), shot.phase,
+                                shot.vigour), turn(shot.azimuth, CAMERAS[camid].pitch)
         ids, _ = cast(shapes, rotation, frame_person(shapes, rotation, CAMERAS[camid], rng, loose), 128, 64)
         shares.append((ids >= 0).mean())
         rows = np.flatnonzero((ids >= 0).any(1))
@@ -223,7 +260,8 @@ def test_person_fills_a_sensible_share_of_the_box(camid):
 @given(st.floats(0, 359.99))
 def test_viewpoint_is_the_side_that_the_camera_sees(azimuth):
     shot = Shot(1, 1, 1, azimuth, 0.0, True, 1.0, "none")
-    sides = {"front": (0, 0, 1), "back": (0, 0, -1), "left": (1, 0, 0), "right": (-1, 0, 0)}   # facing +z with y up, one's own left is +x
+    # facing +z with y up, one's own left is +x
+    sides = {"front": (0, 0, 1), "back": (0, 0, -1), "left": (1, 0, 0), "right": (-1, 0, 0)}
     facing = {k: (turn(azimuth, 0) @ v)[2] for k, v in sides.items()}
     assert facing[shot.viewpoint] >= max(facing.values()) - 1e-6
 
@@ -232,7 +270,8 @@ def test_difficulty_moves_the_pictures(tmp_path):
     still, rng = draw_shot(1, 1, 3, 1, Difficulty(standing=1.0, occluded=1.0))
     assert not still.walking and still.occluder != "none"
     assert all(draw_shot(1, p, 1, 1, Difficulty(standing=0.0, occluded=0.0))[0].occluder == "none" for p in range(30))
-    share = np.mean([draw_shot(1, p, c, k, Difficulty(occluded=0.06))[0].occluder != "none" for p in range(200) for c in CAMERAS for k in (1, 2)])
+    share = np.mean([draw_shot(1, p, c, k, Difficulty(occluded=0.06))[0].occluder != "none" for p in range(200)
+                     for c in CAMERAS for k in (1, 2)])
     assert 0.045 < share < 0.075
 
 
@@ -247,7 +286,8 @@ def test_every_occluder_hides_some_but_not_all(occluder):
             for kind in ("none", occluder):
                 shot, _ = draw_shot(1, pid, c, 1)
                 shot = Shot(**{**shot.__dict__, "occluder": kind})
-                pair.append(picture(person, shot, np.random.default_rng(pid), backs, Difficulty(visible_noise=0, infrared_noise=0, exposure=0)).astype(int))
+                pair.append(picture(person, shot, np.random.default_rng(pid), backs,
+                                    Difficulty(visible_noise=0, infrared_noise=0, exposure=0)).astype(int))
             hidden.append((np.abs(pair[0] - pair[1]).max(2) > 12).mean())
     assert 0.01 < np.mean(hidden) < 0.35 and max(hidden) < 0.6
 
@@ -269,7 +309,8 @@ def test_luminance_and_night_are_tied_as_told():
 
 
 def test_leather_is_dark_and_polyester_bright_at_night():
-    night = {f: np.mean([material(np.random.default_rng(k), TIES, fibre=f)[3] for k in range(400)]) for f in ("leather", "cotton", "polyester")}
+    night = {f: np.mean([material(np.random.default_rng(k), TIES, fibre=f)[3] for k in range(400)])
+             for f in ("leather", "cotton", "polyester")}
     assert night["leather"] + 0.1 < night["cotton"] + 0.05 < night["polyester"] + 0.02
 
 
@@ -277,7 +318,9 @@ def test_tape_outshines_everything_at_night():
     ball = np.array([cone(0, (0, 0.5, 0), (0, 0.5, 0), 0.2, 0.2)])
     canvas = np.zeros((64, 32, 1), np.float32)
     for nir in (0.92, TAPE):
-        put_in(canvas, ball, np.eye(3), np.array([0, 0.5, 0.5, 1.0]), lambda parts, hits: np.tile(np.float32([0.5, 0.5, 0.5, nir, 0]), (len(parts), 1)), CAMERAS[3], CAMERAS[3].light)
+        put_in(canvas, ball, np.eye(3), np.array([0, 0.5, 0.5, 1.0]),
+               lambda parts, hits: np.tile(np.float32([0.5, 0.5, 0.5, nir, 0]), (len(parts), 1)), CAMERAS[3],
+               CAMERAS[3].light)
         edge = canvas[32, 8:24, 0].min(), canvas.max()
         if nir == TAPE: assert edge[0] > plain[1]   # bright even where the surface turns away
         plain = edge
@@ -293,7 +336,8 @@ def test_everybody_has_shoes_and_a_head_and_no_bare_pelvis(seed):
     slots = paint(p, parts, hits)
     assert np.isfinite(hits).all() and np.isfinite(shapes).all() and slots.max() < len(SLOT)
     behind = np.cos(np.radians(seed * 37.0)) < 0                     # a wide hem hides the heels
-    assert (PIECE["shoe"] in parts or p.lower == "wide" or behind) and {SLOT["skin"], SLOT["hair"], SLOT["hat"]} & set(slots.tolist())
+    assert (PIECE["shoe"] in parts or p.lower == "wide" or behind) and {SLOT["skin"], SLOT["hair"],
+        SLOT["hat"]} & set(slots.tolist())
     assert not (slots[parts == PIECE["pelvis"]] == SLOT["skin"]).any(), "a bare pelvis"
     assert not ((parts == PIECE["thigh"]) & (hits[:, PY] > p.hip - 0.05) & (slots == SLOT["skin"])).any(), "a bare hip"
     assert shapes[:, [1, 4]].min() > -0.05 and shapes[:, [1, 4]].max() < 1.05
@@ -316,7 +360,8 @@ def slow_cast(shapes, rotation, window, height, width, balls=600):
 
 
 number = st.floats(-0.4, 0.4)
-solid = st.builds(lambda a, b, ra, rb: cone(0, a, b, ra, rb), st.tuples(number, number, number), st.tuples(number, number, number), st.floats(0.05, 0.25), st.floats(0.05, 0.25))
+solid = st.builds(lambda a, b, ra, rb: cone(0, a, b, ra, rb), st.tuples(number, number, number),
+                  st.tuples(number, number, number), st.floats(0.05, 0.25), st.floats(0.05, 0.25))
 
 
 @given(st.lists(solid, min_size=1, max_size=3), st.floats(0, 360), st.floats(-30, 30))
@@ -346,7 +391,8 @@ def test_points_are_told_in_body_coordinates_whichever_way_the_body_turns():
 
 def test_expose_agrees_with_plain_numpy():
     rng = np.random.default_rng(0)
-    canvas, gain, noise = rng.random((24, 16, 3)).astype(np.float32), np.array([0.9, 1.0, 1.1]), rng.normal(0, 0.02, (12, 8, 3)).astype(np.float32)
+    canvas, gain, noise = rng.random((24, 16, 3)).astype(np.float32), np.array([0.9, 1.0, 1.1]), rng.normal(0, 0.02,
+        (12, 8, 3)).astype(np.float32)
     small = canvas.reshape(12, 2, 8, 2, 3).mean((1, 3)) * gain
     taps = np.exp(-np.arange(-2, 3) ** 2 / (2 * 0.7**2))
     taps /= taps.sum()

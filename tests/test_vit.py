@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import reference_vit as ref
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hil.core.names import DEPTHS, MODALITIES
 from hil.models.build import build_model
@@ -31,7 +32,8 @@ def one_seed(): torch.manual_seed(0)
 
 
 def pair(n=3, k=2, height=64, width=32, dtype=torch.float64):
-    return {"visible": ref.image("rgb_train", n, height, width).to(dtype), "infrared": ref.image("ir_train", k, height, width).to(dtype)}
+    return {"visible": ref.image("rgb_train", n, height, width).to(dtype),
+            "infrared": ref.image("ir_train", k, height, width).to(dtype)}
 
 
 def same(got, expected, rtol, name=""):
@@ -45,7 +47,8 @@ def same(got, expected, rtol, name=""):
 def test_every_entry_has_the_releases_name_shape_type_and_place():
     model = build_model("vit_base_ics", "random")
     parameters, state = dict(model.named_parameters()), model.state_dict()
-    mine = [dict(key=k, shape=list(v.shape), dtype=str(v.dtype).removeprefix("torch."), kind="param" if k in parameters else "buffer",
+    mine = [dict(key=k, shape=list(v.shape), dtype=str(v.dtype).removeprefix("torch."),
+                 kind="param" if k in parameters else "buffer",
                  requires_grad=k in parameters and parameters[k].requires_grad) for k, v in state.items()]
     assert mine == ref.KEYS and list(parameters) == ref.ORDER
     assert (model.height, model.width) == (288, 144) and not model.training
@@ -76,7 +79,8 @@ def test_features_in_evaluation(full):
 
 
 def loss_of(deep, shallow):
-    u = lambda name, f: torch.from_numpy(ref.noise(name, tuple(f.shape)).astype(np.float32)).to(f)
+    def u(name, f):
+        return torch.from_numpy(ref.noise(name, tuple(f.shape)).astype(np.float32)).to(f)
     return (deep * u("loss_deep", deep)).sum() + (shallow * u("loss_shallow", shallow)).sum()
 
 
@@ -109,7 +113,8 @@ def check_step(model, x, heads, rtol):
     largest = max(g.norm() for g in expected_grads.values() if g is not None)
     for n in names:
         if expected_grads[n] is None: assert grads[n] is None, n
-        elif expected_grads[n].norm() < 1e-6 * largest: assert grads[n].norm() < rtol * largest, f"{n}: what comes before a BatchNorm as a constant has gradient 0"
+        elif expected_grads[n].norm() < 1e-6 * largest:
+            assert grads[n].norm() < rtol * largest, f"{n}: what comes before a BatchNorm as a constant has gradient 0"
         else: same(grads[n], expected_grads[n], rtol, n)
     for k, v in after.items():
         if "running" in k or "num_batches" in k: same(v, expected_after[k], rtol, k)
@@ -119,9 +124,11 @@ def check_step(model, x, heads, rtol):
 @pytest.mark.parametrize("options", [TINY, dict(dim=48, depth=12, heads=12, stem=64, height=96, width=48)], ids=["tiny", "twelve blocks"])
 def test_a_training_step(options):
     "The train_ entry of golden/README on narrower networks, where float64 is cheap: loss, every gradient, running statistics, to 1e-9."
-    grads = check_step(filled(VitIcs(**options)).double(), pair(3, 2, options["height"], options["width"]), options["heads"], 1e-9)
+    grads = check_step(filled(VitIcs(**options)).double(), pair(3, 2, options["height"], options["width"]),
+                       options["heads"], 1e-9)
     none, last = {n for n, g in grads.items() if g is None}, options["depth"] - 1
-    assert none == {n for n in grads if re.match(rf"base\.(blocks\.{last}|norm|fc|decoder_norm)\.|bottlenecks?\.bias", n)}, "the last block, its norm and the classifier are in no path; the necks' biases are frozen"
+    assert none == {n for n in grads if re.match(rf"base\.(blocks\.{last}|norm|fc|decoder_norm)\.|bottlenecks?\.bias",
+                                                 n)}, "the last block, its norm and the classifier are in no path; the necks' biases are frozen"
 
 
 def test_the_necks_see_both_modalities_at_once():
@@ -160,8 +167,10 @@ def test_stochastic_depth_rises_to_a_tenth():
 
 def test_random_stems_and_heads_start_alike():
     model = VitIcs(**TINY)
-    equal = lambda a, b: all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
-    assert equal(model.base.patch_embed, model.base.patch_embed2) and equal(model.b1, model.b2) and equal(model.b1[0], model.base.blocks[-1])
+    def equal(a, b):
+        return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+    assert equal(model.base.patch_embed, model.base.patch_embed2) and equal(model.b1, model.b2) and equal(model.b1[0],
+        model.base.blocks[-1])
 
 
 @pytest.mark.parametrize("options", [dict(gradient_checkpointing=True), dict(compile="eager"), dict(compile="eager", gradient_checkpointing=True)], ids=str)
@@ -171,7 +180,8 @@ def test_settings_that_change_no_number(options):
     assert list(plain.state_dict()) == list(other.state_dict())
     (loss, grads, after), (loss2, grads2, after2) = train_step(plain, x), train_step(other, x)
     same(loss2, loss, 1e-12)
-    for n, g in grads.items(): assert (g is None) == (grads2[n] is None) and (g is None or torch.allclose(g, grads2[n], atol=1e-9)), n
+    for n, g in grads.items():
+        assert (g is None) == (grads2[n] is None) and (g is None or torch.allclose(g, grads2[n], atol=1e-9)), n
     for k in after: torch.testing.assert_close(after2[k], after[k], msg=k)
 
 
@@ -182,7 +192,8 @@ def test_recomputing_with_stochastic_depth_drops_the_same_branches():
     runs = []
     for on in (True, False):
         model.gradient_checkpointing = on
-        model.zero_grad(); torch.manual_seed(3)
+        model.zero_grad()
+        torch.manual_seed(3)
         out = model(x)
         sum(f.square().sum() + f.sum() for b in out.values() for f in b.values()).backward()
         runs.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
@@ -215,19 +226,24 @@ def test_what_it_cannot_be(options, says):
 
 # --- in the trainer ---------------------------------------------------------------------------------------------------
 
-RUN = dict(trainable="all", weights="random", stage1_epochs=0, stage2_epochs=1, iterations=2, batch_ids=3, instances=2, trials=1, optimizer="sgd", lr=1e-3)
+RUN = dict(trainable="all", weights="random", stage1_epochs=0, stage2_epochs=1, iterations=2, batch_ids=3, instances=2,
+           trials=1, optimizer="sgd", lr=1e-3)
 
 
 def test_the_trainer_trains_it_end_to_end(small, tmp_path):
     "Pixels in, every weight that is in a path moves; a second run starts from the first one's checkpoint."
     from hil.training.trainer import Trainer
-    trainer = Trainer(small(model="vit_tiny_ics", run_dir=str(tmp_path / "a"), gradient_checkpointing=True, **RUN), progress=False)
+    trainer = Trainer(small(model="vit_tiny_ics", run_dir=str(tmp_path / "a"), gradient_checkpointing=True, **RUN),
+                      progress=False)
     before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
     run = trainer.fit()
     assert np.isfinite(run.history.loss_total.iloc[-1]) and run.epoch(1)["features_visible"].shape[1] == 2 * 96 and trainer.model.gradient_checkpointing
-    after, none = run.checkpoint()["model"], r"base\.(blocks\.3|norm|fc|decoder_norm)\.|bottlenecks?\.bias|b[12]\.1\.bias"
-    for k, v in after.items(): assert torch.equal(v, before[k]) == bool(re.match(none, k)) or re.match(r"b[12]\.1\.bias", k), k
-    again = Trainer(small(model="vit_tiny_ics", run_dir=str(tmp_path / "b"), **{**RUN, "weights": str(run.path / "checkpoint.pt")}), progress=False)
+    after, none = (run.checkpoint()["model"],
+                   r"base\.(blocks\.3|norm|fc|decoder_norm)\.|bottlenecks?\.bias|b[12]\.1\.bias")
+    for k, v in after.items():
+        assert torch.equal(v, before[k]) == bool(re.match(none, k)) or re.match(r"b[12]\.1\.bias", k), k
+    again = Trainer(small(model="vit_tiny_ics", run_dir=str(tmp_path / "b"),
+                          **{**RUN, "weights": str(run.path / "checkpoint.pt")}), progress=False)
     for k, v in again.model.state_dict().items(): assert torch.equal(v, after[k]), k
 
 

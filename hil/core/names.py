@@ -14,4 +14,5 @@ COLORS = {
     "accept": "#505050", "refuse": "#A8A8A8",  # matches
     "outlier": "#C8C8C8",  # images in no cluster
 }
-MARKERS = {"visible": "o", "infrared": "^"}  # matplotlib's signs, for pictures in which colour already means something else
+# matplotlib's signs, for pictures in which colour already means something else
+MARKERS = {"visible": "o", "infrared": "^"}

@@ -136,7 +136,8 @@ def crop(
     across = torch.where(u[:, 2:] < flip, W - 1 - across, across) + left[:, None]
     down = torch.arange(H, device=images.device) + top[:, None]
     batch, channel = (torch.arange(n, device=images.device) for n in (B, 3))
-    return F.pad(images, (pad,) * 4)[batch[:, None, None, None], channel[:, None, None], down[:, None, :, None], across[:, None, None, :]]
+    return F.pad(images, (pad,) * 4)[batch[:, None, None, None], channel[:, None, None], down[:, None, :, None],
+                                     across[:, None, None, :]]
 
 # %% ../../nbs/1_data/05_augment.ipynb #58d02f6e
 def jitter(
@@ -185,7 +186,9 @@ def erase(
     return torch.where(box[:, None], _per_channel(ERASED, images), images)
 
 # %% ../../nbs/1_data/05_augment.ipynb #a61789d4
-CHANNELS = {"none": [4], "exchange": [0, 1, 2], "exchange_gray": [0, 1, 2, 3], "adaptive_gray": [0, 0, 1, 1, 2, 2, 3, 4]}  # equally likely draws for `copy_channels`
+# equally likely draws for `copy_channels`
+CHANNELS = {"none": [4], "exchange": [0, 1, 2], "exchange_gray": [0, 1, 2, 3],
+            "adaptive_gray": [0, 0, 1, 1, 2, 2, 3, 4]}
 ATTEMPTS = 10  # boxes drawn for erasing; all miss less than once in a million images at 2 to 1
 
 
@@ -200,10 +203,12 @@ class Augment:
         flip=0.5, # probability
         erase=0.5, # probability
     ):
-        if channels not in CHANNELS: raise ValueError(f"channels must be one of {', '.join(CHANNELS)}, got {channels!r}")
+        if channels not in CHANNELS:
+            raise ValueError(f"channels must be one of {', '.join(CHANNELS)}, got {channels!r}")
         for name, p in {"jitter": jitter, "flip": flip, "erase": erase}.items():
             if not 0 <= p <= 1: raise ValueError(f"{name} must lie in 0..1, got {p}")
-        self.height, self.width, self.channels, self.jitter, self.flip, self.erase = height, width, channels, jitter, flip, erase
+        self.height, self.width, self.channels, self.jitter, self.flip, self.erase = (height, width, channels, jitter,
+            flip, erase)
         self.pad = round(10 * height / 288) if pad is None else pad
 
     def __call__(self,
@@ -211,8 +216,10 @@ class Augment:
         generator, # torch.Generator on the CPU; the same state gives the same views
     ): # [B, 3, height, width] normalised, on the device of the images
         "One random view of each image; raises ValueError for images of another shape."
-        if images.ndim != 4: raise ValueError(f"expected images of shape [B, 3, height, width], got {tuple(images.shape)}")
-        colour, place, channel, box = torch.rand(len(images), 3 + 3 + 1 + 1 + 4 * ATTEMPTS, generator=generator).split([3, 3, 1, 1 + 4 * ATTEMPTS], 1)
+        if images.ndim != 4:
+            raise ValueError(f"expected images of shape [B, 3, height, width], got {tuple(images.shape)}")
+        colour, place, channel, box = torch.rand(len(images), 3 + 3 + 1 + 1 + 4 * ATTEMPTS,
+                                                 generator=generator).split([3, 3, 1, 1 + 4 * ATTEMPTS], 1)
         h, w = images.shape[-2:]
         x = resize(images, h, w)  # floats, same size
         if self.jitter: x = jitter(x, colour, self.jitter)

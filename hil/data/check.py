@@ -48,7 +48,9 @@ class Report:
 
     def __str__(self):
         found = [f"  {what:38} {'' if want is None else format(want, ',d'):>10} {n:>10,} {'' if want in (None, n) else '  <-- differs'}" for what, (want, n) in self.counts.items()]
-        parts = [f"{self.root}: {DATASETS.get(self.dataset, 'no known layout')}", "HEALTHY: nothing differs" if self.healthy else f"{len(self.problems)} PROBLEM{'S' * (len(self.problems) > 1)}",
+        parts = [f"{self.root}: {DATASETS.get(self.dataset, 'no known layout')}",
+                 "HEALTHY: nothing differs" if self.healthy
+                 else f"{len(self.problems)} PROBLEM{'S' * (len(self.problems) > 1)}",
                  *(f"  {i}. {p}" for i, p in enumerate(self.problems, 1)), *(f"  note: {n}" for n in self.notes)]
         if found: parts += ["", f"  {'':38} {'expected':>10} {'found':>10}", *found]
         return "\n".join(parts + ([""] + [f"  {k}: {v}" for k, v in self.images.items()] if self.images else []))
@@ -71,16 +73,20 @@ def _expected(dataset, root, expect):
     if manifest.is_file() and expect != "published" or manifest.is_file() and dataset == "sysu":
         said = json.loads(manifest.read_text("utf-8"))
         return said.get("counts") or {f"cam{c} images": n for c, n in said.get("images_per_camera", {}).items()} | {f"{s} identities": len(i) for s, i in said.get("ids", {}).items()}
-    return {"sysu": SYSU_COUNTS, "regdb": REGDB_COUNTS, "llcm": LLCM_COUNTS}.get(dataset, {}) if expect == "published" else {}
+    return {"sysu": SYSU_COUNTS, "regdb": REGDB_COUNTS, "llcm": LLCM_COUNTS}.get(dataset,
+        {}) if expect == "published" else {}
 
 
 def _count(report, expect):
     "Expected and found, side by side."
     t = report.table
     found = counts(t) if report.dataset == "sysu" else table_counts(t)
-    if report.dataset == "regdb": found["images a person and modality"] = int(t.groupby(["pid", "modality"]).size().mode().iloc[0])
+    if report.dataset == "regdb":
+        found["images a person and modality"] = int(t.groupby(["pid", "modality"]).size().mode().iloc[0])
     if report.dataset == "folder":
-        found = {f"{m} images": int((t.modality == m).sum()) for m in ("visible", "infrared")} | {"cameras": int(t.camid[t.camid > 0].nunique()), "images without a camera": int((t.camid == 0).sum())}
+        found = {f"{m} images": int((t.modality == m).sum())
+                 for m in ("visible", "infrared")} | {"cameras": int(t.camid[t.camid > 0].nunique()),
+                                                      "images without a camera": int((t.camid == 0).sum())}
     want = _expected(report.dataset, report.root, expect)
     report.counts = {what: (want.get(what), n) for what, n in found.items() if what in want or not want}
 
@@ -97,33 +103,42 @@ def _twins(files, workers):
     sizes, same = pd.Series([os.path.getsize(f) for f in files]), {}
     rows = sizes.index[sizes.duplicated(keep=False)]
     with ThreadPoolExecutor(workers) as pool:
-        for i, digest in zip(rows, pool.map(lambda i: blake2b(Path(files[i]).read_bytes()).digest(), rows)): same.setdefault(digest, []).append(i)
+        for i, digest in zip(rows, pool.map(lambda i: blake2b(Path(files[i]).read_bytes()).digest(), rows)):
+            same.setdefault(digest, []).append(i)
     return [twins for twins in same.values() if len(twins) > 1]
 
 
 def _files(report, sample, workers):
     "Decode, compare, describe; unreadable and doubled images are problems."
     t = report.table.reset_index(drop=True)
-    rows = np.arange(len(t)) if sample is None or sample >= len(t) else np.sort(np.random.default_rng(0).choice(len(t), sample, replace=False))
+    rows = np.arange(len(t)) if sample is None or sample >= len(t) else np.sort(np.random.default_rng(0).choice(len(t),
+        sample, replace=False))
     files = [Path(report.root) / p for p in t.path]
     if gone := [str(t.path[i]) for i, f in enumerate(files) if not f.is_file()]:
-        if not any("not there" in p for p in report.problems): report.problems.append(f"{len(gone):,} images of the lists are not there: {some(gone, 3)}")
+        if not any("not there" in p for p in report.problems):
+            report.problems.append(f"{len(gone):,} images of the lists are not there: {some(gone, 3)}")
         files, t = [f for f in files if f.is_file()], t[[f.is_file() for f in files]].reset_index(drop=True)
         rows = rows[rows < len(t)]
     with ThreadPoolExecutor(workers) as pool: seen = list(pool.map(lambda i: _look(files[i]), rows))
-    if broken := [text for text, *_ in seen if text]: report.problems.append(f"{len(broken):,} of {len(rows):,} decoded images cannot be read: {broken[0]}")
+    if broken := [text for text, *_ in seen if text]:
+        report.problems.append(f"{len(broken):,} of {len(rows):,} decoded images cannot be read: {broken[0]}")
     good = [(i, *rest) for i, (text, *rest) in zip(rows, seen) if not text]
     twins = _twins(files, workers)
     if strangers := [w for w in twins if t.pid[w].nunique() > 1 or t.modality[w].nunique() > 1]:
         report.problems.append(f"{len(strangers):,} images appear under two people or modalities: {some([' = '.join(t.path[w]) for w in strangers], 2)}")
-    if len(twins) > len(strangers): report.notes.append(f"{len(twins) - len(strangers):,} images lie there twice under one person: {some([' = '.join(t.path[w]) for w in twins if w not in strangers], 2)}")
+    if len(twins) > len(strangers):
+        report.notes.append(f"{len(twins) - len(strangers):,} images lie there twice under one person: {some([' = '.join(t.path[w]) for w in twins if w not in strangers], 2)}")
     for m, odd, word in (("visible", True, "grey"), ("infrared", False, "coloured")):
         kind = [g for i, *_, g in good if t.modality[i] == m]
-        if kind and np.mean([g == odd for g in kind]) > .5: report.notes.append(f"{sum(g == odd for g in kind)} of {len(kind)} {m} images are {word}: were the modalities exchanged?")
+        if kind and np.mean([g == odd for g in kind]) > .5:
+            report.notes.append(f"{sum(g == odd for g in kind)} of {len(kind)} {m} images are {word}: were the modalities exchanged?")
     sizes = np.array([(w, h) for _, _, w, h, _ in good] or [(0, 0)])
-    report.images = {"decoded": f"{len(rows):,} of {len(t):,}" + ("" if len(rows) == len(t) else " (all of them: --all)"), "modes": ", ".join(f"{m} {n}" for m, n in Counter(m for _, m, *_ in good).most_common()),
+    report.images = {"decoded": f"{len(rows):,} of {len(t):,}"
+                     + ("" if len(rows) == len(t) else " (all of them: --all)"),
+                     "modes": ", ".join(f"{m} {n}" for m, n in Counter(m for _, m, *_ in good).most_common()),
                      "width x height": f"{sizes[:, 0].min()} x {sizes[:, 1].min()} to {sizes[:, 0].max()} x {sizes[:, 1].max()}, median {np.median(sizes[:, 0]):.0f} x {np.median(sizes[:, 1]):.0f}",
-                     "files": f"{sum(f.stat().st_size for f in files) / 1e6:,.1f} MB, " + ", ".join(f"{n} {s}" for s, n in Counter(f.suffix.lower() for f in files).most_common())}
+                     "files": f"{sum(f.stat().st_size for f in files) / 1e6:,.1f} MB, "
+                     + ", ".join(f"{n} {s}" for s, n in Counter(f.suffix.lower() for f in files).most_common())}
 
 # %% ../../nbs/1_data/04_check.ipynb #61f6b390
 def contact_sheet(
@@ -137,14 +152,17 @@ def contact_sheet(
     rows = table.pid if known else table.groupby(["modality", "camid"]).cumcount()
     names = sorted(rows.unique())
     names = [names[i] for i in sorted({round(k) for k in np.linspace(0, len(names) - 1, people)})]
-    first = table.assign(row=rows).drop_duplicates(["row", "modality", "camid"]).set_index(["row", "modality", "camid"]).path
+    first = table.assign(row=rows).drop_duplicates(["row", "modality", "camid"]).set_index(["row", "modality",
+        "camid"]).path
     sheet = Image.new("RGB", (60 + len(columns) * (width + gap), 34 + len(names) * (height + gap)), "white")
     pen = ImageDraw.Draw(sheet)
     for x, (_, cam, m) in enumerate(columns):
         pen.text((60 + x * (width + gap), 4), f"cam {cam}\n{m[:8]}" if cam else f"\n{m[:8]}", fill=COLORS[m], font=font)
         for y, name in enumerate(names):
             left, top = 60 + x * (width + gap), 34 + y * (height + gap)
-            if not x: pen.text((4, top + height // 2 - 6), f"id {name}" if known else f"image {name + 1}", fill="black", font=font)
+            if not x:
+                pen.text((4, top + height // 2 - 6), f"id {name}" if known else f"image {name + 1}", fill="black",
+                         font=font)
             if (name, m, cam) not in first.index: continue
             pen.rectangle((left - 3, top - 3, left + width + 2, top + height + 2), fill=ImageColor.getrgb(COLORS[m]))
             file = Path(table.attrs.get("root", ""), first[name, m, cam])
@@ -181,12 +199,15 @@ def main(
     argv=None, # arguments; None: those of the command line
 ) -> int:      # 0 healthy, 1 problems
     "python -m hil.data.check ROOT: print the report, write the contact sheet."
-    parser = argparse.ArgumentParser("python -m hil.data.check", description="Health report of SYSU-MM01, RegDB, LLCM or a folder of crops; ends with 1 if there are problems.")
+    parser = argparse.ArgumentParser("python -m hil.data.check",
+                                     description="Health report of SYSU-MM01, RegDB, LLCM or a folder of crops; ends with 1 if there are problems.")
     parser.add_argument("root", help="folder of the data set")
     parser.add_argument("--dataset", default="", choices=["", *DATASETS], help="default: by the names in the folder")
-    parser.add_argument("--expect", default="published", choices=["published", "stand-in", "any"], help="counts to check against")
+    parser.add_argument("--expect", default="published", choices=["published", "stand-in", "any"],
+                        help="counts to check against")
     parser.add_argument("--all", action="store_true", help="decode every image, not a sample of 400")
-    parser.add_argument("--sheet", default="", help="PNG file for the contact sheet; default: ROOT's name + -sheet.png in the present folder")
+    parser.add_argument("--sheet", default="",
+                        help="PNG file for the contact sheet; default: ROOT's name + -sheet.png in the present folder")
     given = parser.parse_args(argv)
     try: report = check(given.root, given.dataset, given.expect, None if given.all else 400)
     except DataError as error: return print(error) or 1

@@ -27,7 +27,8 @@ def branches(
     below = sorted(d for d in Path(root).iterdir() if d.is_dir()) if Path(root).is_dir() else []
     found = {m: [d for d in below if d.name.lower() in names] for m, names in FOLDERS.items()}
     for m, both in found.items():
-        if len(both) > 1: raise DataError(f"{root}: {both[0].name} and {both[1].name} could both hold the {m} images. Move one of them away.")
+        if len(both) > 1:
+            raise DataError(f"{root}: {both[0].name} and {both[1].name} could both hold the {m} images. Move one of them away.")
     return {m: dirs[0] for m, dirs in found.items() if dirs}
 
 
@@ -47,17 +48,21 @@ def load_folder(
 ) -> pd.DataFrame: # a row an image: path (relative), pid (-1, unknown), camid (0 unknown), modality, split ("train")
     "A plain folder of unlabelled crops as a table. Raises DataError."
     root = Path(root)
-    if not root.is_dir(): raise DataError(f"{root}: no such folder. Expected a folder that holds visible and infrared. Check the path.")
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder. Expected a folder that holds visible and infrared. Check the path.")
     found, rows = branches(root), []
     for m, branch in found.items():
         for folder, below, files in os.walk(branch):
             below[:] = sorted(d for d in below if not d.startswith("."))
-            inner = [Path(folder, f).relative_to(branch).as_posix() for f in sorted(files) if Path(f).suffix.lower() in SUFFIXES and not f.startswith(".")]
+            inner = [Path(folder, f).relative_to(branch).as_posix()
+                     for f in sorted(files) if Path(f).suffix.lower() in SUFFIXES and not f.startswith(".")]
             rows += [(f"{branch.name}/{p}", -1, camera_of(p), m, "train") for p in inner]
     if empty := [m for m in FOLDERS if not any(row[3] == m for row in rows)]:
-        lacks = "; ".join(f"no {m} image ({found[m].name} holds none)" if m in found else f"no folder of {m} images ({' or '.join(FOLDERS[m])})" for m in empty)
+        lacks = "; ".join(f"no {m} image ({found[m].name} holds none)" if m in found
+                          else f"no folder of {m} images ({' or '.join(FOLDERS[m])})" for m in empty)
         names = some(sorted(d.name for d in root.iterdir())) or "nothing"
         raise DataError(f"{root}: {lacks}. Both modalities are needed, as {'/'.join(SUFFIXES)} files; the folder holds {names}.")
-    table = pd.DataFrame(rows, columns=["path", "pid", "camid", "modality", "split"]).sort_values(["modality", "path"], ascending=[False, True], ignore_index=True)
+    table = pd.DataFrame(rows, columns=["path", "pid", "camid", "modality", "split"]).sort_values(["modality", "path"],
+        ascending=[False, True], ignore_index=True)
     table.attrs["root"] = str(root)
     return table

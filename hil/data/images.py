@@ -31,7 +31,8 @@ def read_image(
     "One image as RGB, resized only when its size differs. Raises DataError that names the file."
     try:
         with Image.open(path) as img:
-            if img.mode.startswith("I"): img = Image.fromarray((np.asarray(img, np.float64) / 257).round().clip(0, 255).astype(np.uint8))
+            if img.mode.startswith("I"):
+                img = Image.fromarray((np.asarray(img, np.float64) / 257).round().clip(0, 255).astype(np.uint8))
             img = img.convert("RGB")
     except FileNotFoundError:
         raise DataError(f"{path}: no such image. If files were moved since the table was made, call load_sysu again.") from None
@@ -39,7 +40,8 @@ def read_image(
         size = Path(path).stat().st_size
         why = f"{type(error).__name__}: {error}"[:100] if size else "the file is empty"
         raise DataError(f"{path}: cannot be read as an image of {size:,} bytes ({why}). Copy this file again from the data set.") from None
-    return np.asarray(img if img.size == (width, height) else img.resize((width, height), Image.Resampling[resize.upper()]))
+    return np.asarray(img if img.size == (width, height)
+                      else img.resize((width, height), Image.Resampling[resize.upper()]))
 
 
 def read_images(
@@ -55,7 +57,9 @@ def read_images(
     out = torch.empty(len(files), 3, height, width, dtype=torch.uint8)
     def load(i): out[i] = torch.tensor(read_image(files[i], height, width)).permute(2, 0, 1)
     with ThreadPoolExecutor(workers) as pool:
-        for _ in tqdm(pool.map(load, range(len(files))), total=len(files), desc="read images", delay=5, disable=not progress): pass
+        for _ in tqdm(pool.map(load, range(len(files))), total=len(files), desc="read images", delay=5,
+                      disable=not progress):
+            pass
     return out
 
 # %% ../../nbs/1_data/01_images.ipynb #4a5d8df3
@@ -78,7 +82,8 @@ def merge_truth(
     file = Path(table.attrs.get("root", "")) / "truth.csv"
     if not file.is_file(): return table
     truth = pd.read_csv(file, keep_default_na=False)
-    if "path" not in truth: raise DataError(f"{file}: expected a column path, found {some(truth.columns)}. Render the data set again.")
+    if "path" not in truth:
+        raise DataError(f"{file}: expected a column path, found {some(truth.columns)}. Render the data set again.")
     truth = truth.drop_duplicates("path").set_index("path").drop(columns=list(table.columns), errors="ignore")
     if absent := sorted(set(table.path) - set(truth.index)):
         raise DataError(f"{file}: no row for {some(absent)}. Expected one for each image. Render the data set again.")
@@ -93,7 +98,8 @@ def train_table(
 ) -> pd.DataFrame:  # rows of these splits, index 0 ... N-1
     "The training images (SYSU-MM01: Wu et al., ICCV 2017, section 3). Raises ValueError if there are none."
     rows = table[table.split.isin([splits] if isinstance(splits, str) else list(splits))].reset_index(drop=True)
-    if rows.empty: raise ValueError(f"splits={splits!r}: no image. Expected one or more of {sorted(table.split.unique())}.")
+    if rows.empty:
+        raise ValueError(f"splits={splits!r}: no image. Expected one or more of {sorted(table.split.unique())}.")
     return rows
 
 # %% ../../nbs/1_data/01_images.ipynb #6bb3f37d
@@ -119,7 +125,8 @@ def _array(file, shape, dtype):
     part = file.with_name(f".{os.getpid()}-{file.name}")
     np.lib.format.open_memmap(part, "w+", dtype, shape).flush()
     try: os.link(part, file)
-    except FileExistsError: pass                                 # another process was faster: both fill the same file, with the same rows
+    # another process was faster: both fill the same file, with the same rows
+    except FileExistsError: pass
     finally: part.unlink()
     return np.load(file, mmap_mode="r+")
 
@@ -137,12 +144,14 @@ def refresh(
     now = stamps(files)
     todo = np.flatnonzero((now != seen).any(1))
     def decode(i): pixels[i] = read_image(files[i], *pixels.shape[2:], resize).transpose(2, 0, 1)
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(todo), desc="decode images", delay=5, disable=not progress) as bar:
+    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(todo), desc="decode images", delay=5,
+                                                   disable=not progress) as bar:
         for start in range(0, len(todo), block):
             rows = todo[start:start + block]
             seen[rows] = 0                                        # half-written rows count as not decoded
             for _ in pool.map(decode, rows): bar.update()
-            seen[rows] = now[rows]                                # the mark goes last: a killed process repeats a block, no more
+            # the mark goes last: a killed process repeats a block, no more
+            seen[rows] = now[rows]
     return len(todo)
 
 # %% ../../nbs/1_data/01_images.ipynb #bb5c6347
@@ -160,9 +169,11 @@ def cached_images(
     files = [Path(root or "", p).absolute() for p in paths]
     if not files: return torch.empty(0, 3, height, width, dtype=torch.uint8)
     folder = Path(folder or Path(os.environ.get("HIL_HOME", Path.home() / ".cache" / "hil")) / "pixels")
-    key = blake2b("\n".join([f"{height}x{width}" + f" {resize}" * (resize != "bilinear"), *map(str, files)]).encode(), digest_size=8).hexdigest()
+    key = blake2b("\n".join([f"{height}x{width}" + f" {resize}" * (resize != "bilinear"), *map(str, files)]).encode(),
+                  digest_size=8).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
-    pixels, seen = _array(folder / f"{key}.npy", (len(files), 3, height, width), np.uint8), _array(folder / f"{key}-stamps.npy", (len(files), 2), np.int64)
+    pixels, seen = _array(folder / f"{key}.npy", (len(files), 3, height, width),
+                          np.uint8), _array(folder / f"{key}-stamps.npy", (len(files), 2), np.int64)
     refresh(files, pixels, seen, workers or os.cpu_count() or 1, progress=progress, resize=resize)
     for array in (pixels, seen): array.flush()
     return torch.from_numpy(np.load(folder / f"{key}.npy", mmap_mode="c"))

@@ -24,7 +24,8 @@ from .sysu import load_sysu, read_ids
 log = logging.getLogger(__name__)
 EXPECT = ("published", "stand-in", "any")
 REGDB_COUNTS = {"train identities": 206, "train visible images": 2060, "train infrared images": 2060,
-                "test identities": 206, "test visible images": 2060, "test infrared images": 2060, "images a person and modality": 10}
+                "test identities": 206, "test visible images": 2060, "test infrared images": 2060,
+                "images a person and modality": 10}
 LLCM_COUNTS = {"train identities": 713, "train visible images": 16946, "train infrared images": 13975,
                "test identities": 351, "test visible images": 8680, "test infrared images": 7166}
 HINTS = {"regdb": "Known causes: lists of another split than the images, a copy whose .bmp files were converted or renamed, a half-unpacked archive.",
@@ -38,7 +39,8 @@ def table_counts(
     "Identities and images of each split that occurs."
     parts = {s: table[table.split == s] for s in ("train", "val", "test") if (table.split == s).any()}
     return {f"{s} {what}": int(n) for s, t in parts.items() for what, n in
-            {"identities": t.pid.nunique(), "visible images": (t.modality == "visible").sum(), "infrared images": (t.modality == "infrared").sum()}.items()}
+            {"identities": t.pid.nunique(), "visible images": (t.modality == "visible").sum(),
+             "infrared images": (t.modality == "infrared").sum()}.items()}
 
 
 def expected_counts(
@@ -62,7 +64,8 @@ def expected_counts(
 def _settle(root, dataset, table, found, problems, published, expect):
     "Compare counts, then raise one DataError that names all problems, or log them under expect='any'; returns the table."
     want = expected_counts(root, published, expect)
-    problems = problems + [f"{what}: expected {n:,}, found {found.get(what, 0):,}" for what, n in want.items() if found.get(what, 0) != n]
+    problems = problems + [f"{what}: expected {n:,}, found {found.get(what, 0):,}"
+                           for what, n in want.items() if found.get(what, 0) != n]
     if problems and expect != "any":
         raise DataError("\n".join([f"{root} is not the whole data set:", *(f"  {p}" for p in problems), HINTS[dataset],
                                    f'Copy it again, or, for a subset kept on purpose: load_{dataset}(root, expect="any").']))
@@ -74,12 +77,14 @@ def _settle(root, dataset, table, found, problems, published, expect):
 def _root(root, dataset, holds, inner):
     "The folder as a Path. Raises DataError where it is missing, or is not laid out like this, with what it looks like."
     root = Path(root)
-    if not root.is_dir(): raise DataError(f"{root}: no such folder. Expected the root of {dataset} (it holds {holds}). Check the path.")
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder. Expected the root of {dataset} (it holds {holds}). Check the path.")
     if not any((root / name).exists() for name in inner):
         below = [d for d in sorted(root.iterdir()) if d.is_dir()]
         deeper = next((d for d in below if any((d / name).exists() for name in inner)), None)
         other = detect(root)
-        hint = f"Did you mean {deeper}?" if deeper else f'It looks like {other}: set dataset = "{other}".' if other else f"It holds {some([d.name for d in below]) or 'no folder'}. Check the path."
+        hint = (f"Did you mean {deeper}?" if deeper else f'It looks like {other}: set dataset = "{other}".' if other
+                else f"It holds {some([d.name for d in below]) or 'no folder'}. Check the path.")
         raise DataError(f"{root}: not laid out as {dataset}, which holds {holds}. {hint}")
     return root
 
@@ -102,7 +107,8 @@ def read_list(
     "One list file of RegDB or LLCM: `path label` in every line. Raises DataError."
     file = root / name
     if not file.is_file(): raise DataError(f"{file}: no such list. Copy the folder idx again from the data set.")
-    lines = [line.strip() for line in file.read_bytes().decode("utf-8-sig", errors="replace").splitlines() if line.strip()]
+    lines = [line.strip() for line in file.read_bytes().decode("utf-8-sig", errors="replace").splitlines()
+             if line.strip()]
     rows = []
     for n, line in enumerate(lines, 1):
         path, _, label = line.replace("\\", "/").rpartition(" ")
@@ -116,7 +122,8 @@ def read_list(
 
 def _missing(root, rows, name):
     "One problem that names the listed images that are not there, and why that may be; [] if all are."
-    have = {folder: set(os.listdir(root / folder)) if (root / folder).is_dir() else set() for folder in {p.rpartition("/")[0] for p in rows.path}}
+    have = {folder: set(os.listdir(root / folder)) if (root / folder).is_dir() else set()
+            for folder in {p.rpartition("/")[0] for p in rows.path}}
     gone = [p for p in rows.path if p.rpartition("/")[2] not in have[p.rpartition("/")[0]]]
     if not gone: return []
     folder, _, file = gone[0].rpartition("/")
@@ -131,7 +138,8 @@ def _check_lists(root, part, lists):
     for modality, rows in lists.items():
         name = f"the {part} list of {modality} images"
         problems += _missing(root, rows, name)
-        if (twice := rows.path[rows.path.duplicated()]).any(): problems.append(f"{name} names {len(twice):,} images twice: {some(twice, 3)}")
+        if (twice := rows.path[rows.path.duplicated()]).any():
+            problems.append(f"{name} names {len(twice):,} images twice: {some(twice, 3)}")
         pairs = rows[["label", "pid"]].drop_duplicates()
         for a, b in (("label", "pid"), ("pid", "label")):
             if (two := pairs[pairs[a].duplicated(keep=False)]).size:
@@ -141,7 +149,8 @@ def _check_lists(root, part, lists):
     first, second = meaning.values()
     if differ := [label for label in first if second.get(label, first[label]) != first[label]]:
         problems.append(f"{part}: {len(differ):,} labels mean other folders in infrared than in visible lists, e.g. {differ[0]} means {first[differ[0]]} and {second[differ[0]]}; labels were permuted")
-    if alone := set(first.values()) ^ set(second.values()): problems.append(f"{part}: people in the lists of one modality only: {some(sorted(alone))}")
+    if alone := set(first.values()) ^ set(second.values()):
+        problems.append(f"{part}: people in the lists of one modality only: {some(sorted(alone))}")
     return problems
 
 
@@ -167,16 +176,22 @@ def load_regdb(
     "RegDB (Nguyen et al., Sensors 2017) as a table. Raises DataError; ValueError for a split that there is not."
     if split not in range(1, 11): raise ValueError(f"split={split!r}: RegDB has the splits 1 ... 10")
     root = _root(root, "RegDB", "Visible, Thermal and idx", ("Visible", "Thermal"))
-    if gone := [d for d in ("Visible", "Thermal", "idx") if not (root / d).is_dir()]: raise DataError(f"{root}: RegDB without {', '.join(gone)}. Copy it again.")
-    lists = {part: {m: read_list(root, f"idx/{part}_{name}_{split}.txt") for m, name in REGDB_LISTS.items()} for part in ("train", "test")}
+    if gone := [d for d in ("Visible", "Thermal", "idx") if not (root / d).is_dir()]:
+        raise DataError(f"{root}: RegDB without {', '.join(gone)}. Copy it again.")
+    lists = {part: {m: read_list(root, f"idx/{part}_{name}_{split}.txt") for m, name in REGDB_LISTS.items()}
+             for part in ("train", "test")}
     problems = [p for part, both in lists.items() for p in _check_lists(root, f"{part} (split {split})", both)]
-    table = _table([row for part, both in lists.items() for row in _rows(both, part, lambda p, m: 1 if m == "visible" else 2)])
+    table = _table([row for part, both in lists.items()
+                    for row in _rows(both, part, lambda p, m: 1 if m == "visible" else 2)])
     trained, tested = (set().union(*(rows.pid for rows in both.values())) for both in lists.values())
-    if both := trained & tested: problems.append(f"people in the train and in the test lists of split {split}: {some(sorted(both))}")
+    if both := trained & tested:
+        problems.append(f"people in the train and in the test lists of split {split}: {some(sorted(both))}")
     sizes = table.groupby(["pid", "modality"]).size()
     usual = int(sizes.mode().iloc[0])
-    if (odd := sizes[sizes != usual]).size: problems.append(f"{len(odd):,} people without {usual} images in a modality: {some(f'{p} has {n} {m}' for (p, m), n in odd.items())}")
-    return _settle(root, "regdb", table, table_counts(table) | {"images a person and modality": usual}, problems, REGDB_COUNTS, expect)
+    if (odd := sizes[sizes != usual]).size:
+        problems.append(f"{len(odd):,} people without {usual} images in a modality: {some(f'{p} has {n} {m}' for (p, m), n in odd.items())}")
+    return _settle(root, "regdb", table, table_counts(table) | {"images a person and modality": usual}, problems,
+                   REGDB_COUNTS, expect)
 
 # %% ../../nbs/1_data/03_layouts.ipynb #d03f9a14
 LLCM_PARTS = {"visible": "vis", "infrared": "nir"}
@@ -194,24 +209,33 @@ def load_llcm(
 ) -> pd.DataFrame:       # a row an image: path (relative), pid, camid (1 ... 9), modality, split
     "LLCM (Zhang and Wang, CVPR 2023) as a table. Raises DataError."
     root = _root(root, "LLCM", "vis, nir, test_vis, test_nir and idx", ("test_vis", "test_nir"))
-    if gone := [d for d in ("vis", "nir", "test_vis", "test_nir", "idx/test_id.txt") if not (root / d).exists()]: raise DataError(f"{root}: LLCM without {', '.join(gone)}. Copy it again.")
+    if gone := [d for d in ("vis", "nir", "test_vis", "test_nir", "idx/test_id.txt") if not (root / d).exists()]:
+        raise DataError(f"{root}: LLCM without {', '.join(gone)}. Copy it again.")
     lists = {m: read_list(root, f"idx/train_{name}.txt") for m, name in LLCM_PARTS.items()}
-    problems, rows, ids = _check_lists(root, "train", lists), _rows(lists, "train", _llcm_camera), set(read_ids(root / "idx/test_id.txt"))
+    problems, rows, ids = _check_lists(root, "train", lists), _rows(lists, "train",
+        _llcm_camera), set(read_ids(root / "idx/test_id.txt"))
     for m, name in LLCM_PARTS.items():
         cams = [c for c in range(1, 10) if (m, c) != ("infrared", 3)]
-        found = [(f"test_{name}/cam{c}/{d.name}/{f}", int(d.name), c, m, "test") for c in cams for d in _numbered(root / f"test_{name}/cam{c}") if int(d.name) in ids for f in _images_in(d)]
-        if absent := [f"cam{c}" for c in cams if not (root / f"test_{name}/cam{c}").is_dir()]: problems.append(f"test_{name} without {', '.join(absent)}")
-        if alone := sorted(ids - {row[1] for row in found}): problems.append(f"identities of idx/test_id.txt without an image in test_{name}: {some(alone)}")
+        found = [(f"test_{name}/cam{c}/{d.name}/{f}", int(d.name), c, m, "test") for c in cams
+                 for d in _numbered(root / f"test_{name}/cam{c}") if int(d.name) in ids for f in _images_in(d)]
+        if absent := [f"cam{c}" for c in cams if not (root / f"test_{name}/cam{c}").is_dir()]:
+            problems.append(f"test_{name} without {', '.join(absent)}")
+        if alone := sorted(ids - {row[1] for row in found}):
+            problems.append(f"identities of idx/test_id.txt without an image in test_{name}: {some(alone)}")
         rows += found
     if extra := sum(len(_images_in(d)) for d in _numbered(root / "test_nir/cam3")):
         problems.append(f"test_nir/cam3 holds {extra:,} images: the published test part has none there, and they are left out")
-    if both := set().union(*(set(r.pid) for r in lists.values())) & ids: log.warning("%s: folders %s are trained on and tested", root, some(sorted(both)))
+    if both := set().union(*(set(r.pid) for r in lists.values())) & ids:
+        log.warning("%s: folders %s are trained on and tested", root, some(sorted(both)))
     table = _table(rows)
     return _settle(root, "llcm", table, table_counts(table), problems, LLCM_COUNTS, expect)
 
 
-def _numbered(folder): return sorted(d for d in folder.iterdir() if d.is_dir() and re.fullmatch("[0-9]{1,9}", d.name)) if folder.is_dir() else []
-def _images_in(folder): return sorted(f.name for f in Path(folder).iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
+def _numbered(folder):
+    return sorted(d for d in folder.iterdir() if d.is_dir()
+                  and re.fullmatch("[0-9]{1,9}", d.name)) if folder.is_dir() else []
+def _images_in(folder):
+    return sorted(f.name for f in Path(folder).iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
 
 # %% ../../nbs/1_data/03_layouts.ipynb #fc2f15d9
 def _load_sysu(root, expect):
@@ -230,8 +254,10 @@ def load(
     expect="published",  # counts to check: "published", "stand-in" or "any"
 ) -> pd.DataFrame:       # a row an image: path, pid, camid, modality, split; `attrs["root"]`
     "Any of the data sets as a table. Raises DataError, ValueError."
-    loaders = {"synth": lambda: load_sysu(root), "sysu": lambda: _load_sysu(Path(root), expect), "regdb": lambda: load_regdb(root, split, expect),
+    loaders = {"synth": lambda: load_sysu(root), "sysu": lambda: _load_sysu(Path(root), expect),
+               "regdb": lambda: load_regdb(root, split, expect),
                "llcm": lambda: load_llcm(root, expect), "folder": lambda: load_folder(root)}
     if dataset not in loaders: raise ValueError(f"dataset={dataset!r}: expected one of {', '.join(loaders)}")
-    if dataset in ("sysu", "folder") and (there := detect(root)) not in ("", dataset): raise DataError(f'{root}: laid out as {there}, not as {dataset}. Set dataset = "{there}".')
+    if dataset in ("sysu", "folder") and (there := detect(root)) not in ("", dataset):
+        raise DataError(f'{root}: laid out as {there}, not as {dataset}. Set dataset = "{there}".')
     return loaders[dataset]()

@@ -24,11 +24,14 @@ def draw_batch(
     there = {m: np.unique(y[y >= 0]) for m, y in labels.items()}
     if together: there = dict.fromkeys(labels, np.intersect1d(*there.values()))
     for m, pool in there.items():
-        if not len(pool): raise RunError(f"no pseudo-identity {'with images of both modalities' if together else 'in ' + m} is left to train on; try a lower threshold or another matcher")
-    choose = lambda pool, n: rng.choice(pool, n, replace=len(pool) < n)
+        if not len(pool):
+            raise RunError(f"no pseudo-identity {'with images of both modalities' if together else 'in ' + m} is left to train on; try a lower threshold or another matcher")
+    def choose(pool, n):
+        return rng.choice(pool, n, replace=len(pool) < n)
     picked = {m: choose(pool, ids) for m, pool in there.items()}
     if together: picked = dict.fromkeys(labels, picked[MODALITIES[0]])
-    return {m: torch.from_numpy(np.concatenate([choose(np.flatnonzero(labels[m] == c), instances) for c in picked[m]])) for m in labels}
+    return {m: torch.from_numpy(np.concatenate([choose(np.flatnonzero(labels[m] == c), instances) for c in picked[m]]))
+            for m in labels}
 
 # %% ../../nbs/1_data/07_samplers.ipynb #55ff9181
 def one_turn(
@@ -38,7 +41,8 @@ def one_turn(
     seed=0, # whole number, or (torch.Generator, random.Random, np.random.RandomState) to go on with
 ): # int [about C * instances] rows, identity after identity
     "Every identity once, as the sampler of the public release deals them (of ADCA, MM 2022, and SpCL before)."
-    order, first, others = seed if isinstance(seed, tuple) else (torch.Generator().manual_seed(seed), random.Random(seed), np.random.RandomState(seed))
+    order, first, others = seed if isinstance(seed, tuple) else (torch.Generator().manual_seed(seed),
+        random.Random(seed), np.random.RandomState(seed))
     ids, rows = list(dict.fromkeys(labels[labels >= 0].tolist())), []  # by first appearance
     for k in torch.randperm(len(ids), generator=order).tolist():
         mine = np.flatnonzero(labels == ids[k])
@@ -58,9 +62,12 @@ def turns(
     seed, # whole number
 ): # iterator over int [ids * instances] rows, without end
     "Batch after batch of the release. Raises RunError if no identity can be drawn."
-    if not (labels >= 0).any(): raise RunError("no pseudo-identity is left to train on; try a lower threshold or another matcher")
-    size, dice = ids * instances, (torch.Generator().manual_seed(seed), random.Random(seed), np.random.RandomState(seed % 2**32))
+    if not (labels >= 0).any():
+        raise RunError("no pseudo-identity is left to train on; try a lower threshold or another matcher")
+    size, dice = ids * instances, (torch.Generator().manual_seed(seed), random.Random(seed),
+                                   np.random.RandomState(seed % 2**32))
     while True:
         rows = one_turn(labels, instances, cams, dice)
-        while len(rows) < size: rows = np.concatenate([rows, one_turn(labels, instances, cams, dice)])  # fewer identities than a batch holds
+        # fewer identities than a batch holds
+        while len(rows) < size: rows = np.concatenate([rows, one_turn(labels, instances, cams, dice)])
         yield from torch.from_numpy(rows[:len(rows) // size * size]).split(size)

@@ -65,7 +65,8 @@ def _check_layout(root, strict):
     lists = [s for s in SPLITS if (root / "exp" / f"{s}_id.txt").is_file()]
     if not cams:
         inner = [n for n in names if (root / n / "cam1").is_dir()]
-        hint = f"Did you mean {root / inner[0]}?" if inner else f"It holds {some(names) or 'no folder'}. Check the path."
+        hint = (f"Did you mean {root / inner[0]}?" if inner
+                else f"It holds {some(names) or 'no folder'}. Check the path.")
         raise DataError(f"{root}: no camera folder. Expected cam1 ... cam6 and exp. {hint}")
     if outside := sorted(set(cams) - set(MODALITY)):
         raise DataError(f"{root}: camera outside the protocol: {some(f'cam{c}' for c in outside)}. Expected cam1 ... cam6 "
@@ -92,8 +93,10 @@ def _report(root, problems, strict, causes=()):
 def _scan(root, cam):
     "Images of one camera as (pid, camid, path), in files' order; a folder without images gives no row."
     folders = (root / f"cam{cam}").iterdir() if (root / f"cam{cam}").is_dir() else []
-    return [(int(d.name), cam, f"cam{cam}/{d.name}/{f.name}") for d in folders if re.fullmatch("[0-9]{4}", d.name) and d.is_dir()
-            for f in d.iterdir() if f.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp") and not f.name.startswith(".")]
+    return [(int(d.name), cam, f"cam{cam}/{d.name}/{f.name}")
+            for d in folders if re.fullmatch("[0-9]{4}", d.name) and d.is_dir()
+            for f in d.iterdir() if f.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp")
+            and not f.name.startswith(".")]
 
 
 def load_sysu(
@@ -109,15 +112,18 @@ def load_sysu(
     table = pd.DataFrame([(path, pid, cam, MODALITY[cam], split_of[pid]) for pid, cam, path in rows],
                          columns=["path", "pid", "camid", "modality", "split"])
     table.attrs["root"] = str(root)
-    if len(found) > len(rows): log.info("%s: left out %d images of identities that no exp/*_id.txt lists", root, len(found) - len(rows))
+    if len(found) > len(rows):
+        log.info("%s: left out %d images of identities that no exp/*_id.txt lists", root, len(found) - len(rows))
     _check_content(root, table, split_of, strict)
     return table
 
 # %% ../../nbs/1_data/00_sysu.ipynb #1a042ee8
 SYSU_COUNTS = {"train + val identities": 395, "train + val visible images": 22258, "train + val infrared images": 11909,
                "test identities": 96, "test infrared images": 3803, "test gallery images of one draw": 301}
-CAUSES = {("train + val identities", 367): "Known cause: a half-copied SYSU-MM01 with 28 training identities missing is in circulation.",
-          ("train + val infrared images", 11333): "Known cause: a half-copied SYSU-MM01 with 576 infrared training images missing is in circulation."}
+CAUSES = {("train + val identities",
+           367): "Known cause: a half-copied SYSU-MM01 with 28 training identities missing is in circulation.",
+          ("train + val infrared images",
+           11333): "Known cause: a half-copied SYSU-MM01 with 576 infrared training images missing is in circulation."}
 
 
 def counts(
@@ -126,7 +132,8 @@ def counts(
     "Identities and images of each split, of train + val together (the field trains on both), and of each camera."
     rows = {s: table[table.split == s] for s in SPLITS} | {"train + val": table[table.split != "test"]}
     split = {f"{s} {what}": int(n) for s, t in rows.items() for what, n in
-             {"identities": t.pid.nunique(), "visible images": t.camid.isin(VISIBLE_CAMS).sum(), "infrared images": t.camid.isin(INFRARED_CAMS).sum()}.items()}
+             {"identities": t.pid.nunique(), "visible images": t.camid.isin(VISIBLE_CAMS).sum(),
+              "infrared images": t.camid.isin(INFRARED_CAMS).sum()}.items()}
     split["test gallery images of one draw"] = len(rows["test"][rows["test"].camid.isin(VISIBLE_CAMS)].drop_duplicates(["pid", "camid"]))
     return split | {f"cam{cam} images": int((table.camid == cam).sum()) for cam in MODALITY}
 
@@ -147,16 +154,20 @@ def _expected_counts(root):
 def _check_content(root, table, split_of, strict):
     "Compare identities and counts with what they should be, and log identities seen in one modality only."
     got, cells = counts(table), set(zip(table.camid, table.pid))
-    empty = sorted(f"cam{c}/{p:04d}" for p in split_of for c in MODALITY if (c, p) not in cells and (root / f"cam{c}/{p:04d}").is_dir())
+    empty = sorted(f"cam{c}/{p:04d}" for p in split_of
+                   for c in MODALITY if (c, p) not in cells and (root / f"cam{c}/{p:04d}").is_dir())
     absent = sorted(set(split_of) - set(table.pid))
     differ = {what: n for what, n in _expected_counts(root).items() if got.get(what) != n}
-    problems = [f"identities in exp without an image: {some(absent)}"] * bool(absent) + [f"folders without an image: {some(empty)}"] * bool(empty)
+    problems = ([f"identities in exp without an image: {some(absent)}"] * bool(absent)
+                + [f"folders without an image: {some(empty)}"] * bool(empty))
     problems += [f"{what}: expected {n:,}, found {got.get(what, 0):,}" for what, n in differ.items()]
     _report(root, problems, strict, [CAUSES[what, got[what]] for what in differ if (what, got.get(what)) in CAUSES])
     kinds = table.groupby(["split", "pid"]).modality.agg(lambda m: m.iloc[0] if m.nunique() == 1 else "both")
     for split in kinds.index.unique("split"):
         alone = {m: int((kinds[split] == m).sum()) for m in ("visible", "infrared")}
-        if any(alone.values()): log.warning("%s: %d identities only in visible, %d only in infrared images (allowed)", split, *alone.values())
+        if any(alone.values()):
+            log.warning("%s: %d identities only in visible, %d only in infrared images (allowed)", split,
+                        *alone.values())
 
 # %% ../../nbs/1_data/00_sysu.ipynb #86dc80fe
 def query_gallery(
@@ -170,14 +181,16 @@ def query_gallery(
     "Query and one gallery draw of SYSU-MM01's protocol (Wu et al., ICCV 2017, section 5). Raises ValueError."
     if mode not in GALLERY_CAMS: raise ValueError(f"mode={mode!r}: expected one of {list(GALLERY_CAMS)}.")
     for name, value, low in (("trial", trial, 0), ("shots", shots, 1)):
-        if not isinstance(value, (int, np.integer)) or value < low: raise ValueError(f"{name}={value!r}: expected a whole number >= {low}.")
+        if not isinstance(value, (int, np.integer)) or value < low:
+            raise ValueError(f"{name}={value!r}: expected a whole number >= {low}.")
     rows = table[table.split == split].sort_values(["pid", "camid", "path"])
     query, pool = (rows[rows.camid.isin(cams)] for cams in (INFRARED_CAMS, GALLERY_CAMS[mode]))
     if query.empty or pool.empty:
         raise ValueError(f"split={split!r}, mode={mode!r}: expected query and gallery images, found {len(query)} and {len(pool)}. "
                          f"The table has the splits {sorted(table.split.unique())} and the cameras {sorted(table.camid.unique().tolist())}.")
     rng, groups = random.Random(int(trial)), pool.groupby(["pid", "camid"]).groups
-    if permutation is not None: picked = [_official(table.path[files], permutation, *key, trial, shots) for key, files in groups.items()]
+    if permutation is not None:
+        picked = [_official(table.path[files], permutation, *key, trial, shots) for key, files in groups.items()]
     elif shots == 1: picked = [[rng.choice(files)] for files in groups.values()]
     else: picked = [rng.sample(list(files), min(shots, len(files))) for files in groups.values()]
     return query, table.loc[[i for some in picked for i in some]]
@@ -203,4 +216,5 @@ def read_permutation(
     try: cams = loadmat(path)["rand_perm_cam"].ravel()
     except (KeyError, ValueError, TypeError, NotImplementedError):
         raise DataError(f"{path}: not a MATLAB file with the variable rand_perm_cam. Copy it again from SYSU-MM01's evaluation code.") from None
-    return {(cam, pid): np.atleast_2d(perm).astype(int) for cam, ids in enumerate(cams, 1) for pid, perm in enumerate(ids.ravel(), 1) if perm.size}
+    return {(cam, pid): np.atleast_2d(perm).astype(int) for cam, ids in enumerate(cams, 1)
+            for pid, perm in enumerate(ids.ravel(), 1) if perm.size}

@@ -21,7 +21,8 @@ from tqdm.auto import tqdm
 from .augment import Augment, clean, hflip
 
 # %% ../../nbs/1_data/06_training_views.ipynb #7ea15ddf
-VIEWS = {"visible": ("none", "exchange_gray"), "infrared": ("adaptive_gray",)}  # the views of one training sample, one after the other; names from `hil.data.augment.CHANNELS`
+# the views of one training sample, one after the other; names from `hil.data.augment.CHANNELS`
+VIEWS = {"visible": ("none", "exchange_gray"), "infrared": ("adaptive_gray",)}
 
 # %% ../../nbs/1_data/06_training_views.ipynb #9300d0a0
 class PixelViews:
@@ -69,7 +70,8 @@ class CachedViews:
     def batch(self, modality, idx, generator):
         views, plain = self.store[modality]["views"], self.store[modality]["clean"][0][idx]
         draws = torch.randint(views.shape[1] + 1, (len(views), len(idx), 1), generator=generator)
-        pick = lambda v: views[v, draws[v, :, 0].clamp(max=views.shape[1] - 1), idx]
+        def pick(v):
+            return views[v, draws[v, :, 0].clamp(max=views.shape[1] - 1), idx]
         first = torch.where(draws[0] == views.shape[1], plain, pick(0))  # one draw more: the image as it is
         return torch.cat([first, *(pick(v) for v in range(1, len(views)))]).float()
 
@@ -88,7 +90,8 @@ def through(
     out = []
     for idx in torch.arange(n).split(batch):
         x = make(idx).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=amp): out.append(trunk({modality: x})[modality].half().cpu())
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
+            out.append(trunk({modality: x})[modality].half().cpu())
         bar.update(len(idx))
     return torch.cat(out)
 
@@ -115,9 +118,11 @@ def cache_views(
     store = {}
     with tqdm(total=total, desc="views through the trunk", unit="images", disable=not progress) as bar:
         for m, images in pixels.images.items():
-            run = lambda make, n: through(trunk, m, make, n, bar, amp)
+            def run(make, n):
+                return through(trunk, m, make, n, bar, amp)
             plain = [run(lambda idx: pixels.clean(m, idx, flip=f), len(images)) for f in range(1 + flip)]
-            draws = [[run(lambda idx: augment(pixels.pick(m, idx), rng), n_train[m]) for _ in range(n_views)] for augment in pixels.augment[m]]
+            draws = [[run(lambda idx: augment(pixels.pick(m, idx), rng), n_train[m]) for _ in range(n_views)]
+                     for augment in pixels.augment[m]]
             store[m] = {"clean": torch.stack(plain), "views": torch.stack([torch.stack(d) for d in draws])}
     return store
 
@@ -128,7 +133,8 @@ def store_key(
 ): # 16 hexadecimal digits
     "Hash of everything that a store depends on."
     digest = blake2b(repr(parts).encode(), digest_size=8)
-    for name, value in (module.state_dict() if module else {}).items(): digest.update(name.encode() + value.cpu().numpy().tobytes())
+    for name, value in (module.state_dict() if module else {}).items():
+        digest.update(name.encode() + value.cpu().numpy().tobytes())
     return digest.hexdigest()
 
 # %% ../../nbs/1_data/06_training_views.ipynb #5ae882a1
@@ -137,10 +143,13 @@ def clear_stale(
     age=3600, # seconds without a write
 ):
     "Remove what killed processes left behind."
-    old = lambda *path: os.path.getmtime(os.path.join(*path)) < time.time() - age
+    def old(*path):
+        return os.path.getmtime(os.path.join(*path)) < time.time() - age
     for left in Path(folder).iterdir():
         if not re.fullmatch("tmp[a-z0-9_]{8}", left.name): continue
-        if all(old(at, file) for at, _, files in os.walk(left) for file in ("", *files)): shutil.rmtree(left, ignore_errors=True)  # or another run was faster
+        # or another run was faster
+        if all(old(at, file) for at, _, files in os.walk(left) for file in ("", *files)):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def cached(
@@ -160,5 +169,6 @@ def cached(
             for m, arrays in store.items():
                 for name, x in arrays.items(): np.save(part / f"{m}-{name}.npy", x.numpy())
             if not final.exists(): os.replace(part, final)
-    load = lambda file: torch.from_numpy(np.load(file, mmap_mode="c"))
+    def load(file):
+        return torch.from_numpy(np.load(file, mmap_mode="c"))
     return {m: {name: load(final / f"{m}-{name}.npy") for name in ("clean", "views")} for m in VIEWS}

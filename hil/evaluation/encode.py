@@ -58,11 +58,16 @@ def load_encoder(
     torch.manual_seed(seed)
     if not checkpoint:
         name = model or "lite0"
-        return Encoder(build_model(name, None if name == "lite0" else "random"), f"untrained {name}", notes=(f"No checkpoint was given: this is {name} as it is built, before any training.",), trained=False)
-    if not path.exists(): raise RunError(f"checkpoint = {checkpoint!r}: no such file or folder; expected a run folder of this kit (it holds config.json), or a file that torch.save wrote. Relative paths start from {Path.cwd()}")
-    if path.is_dir() or (path.name in ("checkpoint.pt", "best.pt") and (path.parent / "config.json").is_file()): return _of_run(path, model)
+        return Encoder(build_model(name, None if name == "lite0" else "random"), f"untrained {name}",
+                       notes=(f"No checkpoint was given: this is {name} as it is built, before any training.",),
+                       trained=False)
+    if not path.exists():
+        raise RunError(f"checkpoint = {checkpoint!r}: no such file or folder; expected a run folder of this kit (it holds config.json), or a file that torch.save wrote. Relative paths start from {Path.cwd()}")
+    if path.is_dir() or (path.name in ("checkpoint.pt", "best.pt") and (path.parent / "config.json").is_file()):
+        return _of_run(path, model)
     name = model or model_of(unwrap(read_file(path))[0])
-    if not name: raise RunError(f"{path}: its names do not tell which network it belongs to; set model to one of {', '.join(MODELS)}")
+    if not name:
+        raise RunError(f"{path}: its names do not tell which network it belongs to; set model to one of {', '.join(MODELS)}")
     net = build_model(name, "random")
     report = load_checkpoint(net, path)
     fresh = [k for k in report.fresh if not k.endswith("num_batches_tracked")]
@@ -75,14 +80,17 @@ def _of_run(path, model):
     "The encoder of a run folder, or of a file in it."
     run = Run(path if path.is_dir() else path.parent)
     c, best = run.config, path.name == "best.pt" or (path.is_dir() and run.config.select == "test_best")
-    if model not in ("", c.model): raise RunError(f"model = {model!r}: the run in {run.path} trained {c.model!r}; leave model empty")
+    if model not in ("", c.model):
+        raise RunError(f"model = {model!r}: the run in {run.path} trained {c.model!r}; leave model empty")
     file = run.path / ("best.pt" if best else "checkpoint.pt")
-    if not file.is_file(): raise RunError(f"{run.path}: holds no {file.name}: no epoch was finished there; go on with it (resume = True), or choose another run")
+    if not file.is_file():
+        raise RunError(f"{run.path}: holds no {file.name}: no epoch was finished there; go on with it (resume = True), or choose another run")
     net = build_model(c.model, "random", **model_options(c))
     load_checkpoint(net, file)
     epoch = int((run.history.rank1 + run.history.mAP).idxmax() if best else run.history.epoch.max())
     notes = ['The epoch was chosen on the test labels (select = "test_best"), as the public release does: these figures are optimistic.'] * best
-    notes += ["Trained on the true identities (supervision = \"truth\"): a ceiling, not an unsupervised result."] * (c.supervision == "truth")
+    notes += (["Trained on the true identities (supervision = \"truth\"): a ceiling, not an unsupervised result."]
+              * (c.supervision == "truth"))
     return Encoder(net, f"{c.model}, run {run.path.resolve().name}, epoch {epoch}", run=run, notes=tuple(notes))
 
 # %% ../../nbs/5_evaluation/03_encode.ipynb #70467d53
@@ -94,7 +102,8 @@ def decoded(
 ) -> dict: # {"visible": uint8 [N, 3, H, W], ...} rows of each modality in the table's order, mapped from disk
     "A table's images at the size of a model. Raises hil.core.errors.DataError."
     parts = {m: table[table.modality == m] for m in MODALITIES if (table.modality == m).any()}
-    return {m: cached_images(t.path, model.height, model.width, root=table.attrs["root"], progress=progress, resize=resize) for m, t in parts.items()}
+    return {m: cached_images(t.path, model.height, model.width, root=table.attrs["root"], progress=progress,
+                             resize=resize) for m, t in parts.items()}
 
 
 @torch.inference_mode()
@@ -121,7 +130,8 @@ def extract(
                 out[rows[part]] = x
                 bar.update(len(part))
     bad = ~torch.isfinite(out).all(1)
-    if bad.any(): raise RunError(f"{int(bad.sum())} of {len(table)} features are NaN or infinite, the first of {table.path.iloc[int(bad.nonzero()[0])]}: this checkpoint is broken, or was trained to NaN")
+    if bad.any():
+        raise RunError(f"{int(bad.sum())} of {len(table)} features are NaN or infinite, the first of {table.path.iloc[int(bad.nonzero()[0])]}: this checkpoint is broken, or was trained to NaN")
     return out
 
 
@@ -137,9 +147,12 @@ def calibrate(
     if not hasattr(model, "calibrate"): return
     part = pd.concat([t.iloc[:: -(-len(t) // most)] for _, t in table.groupby("modality")])
     part.attrs = table.attrs
-    pixels, rows = PixelViews(decoded(model.to(device).eval(), part, progress), model.height, model.width, device=device), {}
+    pixels, rows = PixelViews(decoded(model.to(device).eval(), part, progress), model.height, model.width,
+                              device=device), {}
     with tqdm(total=len(part), desc="calibrate", unit="images", disable=not progress) as bar:
-        for m, images in pixels.images.items(): rows[m] = through(model.trunk, m, lambda idx: pixels.clean(m, idx), len(images), bar, fast_bfloat16(device)).float().to(device)
+        for m, images in pixels.images.items():
+            rows[m] = through(model.trunk, m, lambda idx: pixels.clean(m, idx), len(images), bar,
+                              fast_bfloat16(device)).float().to(device)
     model.calibrate(rows)
 
 # %% ../../nbs/5_evaluation/03_encode.ipynb #92813d3e
@@ -150,19 +163,26 @@ SHARED = ("evaluate_on", "shots", "draws", "trials", "seed", "device")
 @dataclass(frozen=True)
 class Evaluation:
     "Every setting of evaluate.ipynb."
-    checkpoint: str = ""  # run folder, or checkpoint file: this kit's, HIL's, SDCL's, AGW's ...; "": the untrained model; {split} is replaced by RegDB's split
+    # run folder, or checkpoint file: this kit's, HIL's, SDCL's, AGW's ...; "": the untrained model; {split} is replaced
+    # by RegDB's split
+    checkpoint: str = ""
     model: str = ""  # see hil.models.build.build_model; "": told by the checkpoint, lite0 without one
     depths: str = "auto"  # "auto": deep and shallow where both were trained; "both", "deep" or "shallow"
     flip: str = "auto"  # mean over mirror images: "auto": as the run did, "on" without a run; "on" or "off"
-    resize: str = "bilinear"  # how images come to the model's size: "bilinear" as in training; "lanczos" as in the test code of AGW, SDCL, HIL and DEEN
+    # how images come to the model's size: "bilinear" as in training; "lanczos" as in the test code of AGW, SDCL, HIL
+    # and DEEN
+    resize: str = "bilinear"
     # data
-    dataset: str = ""  # "synth", "sysu", "regdb", "llcm", "folder" (no truth, no scores); "": the run's own, synth without a run
+    # "synth", "sysu", "regdb", "llcm", "folder" (no truth, no scores); "": the run's own, synth without a run
+    dataset: str = ""
     data_root: str = ""  # folder of the data set; "" puts the rendered one into ~/.cache/hil (or $HIL_HOME)
     preset: str = "default"  # synth: "tiny", "default" or "large"
-    render_seed: int = 9  # synth: another seed, other people (0 to 8, 10, 11 and 30 to 32 were looked at while settings were chosen)
+    # synth: another seed, other people (0 to 8, 10, 11 and 30 to 32 were looked at while settings were chosen)
+    render_seed: int = 9
     overlap: float = 1.0  # synth: share of the training people seen in both modalities, 0..1
     split: int = 1  # regdb: which of its ten given splits, 1..10; 0: all ten, their mean and spread
-    expect: str = "published"  # counts to check on load: "published", "stand-in" (of hil.synth.stand_ins) or "any" (differences are logged)
+    # counts to check on load: "published", "stand-in" (of hil.synth.stand_ins) or "any" (differences are logged)
+    expect: str = "published"
     # protocol
     evaluate_on: str = "test"  # "test", or "val" while settings are chosen
     search_mode: str = "every"  # sysu, synth: "all", "indoor", or "every" one of them
@@ -180,12 +200,16 @@ class Evaluation:
 
     def __post_init__(self):
         for f in fields(self): check_type(f.name, getattr(self, f.name), f.default)
-        choices = {"model": ("", *MODELS), "depths": ("auto", "both", *DEPTHS), "flip": ("auto", "on", "off"), "resize": ("bilinear", "lanczos"), "dataset": ("", *CHOICES["dataset"]),
+        choices = {"model": ("", *MODELS), "depths": ("auto", "both", *DEPTHS), "flip": ("auto", "on", "off"),
+                   "resize": ("bilinear", "lanczos"), "dataset": ("", *CHOICES["dataset"]),
                    "search_mode": ("every", *CHOICES["search_mode"]), "direction": ("every", *DIRECTIONS)}
         for name, valid in choices.items(): one_of(name, getattr(self, name), valid)
-        if self.batch < 1 or self.hardest < 1: raise RunError(f"batch = {self.batch}, hardest = {self.hardest}: expected 1 or more")
-        if not 0 <= self.split <= 10: raise RunError(f"split = {self.split}: expected one of RegDB's ten splits, 1 to 10, or 0 for all of them")
-        if self.split == 0 and self.checkpoint and "{split}" not in self.checkpoint: raise RunError('split = 0 evaluates ten splits, each with a model of its own: write {split} into checkpoint, as in "runs/regdb-{split}"')
+        if self.batch < 1 or self.hardest < 1:
+            raise RunError(f"batch = {self.batch}, hardest = {self.hardest}: expected 1 or more")
+        if not 0 <= self.split <= 10:
+            raise RunError(f"split = {self.split}: expected one of RegDB's ten splits, 1 to 10, or 0 for all of them")
+        if self.split == 0 and self.checkpoint and "{split}" not in self.checkpoint:
+            raise RunError('split = 0 evaluates ten splits, each with a model of its own: write {split} into checkpoint, as in "runs/regdb-{split}"')
         if self.dataset or not self.checkpoint: self.config()
 
     @property
@@ -197,13 +221,17 @@ class Evaluation:
     ) -> Config:
         "The data and the protocol as settings of a run. Raises RunError for what excludes each other, or would test on people that were trained on."
         data = {k: getattr(self, k) for k in DATA} | {"dataset": self.dataset or "synth"}
-        if run and not self.dataset: data = {k: getattr(run.config, k) for k in DATA} | ({"data_root": self.data_root} if self.data_root else {})
-        if data["preset"] in RECIPES: data["preset"] = "default"  # a recipe says how to train; here only the data set counts
-        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name in DATA[2:] and getattr(self, f.name) != f.default and (f.name, self.split) != ("split", 0)}
+        if run and not self.dataset:
+            data = {k: getattr(run.config, k) for k in DATA} | ({"data_root": self.data_root} if self.data_root else {})
+        # a recipe says how to train; here only the data set counts
+        if data["preset"] in RECIPES: data["preset"] = "default"
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name in DATA[2:]
+                 and getattr(self, f.name) != f.default and (f.name, self.split) != ("split", 0)}
         if changed := [k for k, v in given.items() if v != data[k]]:
             raise RunError(f"{', '.join(changed)} given, but the data set is that of the run in {run.path}; if you mean another one, set dataset = {run.config.dataset!r} too")
         if self.split == 0:
-            if data["dataset"] != "regdb": raise RunError(f'split = 0 is for dataset = "regdb", which has ten splits; {data["dataset"]} has one')
+            if data["dataset"] != "regdb":
+                raise RunError(f'split = 0 is for dataset = "regdb", which has ten splits; {data["dataset"]} has one')
             data["split"] = split or 1
         same = run is not None and run.config.dataset == data["dataset"]
         if same and run.config.split != data["split"]:
@@ -217,5 +245,6 @@ class Evaluation:
     ) -> list: # Protocol, the one of the pictures first; none for a folder
         "Every setting to be scored in."
         if config.dataset == "folder": return []
-        name, values = ("search_mode", CHOICES["search_mode"]) if config.dataset in ("synth", "sysu") else ("direction", DIRECTIONS)
+        name, values = ("search_mode", CHOICES["search_mode"]) if config.dataset in ("synth", "sysu") else ("direction",
+            DIRECTIONS)
         return [Protocol.of(replace(config, **{name: v})) for v in values if getattr(self, name) in ("every", v)]

@@ -32,7 +32,8 @@ def _check(distance, **ids):
         raise ValueError(f"distance must have shape [queries, gallery], neither empty, got {distance.shape}")
     for name, x in ids.items():
         n = distance.shape[0 if name.startswith("q_") else 1]
-        if x.shape != (n,): raise ValueError(f"{name} has shape {x.shape}, expected ({n},) for a distance of shape {distance.shape}; is the distance transposed?")
+        if x.shape != (n,):
+            raise ValueError(f"{name} has shape {x.shape}, expected ({n},) for a distance of shape {distance.shape}; is the distance transposed?")
     if not np.isfinite(distance).all():
         raise ValueError(f"distance holds {int((~np.isfinite(distance)).sum())} values that are NaN or infinite; look at the features of those images")
     return distance, ids
@@ -76,7 +77,8 @@ class Metrics(NamedTuple):
 def _metrics(ranking, first, length):
     "Averages over the queries with a match; `first` is the 0-based place of each query's first match."
     valid = ranking.hits.any(1)
-    if not valid.any(): raise ValueError("no query has a right image in the gallery; do q_pids and g_pids name people in the same way?")
+    if not valid.any():
+        raise ValueError("no query has a right image in the gallery; do q_pids and g_pids name people in the same way?")
     cmc = np.bincount(first[valid], minlength=length)[:length].cumsum() / valid.sum()
     return Metrics(cmc, float(ranking.ap[valid].mean()), float(ranking.inp[valid].mean()))
 
@@ -114,7 +116,8 @@ def evaluate_llcm(
 ) -> Metrics: # raises ValueError for bad shapes or values, or if no query has a match
     "LLCM (Zhang and Wang, CVPR 2023): CMC over persons; queries ignore gallery images of their own person and camera."
     distance, ids = _check(distance, q_pids=q_pids, g_pids=g_pids, q_camids=q_camids, g_camids=g_camids)
-    return _by_person(distance, ids, (ids["q_pids"][:, None] == ids["g_pids"]) & (ids["q_camids"][:, None] == ids["g_camids"]), max_rank)
+    return _by_person(distance, ids, (ids["q_pids"][:, None] == ids["g_pids"])
+                      & (ids["q_camids"][:, None] == ids["g_camids"]), max_rank)
 
 
 def _by_person(distance, ids, removed, max_rank):

@@ -32,11 +32,15 @@ class Protocol:
     trials: int = 10                          # gallery draws; RegDB has none
 
     def __post_init__(self):
-        if self.dataset not in NAMES: raise ValueError(f"dataset={self.dataset!r}: a protocol exists for {', '.join(NAMES)}; a folder without truth cannot be tested")
-        if self.direction not in DIRECTIONS: raise ValueError(f"direction={self.direction!r}: expected one of {', '.join(DIRECTIONS)}")
+        if self.dataset not in NAMES:
+            raise ValueError(f"dataset={self.dataset!r}: a protocol exists for {', '.join(NAMES)}; a folder without truth cannot be tested")
+        if self.direction not in DIRECTIONS:
+            raise ValueError(f"direction={self.direction!r}: expected one of {', '.join(DIRECTIONS)}")
         sysu = self.dataset in ("sysu", "synth")
-        if sysu and self.direction != DIRECTIONS[0]: raise ValueError("SYSU-MM01 is searched from infrared to visible: direction is for RegDB and LLCM")
-        if not sysu and (self.mode, self.shots, self.official) != ("all", 1, False): raise ValueError(f"mode, shots and official are SYSU-MM01's: {NAMES[self.dataset]} has none of them")
+        if sysu and self.direction != DIRECTIONS[0]:
+            raise ValueError("SYSU-MM01 is searched from infrared to visible: direction is for RegDB and LLCM")
+        if not sysu and (self.mode, self.shots, self.official) != ("all", 1, False):
+            raise ValueError(f"mode, shots and official are SYSU-MM01's: {NAMES[self.dataset]} has none of them")
 
     @classmethod
     def of(cls, config): # Config
@@ -48,7 +52,8 @@ class Protocol:
     def name(self):
         "As papers name the column: 'SYSU-MM01 all-search', 'RegDB visible to infrared'."
         if self.dataset in ("regdb", "llcm"): return f"{NAMES[self.dataset]} {self.direction.replace('_', ' ')}"
-        return f"{NAMES[self.dataset]} {self.mode}-search" + (f", {self.shots} shots" if self.shots > 1 else "") + (", official draws" if self.official else "")
+        return f"{NAMES[self.dataset]} {self.mode}-search" + (f", {self.shots} shots" if self.shots > 1
+                                                              else "") + (", official draws" if self.official else "")
 
     @property
     def draws(self): return 1 if self.dataset == "regdb" else self.trials
@@ -62,11 +67,13 @@ def draw(
 ) -> tuple:           # (query, gallery), rows of `table` that keep their index
     "Queries and one gallery draw (method, section 7). Raises ValueError where there are none, DataError where the permutation does not fit."
     p = protocol
-    if p.official != (permutation is not None): raise ValueError(f"official={p.official}, but {'no' if permutation is None else 'a'} permutation was given: read it with hil.data.sysu.read_permutation")
+    if p.official != (permutation is not None):
+        raise ValueError(f"official={p.official}, but {'no' if permutation is None else 'a'} permutation was given: read it with hil.data.sysu.read_permutation")
     if p.dataset in ("sysu", "synth"): return query_gallery(table, p.split, p.mode, trial, p.shots, permutation)
     rows = table[table.split == p.split].sort_values(["pid", "camid", "path"])
     query, pool = (rows[rows.modality == m] for m in p.direction.split("_to_"))
-    if query.empty or pool.empty: raise ValueError(f"split={p.split!r}: expected query and gallery images, found {len(query)} and {len(pool)}; the table has the splits {sorted(table.split.unique())}")
+    if query.empty or pool.empty:
+        raise ValueError(f"split={p.split!r}: expected query and gallery images, found {len(query)} and {len(pool)}; the table has the splits {sorted(table.split.unique())}")
     if p.dataset == "regdb": return query, pool
     rng = random.Random(int(trial))
     return query, table.loc[[rng.choice(files) for files in pool.groupby(["pid", "camid"]).groups.values()]]
@@ -117,7 +124,8 @@ def camera_pairs(
     for q in sorted(query.camid.unique()):
         for g in sorted(gallery.camid.unique()):
             part = np.ix_(np.flatnonzero(query.camid == q), np.flatnonzero(gallery.camid == g))
-            ap = metrics.rank_gallery(distance[part], query.pid.to_numpy()[part[0][:, 0]], gallery.pid.to_numpy()[part[1][0]], removed[part]).ap
+            ap = metrics.rank_gallery(distance[part], query.pid.to_numpy()[part[0][:, 0]],
+                                      gallery.pid.to_numpy()[part[1][0]], removed[part]).ap
             rows.setdefault(q, {})[g] = ap[~np.isnan(ap)].mean() if not np.isnan(ap).all() else np.nan
     return pd.DataFrame(rows).T.rename_axis(index="query camera", columns="gallery camera")
 
@@ -130,11 +138,14 @@ def hardest_errors(
 ) -> pd.DataFrame:  # query, pid, camid, ap, first_right (rank), wrong (path), wrong_pid, wrong_distance, right (path), right_distance
     "The queries of lowest average precision whose first answer is wrong, and what stood in the way."
     distance = np.asarray(distance)
-    ranking = metrics.rank_gallery(distance, query.pid.to_numpy(), gallery.pid.to_numpy(), left_out(query, gallery, protocol))
+    ranking = metrics.rank_gallery(distance, query.pid.to_numpy(), gallery.pid.to_numpy(),
+                                   left_out(query, gallery, protocol))
     wrong = np.flatnonzero(ranking.hits.any(1) & ~ranking.hits[:, 0])
     worst = wrong[np.argsort(ranking.ap[wrong], kind="stable")][:n]
     first = ranking.hits[worst].argmax(1)
     other, right = ranking.order[worst, 0], ranking.order[worst, first]
     q, w, r = query.iloc[worst], gallery.iloc[other], gallery.iloc[right]
-    return pd.DataFrame({"query": q.path.array, "pid": q.pid.array, "camid": q.camid.array, "ap": ranking.ap[worst], "first_right": first + 1,
-                         "wrong": w.path.array, "wrong_pid": w.pid.array, "wrong_distance": distance[worst, other], "right": r.path.array, "right_distance": distance[worst, right]})
+    return pd.DataFrame({"query": q.path.array, "pid": q.pid.array, "camid": q.camid.array, "ap": ranking.ap[worst],
+                         "first_right": first + 1,
+                         "wrong": w.path.array, "wrong_pid": w.pid.array, "wrong_distance": distance[worst, other],
+                         "right": r.path.array, "right_distance": distance[worst, right]})

@@ -7,14 +7,22 @@ __all__ = ['COLUMNS', 'OWN', 'MARK', 'SECOND', 'PUBLISHED', 'result_table', 'ren
 import numpy as np
 import pandas as pd
 
+from .metrics import mean_metrics
+
 # %% ../../nbs/5_evaluation/02_tables.ipynb #9975aca6
 COLUMNS = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "rank20": "Rank-20", "mAP": "mAP", "mINP": "mINP"}
-OWN, MARK, SECOND = "this run", "published, not reproduced here", "published, read from a secondary table, not reproduced here"
-_SETTINGS = ("SYSU-MM01 all-search", "SYSU-MM01 indoor-search", "RegDB visible to infrared", "RegDB infrared to visible")
-_FIGURES = {"ADCA (MM 2022)": (45.51, 42.73, 50.60, 59.11, 67.20, 64.05, 68.48, 63.81), "PGM (CVPR 2023)": (57.27, 51.78, 56.23, 62.74, 69.48, 65.41, 69.85, 65.17),
-            "SDCL (CVPR 2024, ViT)": (64.49, 63.24, 71.37, 76.90, 86.91, 78.92, 85.76, 77.25), "HIL (2025, ViT)": (66.30, 64.95, 71.81, 77.52, 92.82, 86.61, 92.24, 85.43),
-            "BMIL (AAAI 2026)": (67.1, 63.1, 75.0, 78.6, 94.3, 89.1, 93.6, 88.5), "SMC (preprint 2026)": (67.86, 66.02, 73.15, 78.02, 91.41, 85.88, 90.96, 85.62)}
-PUBLISHED = pd.DataFrame([(s, name, SECOND if name.startswith("HIL") else MARK, row[2 * i], row[2 * i + 1]) for name, row in _FIGURES.items() for i, s in enumerate(_SETTINGS)],
+OWN, MARK, SECOND = ("this run", "published, not reproduced here",
+                     "published, read from a secondary table, not reproduced here")
+_SETTINGS = ("SYSU-MM01 all-search", "SYSU-MM01 indoor-search", "RegDB visible to infrared",
+             "RegDB infrared to visible")
+_FIGURES = {"ADCA (MM 2022)": (45.51, 42.73, 50.60, 59.11, 67.20, 64.05, 68.48, 63.81),
+            "PGM (CVPR 2023)": (57.27, 51.78, 56.23, 62.74, 69.48, 65.41, 69.85, 65.17),
+            "SDCL (CVPR 2024, ViT)": (64.49, 63.24, 71.37, 76.90, 86.91, 78.92, 85.76, 77.25),
+            "HIL (2025, ViT)": (66.30, 64.95, 71.81, 77.52, 92.82, 86.61, 92.24, 85.43),
+            "BMIL (AAAI 2026)": (67.1, 63.1, 75.0, 78.6, 94.3, 89.1, 93.6, 88.5),
+            "SMC (preprint 2026)": (67.86, 66.02, 73.15, 78.02, 91.41, 85.88, 90.96, 85.62)}
+PUBLISHED = pd.DataFrame([(s, name, SECOND if name.startswith("HIL") else MARK, row[2 * i], row[2 * i + 1])
+                          for name, row in _FIGURES.items() for i, s in enumerate(_SETTINGS)],
                          columns=["setting", "method", "source", "rank1", "mAP"])
 
 
@@ -27,16 +35,22 @@ def result_table(
     for setting, methods in results.items():
         if published: rows += PUBLISHED[PUBLISHED.setting == setting].to_dict("records")
         for method, metrics in methods.items():
-            both = dict(zip(("", " spread"), metrics.mean_metrics(metrics)))
-            value = lambda m, c: 100 * (getattr(m, c) if c.startswith("m") else m.rank(int(c[4:])) if int(c[4:]) <= len(m.cmc) else np.nan)
-            rows.append({"setting": setting, "method": method, "source": OWN, "runs": len(list(metrics)), **{c + kind: value(m, c) for kind, m in both.items() for c in COLUMNS}})
-    return pd.DataFrame(rows, columns=["setting", "method", "source", "runs", *COLUMNS, *(f"{c} spread" for c in COLUMNS)])
+            both = dict(zip(("", " spread"), mean_metrics(metrics)))
+            def value(m, c):
+                return 100 * (getattr(m, c) if c.startswith("m") else m.rank(int(c[4:])) if int(c[4:]) <= len(m.cmc)
+                              else np.nan)
+            rows.append({"setting": setting, "method": method, "source": OWN, "runs": len(list(metrics)),
+                         **{c + kind: value(m, c) for kind, m in both.items() for c in COLUMNS}})
+    return pd.DataFrame(rows, columns=["setting", "method", "source", "runs", *COLUMNS,
+                                       *(f"{c} spread" for c in COLUMNS)])
 
 
 def _cells(row, plus, dash):
     "Name and figures of one row as texts, e.g. '66.30', '64.95 ± 0.21'."
-    spread = lambda c: f"{plus}{row[c + ' spread']:.2f}" if row["runs"] > 1 else ""
-    digits = 1 if row["source"] != OWN and all(round(10 * row[c], 6) % 1 == 0 for c in ("rank1", "mAP")) else 2   # as published, no digit more
+    def spread(c):
+        return f"{plus}{row[c + ' spread']:.2f}" if row["runs"] > 1 else ""
+    # as published, no digit more
+    digits = 1 if row["source"] != OWN and all(round(10 * row[c], 6) % 1 == 0 for c in ("rank1", "mAP")) else 2
     return [row["method"], *(dash if pd.isna(row[c]) else f"{row[c]:.{digits}f}{spread(c)}" for c in COLUMNS)]
 
 
@@ -51,13 +65,22 @@ def render_table(
     tex = style == "latex"
     marks = {MARK: r"$^\dagger$" if tex else " †", SECOND: r"$^\ddagger$" if tex else " ‡", OWN: ""}
     below = [f"{marks[s].strip()} {s}." for s in (MARK, SECOND) if (table.source == s).any()] + list(notes)
-    safe = lambda text: text.replace("\\", r"\textbackslash{}").replace("&", r"\&").replace("%", r"\%").replace("_", r"\_").replace("#", r"\#") if tex else text.replace("|", r"\|")
+    def safe(text):
+        return text.replace("\\", r"\textbackslash{}").replace("&", r"\&").replace("%", r"\%").replace("_",
+            r"\_").replace("#", r"\#") if tex else text.replace("|", r"\|")
     out, heads = [], ["Method", *COLUMNS.values()]
     for setting, rows in table.groupby("setting", sort=False):
         n = rows.runs.max()
         title = safe(setting) + (f", mean {'$' if tex else ''}{chr(92) + 'pm' if tex else '±'}{'$' if tex else ''} spread of {n:.0f}" if n > 1 else "")
-        body = [[safe(c[0]) + marks[r["source"]], *c[1:]] for r in rows.to_dict("records") for c in [_cells(r, r" $\pm$ " if tex else " ± ", "--" if tex else "–")]]
-        if tex: out += [rf"\multicolumn{{7}}{{l}}{{\textit{{{title}}}}} \\", *(" & ".join(c) + r" \\" for c in body), r"\midrule"]
-        else: out += [f"**{title}**", "", f"| {' | '.join(heads)} |", "|---" + "|---:" * 6 + "|", *(f"| {' | '.join(c)} |" for c in body), ""]
+        body = [[safe(c[0]) + marks[r["source"]], *c[1:]] for r in rows.to_dict("records")
+                for c in [_cells(r, r" $\pm$ " if tex else " ± ", "--" if tex else "–")]]
+        if tex:
+            out += [rf"\multicolumn{{7}}{{l}}{{\textit{{{title}}}}} \\", *(" & ".join(c) + r" \\" for c in body),
+                    r"\midrule"]
+        else: out += [f"**{title}**", "", f"| {' | '.join(heads)} |", "|---" + "|---:" * 6 + "|",
+                      *(f"| {' | '.join(c)} |" for c in body), ""]
     if not tex: return "\n".join([*out, "\n\n".join(below)])
-    return "\n".join([r"\begin{tabular}{lrrrrrr}", r"\toprule", " & ".join(heads) + r" \\", r"\midrule", *out[:-1], r"\bottomrule", r"\end{tabular}", *(rf"\par\footnotesize {n if i < len(below) - len(notes) else safe(n)}" for i, n in enumerate(below))])
+    return "\n".join([r"\begin{tabular}{lrrrrrr}", r"\toprule", " & ".join(heads) + r" \\", r"\midrule", *out[:-1],
+                      r"\bottomrule", r"\end{tabular}",
+                      *(rf"\par\footnotesize {n if i < len(below) - len(notes) else safe(n)}"
+                        for i, n in enumerate(below))])

@@ -95,16 +95,19 @@ def _code(session, identity):
     "An identity's code from its name or code. Raises ValueError."
     names, there = session.labels.names, set(np.unique(session.labels.identity)) - {-1}
     found = [c for c in there if c == identity or names[c] == str(identity)]
-    if not found: raise ValueError(f"identity {identity!r}: not in epoch {session.epoch}; there are {', '.join(sorted(names[c] for c in there)[:12])} ...")
+    if not found:
+        raise ValueError(f"identity {identity!r}: not in epoch {session.epoch}; there are {', '.join(sorted(names[c] for c in there)[:12])} ...")
     return int(found[0])
 
 
 def _checked_epoch(session, epoch):
-    if epoch not in session.source.labelled: raise ValueError(f"epoch {epoch}: expected one of {session.source.labelled}")
+    if epoch not in session.source.labelled:
+        raise ValueError(f"epoch {epoch}: expected one of {session.source.labelled}")
     return epoch
 
 # %% ../../nbs/9_explore/00_app.ipynb #cdc7ef1a
-TABS = {"Identity": IdentityView, "Matches": MatchView, "Knobs": KnobView, "Retrieval": RetrievalView, "Curation": CurationView}
+TABS = {"Identity": IdentityView, "Matches": MatchView, "Knobs": KnobView, "Retrieval": RetrievalView,
+        "Curation": CurationView}
 KEYS = {"m": "merge", "s": "split selection", "2": "split in two", "o": "outliers", "u": "undo"}
 
 
@@ -114,11 +117,13 @@ class Explorer(View):
         super().__init__(session)
         self.frame = Frame(self.pressed, letters="".join(KEYS) + ",.", title=session.source.name)
         self.map, self.time, self.views = MapView(session), TimeView(session), {}
-        self.tabs = w.Tab([w.VBox() for _ in TABS], titles=list(TABS), layout=w.Layout(flex="1 1 520px", min_width="440px")).add_class("hil-tabs")
+        self.tabs = w.Tab([w.VBox() for _ in TABS], titles=list(TABS),
+                          layout=w.Layout(flex="1 1 520px", min_width="440px")).add_class("hil-tabs")
         self.tabs.observe(lambda change: self.turn(list(TABS)[change.new]), "selected_index")
         self.map.widget.layout = w.Layout(flex="1 1 440px", min_width="380px")
         middle = w.HBox([self.map.widget, self.tabs], layout=w.Layout(flex_flow="row wrap", align_items="stretch"))
-        self.time.curves.layout.display = "none"                             # the figures are in the line; the curves come with `timeline`
+        # the figures are in the line; the curves come with `timeline`
+        self.time.curves.layout.display = "none"
         self.widget = w.VBox([self.frame, middle, self.time.widget], layout=w.Layout(width="100%")).add_class("hil-app")
         self.watch(self.say, "version", "epoch")
         self.tabs.selected_index = 0
@@ -141,10 +146,13 @@ class Explorer(View):
         "A tab's view, built when it is first needed."
         if name in self.views and not self.views[name].awake: self.views[name].wake()
         if name not in self.views:
-            self.tabs.children = [w.HTML(f"<i>{name}: a moment ...</i>") if tab == name else child for tab, child in zip(TABS, self.tabs.children)]
+            self.tabs.children = [w.HTML(f"<i>{name}: a moment ...</i>") if tab == name else child
+                                  for tab, child in zip(TABS, self.tabs.children)]
             self.views[name] = TABS[name](self.session)
-            self.tabs.children = [self.views[tab].widget if tab in self.views else child for tab, child in zip(TABS, self.tabs.children)]
-            if {"Identity", "Knobs"} <= set(self.views) and name in ("Identity", "Knobs"): w.link((self.views["Identity"].n_sub, "value"), (self.views["Knobs"].n_sub, "value"))
+            self.tabs.children = [self.views[tab].widget if tab in self.views else child
+                                  for tab, child in zip(TABS, self.tabs.children)]
+            if {"Identity", "Knobs"} <= set(self.views) and name in ("Identity", "Knobs"):
+                w.link((self.views["Identity"].n_sub, "value"), (self.views["Knobs"].n_sub, "value"))
         return self.views[name]
 
     def say(self):
@@ -152,14 +160,21 @@ class Explorer(View):
         s, source = self.session, self.session.source
         y, pid = s.labels.identity, source.pid[:source.n]
         n, known = len(np.unique(y[y >= 0])), (y >= 0) & (pid >= 0)
-        people = np.unique(np.stack([y[known], pid[known]], 1), axis=0)[:, 0]                     # an entry for each person in each identity
+        # an entry for each person in each identity
+        people = np.unique(np.stack([y[known], pid[known]], 1), axis=0)[:, 0]
         mixed = int((np.unique(people, return_counts=True)[1] > 1).sum())
-        self.frame.note = f"{source.n:,} images, epoch {s.epoch}" + (f", {mixed} of {counted(n, 'identity').replace('identitys', 'identities')} mix people" if source.truth else "") + (f", {counted(len(s.journal.actions), 'correction')}" if s.curated else "")
-        if source.n and not (source.root / str(source.table.path.iloc[0])).is_file(): self.frame.warn = f"images are not where they were ({source.table.path.iloc[0]} is missing): pass root=, the folder that holds them"
+        self.frame.note = (f"{source.n:,} images, epoch {s.epoch}"
+                           + (f", {mixed} of {counted(n, 'identity').replace('identitys', 'identities')} mix people"
+                              if source.truth else "") + (f", {counted(len(s.journal.actions), 'correction')}"
+                                                          if s.curated else ""))
+        if source.n and not (source.root / str(source.table.path.iloc[0])).is_file():
+            self.frame.warn = f"images are not where they were ({source.table.path.iloc[0]} is missing): pass root=, the folder that holds them"
 
     def pressed(self, key): # a key of KEYS, or , and .
         "What a key does."
-        if key in KEYS: self.view("Curation").do(KEYS[key]); return
+        if key in KEYS:
+            self.view("Curation").do(KEYS[key])
+            return
         epochs = self.session.source.labelled
         at = epochs.index(self.session.epoch) + (1 if key == "." else -1)
         if 0 <= at < len(epochs): self.time.go(epochs[at])

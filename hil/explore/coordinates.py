@@ -37,12 +37,16 @@ def layout(
     if len(features) < 10: return _fit(embed(features)[1])
     x, k = unit_rows(features), min(n_neighbors, len(features))
     near = knn(features, k, "exact" if len(x) < 100_000 else "ivf")
-    away = np.clip(1 - np.einsum("nd,nkd->nk", x, x[near]) if x.size * k < 2e8 else np.stack([1 - np.einsum("nd,nd->n", x, x[near[:, j]]) for j in range(k)], 1), 0, None)
-    with warnings.catch_warnings():                     # known and harmless: no search index, unconnected graph, one core for a seed
+    away = np.clip(1 - np.einsum("nd,nkd->nk", x, x[near]) if x.size * k < 2e8
+                   else np.stack([1 - np.einsum("nd,nd->n", x, x[near[:, j]]) for j in range(k)], 1), 0, None)
+    # known and harmless: no search index, unconnected graph, one core for a seed
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"umap|sklearn\.manifold|numba|tensorflow")
-        from umap import UMAP                           # here, because importing it compiles for seconds
-        draw = UMAP(n_neighbors=k, metric="cosine", n_epochs=200 if start is None else 60, init="spectral" if start is None else start * 10,
-                    learning_rate=1. if start is None else .5, random_state=random_state, n_jobs=1, precomputed_knn=(near, away.astype(np.float32), None))
+        from umap import UMAP  # here, because importing it compiles for seconds
+        draw = UMAP(n_neighbors=k, metric="cosine", n_epochs=200 if start is None else 60,
+                    init="spectral" if start is None else start * 10,
+                    learning_rate=1. if start is None else .5, random_state=random_state, n_jobs=1,
+                    precomputed_knn=(near, away.astype(np.float32), None))
         xy = draw.fit_transform(x)
     return _fit(xy) if start is None else procrustes(xy, start).astype(np.float32)
 
@@ -53,7 +57,8 @@ def _fit(xy):
     return ((xy - (low + high) / 2) / max((high - low).max() / 2, 1e-9)).astype(np.float32)
 
 
-PACE = dict(start=6., neighbours=3e-11, place=3.5e-6) # seconds on one core: UMAP's first start, a product of features, a row's round
+# seconds on one core: UMAP's first start, a product of features, a row's round
+PACE = dict(start=6., neighbours=3e-11, place=3.5e-6)
 
 
 class Maps:
@@ -67,7 +72,8 @@ class Maps:
         self.folder = Path(os.environ.get("HIL_HOME", Path.home() / ".cache" / "hil")) / "maps"
         for epoch, given in (xy if isinstance(xy, dict) else {source.epochs[-1]: xy} if xy is not None else {}).items():
             given = np.asarray(given, np.float32)
-            if given.shape != (source.n, 2): raise ValueError(f"xy: shape {list(given.shape)}; expected [{source.n}, 2], a row for each clustered image")
+            if given.shape != (source.n, 2):
+                raise ValueError(f"xy: shape {list(given.shape)}; expected [{source.n}, 2], a row for each clustered image")
             self._kept[epoch] = _fit(given)
         self.given = bool(self._kept)
 
@@ -76,15 +82,18 @@ class Maps:
     def ready(self, epoch): # whether the map need not be computed
         return epoch in self._kept or (not self.given and self.file(epoch).is_file())
 
-    def missing(self, epoch): # epochs to be drawn before this one is there, itself among them: each starts from the one after it
-        return [] if self.ready(epoch) else [epoch, *next((self.missing(e) for e in self.source.epochs if e > epoch), [])]
+    # epochs to be drawn before this one is there, itself among them: each starts from the one after it
+    def missing(self, epoch):
+        return [] if self.ready(epoch) else [epoch, *next((self.missing(e) for e in self.source.epochs if e > epoch),
+                                                          [])]
 
     def seconds(self, epoch): # float, 0 where the map is there
         "About how long `xy` will take: neighbours, then 200 rounds for a map from nothing, 60 for one that starts from another."
         todo, n = self.missing(epoch), self.source.n
         if not todo: return 0.
         rounds = sum(200 if e == self.source.epochs[-1] else 60 for e in todo)
-        return PACE["start"] + len(todo) * PACE["neighbours"] * n ** 2 * self.source.features(epoch).shape[1] + PACE["place"] * rounds * n
+        return (PACE["start"] + len(todo) * PACE["neighbours"] * n ** 2 * self.source.features(epoch).shape[1]
+                + PACE["place"] * rounds * n)
 
     def xy(self, epoch): # float32 [n, 2]
         "The map of an epoch, computed from the one after it where it is not there yet."

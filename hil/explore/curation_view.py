@@ -32,7 +32,8 @@ def before_after(
     shares = [k for k in ("ari", "purity") if all(k in q for q in figures.values())]
     if not shares: return empty_figure("Corrections", "no truth is known, so there is nothing to measure")
     many = len(steps) > 2
-    fig, axes = plt.subplots(1, 1 + many, figsize=(7.4 + 3 * many, 2.6), layout="constrained", squeeze=False, width_ratios=[1.6, 1][:1 + many])
+    fig, axes = plt.subplots(1, 1 + many, figsize=(7.4 + 3 * many, 2.6), layout="constrained", squeeze=False,
+                             width_ratios=[1.6, 1][:1 + many])
     ax = axes[0, 0]
     if many:
         axes[0, 1].plot(*zip(*steps), color=COLORS["right"], marker="o", ms=3)
@@ -40,9 +41,11 @@ def before_after(
         axes[0, 1].set_title(f"{counted(steps[-1][0], 'correction')}: {100 * (steps[-1][1] - steps[0][1]):+.1f} points")
         axes[0, 1].xaxis.get_major_locator().set_params(integer=True)
     for i, ((name, q), color) in enumerate(zip(figures.items(), (COLORS["refuse"], COLORS["right"]))):
-        bars = ax.barh(np.arange(len(shares)) + (i - .5) * .38, [q[k] for k in shares], .36, color=color, label=f"{name}: {q['identities']:,} identities, {q['outliers']:,} outliers")
+        bars = ax.barh(np.arange(len(shares)) + (i - .5) * .38, [q[k] for k in shares], .36, color=color,
+                       label=f"{name}: {q['identities']:,} identities, {q['outliers']:,} outliers")
         ax.bar_label(bars, [f"{100 * q[k]:.1f} %" for k in shares], padding=3, fontsize=8)
-    ax.set(yticks=range(len(shares)), yticklabels=[k.upper() if len(k) == 3 else k for k in shares], xlim=(0, 1.12), xlabel="share")
+    ax.set(yticks=range(len(shares)), yticklabels=[k.upper() if len(k) == 3 else k for k in shares], xlim=(0, 1.12),
+           xlabel="share")
     ax.invert_yaxis()
     ax.legend(loc="upper center", bbox_to_anchor=(.5, -.3), ncols=2)
     a, b = figures.values()
@@ -54,22 +57,34 @@ class CurationView(View):
     "Merge, split, rename, set aside, undo; export the identities."
     def __init__(self, session):
         super().__init__(session)
-        drop = lambda label: w.Dropdown(options=[("choose", -1)], description=label, layout=w.Layout(width="215px"), style={"description_width": "56px"})
+        def drop(label):
+            return w.Dropdown(options=[("choose", -1)], description=label, layout=w.Layout(width="215px"),
+                              style={"description_width": "56px"})
         self.one, self.other = drop("identity").add_class("hil-one"), drop("other").add_class("hil-other")
-        self.name = w.Text(placeholder="a name", description="name", style={"description_width": "56px"}, layout=w.Layout(width="215px")).add_class("hil-name")
-        self.file = w.Text(value="identities.csv", description="export to", layout=w.Layout(width="330px"), style={"description_width": "64px"}).add_class("hil-file")
+        self.name = w.Text(placeholder="a name", description="name", style={"description_width": "56px"},
+                           layout=w.Layout(width="215px")).add_class("hil-name")
+        self.file = w.Text(value="identities.csv", description="export to", layout=w.Layout(width="330px"),
+                           style={"description_width": "64px"}).add_class("hil-file")
         self.buttons = {name: self.button(name, tip) for name, tip in {
-            "merge": "the other identity's images join the first (key m)", "split selection": "the selected images become an identity of their own (key s)", "split in two": "k-means with K = 2 inside the identity (key 2)",
-            "rename": "give the identity this name", "outliers": "the selected images belong to nobody (key o)", "undo": "take the last action back (key u)", "export": "write path, label, name ... to a .csv or .parquet file"}.items()}
+            "merge": "the other identity's images join the first (key m)",
+            "split selection": "the selected images become an identity of their own (key s)",
+            "split in two": "k-means with K = 2 inside the identity (key 2)",
+            "rename": "give the identity this name", "outliers": "the selected images belong to nobody (key o)",
+            "undo": "take the last action back (key u)",
+            "export": "write path, label, name ... to a .csv or .parquet file"}.items()}
         self.frame, self.table = Frame(), w.HTML()
-        self.one.observe(lambda change: change.new >= 0 and change.new != session.identity and session.open(change.new), "value")
+        self.one.observe(lambda change: change.new >= 0 and change.new != session.identity and session.open(change.new),
+                         "value")
         self.watch(self.show, "identity", "version", "selection", "epoch")
         b = self.buttons
-        self.widget = w.VBox([w.HBox([self.one, b["split in two"]]), w.HBox([self.other, b["merge"]]), w.HBox([self.name, b["rename"]]), w.HBox([b["split selection"], b["outliers"], b["undo"]]), w.HBox([self.file, b["export"]]), self.frame, self.table]).add_class("hil-curation")
+        self.widget = w.VBox([w.HBox([self.one, b["split in two"]]), w.HBox([self.other, b["merge"]]),
+                              w.HBox([self.name, b["rename"]]), w.HBox([b["split selection"], b["outliers"],
+            b["undo"]]), w.HBox([self.file, b["export"]]), self.frame, self.table]).add_class("hil-curation")
         self.show()
 
     def button(self, name, tip):
-        b = w.Button(description=name, tooltip=tip, layout=w.Layout(width="auto", min_width="90px")).add_class("hil-" + name.replace(" ", "-"))
+        b = w.Button(description=name, tooltip=tip, layout=w.Layout(width="auto", min_width="90px")).add_class("hil-"
+            + name.replace(" ", "-"))
         b.on_click(lambda _: self.do(name))
         return b
 
@@ -95,7 +110,8 @@ class CurationView(View):
 
     def do_split_selection(self):
         s = self.session
-        if not len(s.selection): raise ValueError("split: select some images first (lasso on the map, or shift-click thumbnails)")
+        if not len(s.selection):
+            raise ValueError("split: select some images first (lasso on the map, or shift-click thumbnails)")
         return self.split(s.selection, "the selection")
 
     def split(self, images, what):
@@ -111,7 +127,8 @@ class CurationView(View):
         s = self.session
         images = np.flatnonzero(s.labels.identity == s.identity) if s.identity >= 0 else np.zeros(0, int)
         if len(images) < 2: raise ValueError("split in two: open an identity with at least two images")
-        half = sub_clusters(unit_rows(s.features()[images]), np.zeros(len(images), int), 2) if len(images) > 2 else np.array([0, 1])
+        half = sub_clusters(unit_rows(s.features()[images]), np.zeros(len(images), int),
+                            2) if len(images) > 2 else np.array([0, 1])
         if half.max() < 1: raise ValueError("split in two: these images look all the same to the model")
         small = np.bincount(half).argmin()
         return self.split(images[half == small], f"the smaller half of {s.name(s.identity)}")
@@ -144,7 +161,8 @@ class CurationView(View):
         "The identities' figures before and after."
         s = self.session
         now = s.journal.labels if s.curated else s._base.identity
-        return {"as the run left them": s.source.quality(s.journal.base if s.curated else s._base.identity), "as corrected": s.source.quality(now)}
+        return {"as the run left them": s.source.quality(s.journal.base if s.curated else s._base.identity),
+                "as corrected": s.source.quality(now)}
 
     def steps(self, most=60): # -> [(corrections so far, ARI)], thinned out evenly; [] where no truth is known
         "What each correction did, played again."
@@ -159,7 +177,8 @@ class CurationView(View):
 
     def show(self):
         s, rows = self.session, identities_of(self.session)
-        options = (("choose", -1), *((f"{name} ({k})", int(c)) for name, k, c in zip(rows["name"], rows.images, rows.code)))
+        options = (("choose", -1), *((f"{name} ({k})", int(c))
+                                     for name, k, c in zip(rows["name"], rows.images, rows.code)))
         near = [c for c, _ in nearest(s, s.identity, 1)] if s.identity >= 0 else []
         for control, value in ((self.one, s.identity), (self.other, near[0] if near else -1)):
             if control.options != options: control.options = options
@@ -173,16 +192,22 @@ class CurationView(View):
         "Figures before and after, and the last actions."
         figures = self.figures()
         heads = list(next(iter(figures.values())))
-        show = lambda k, v: f"{v:,}" if isinstance(v, int) else percent(v)
-        body = "".join(f"<tr><th style='text-align:left;padding-right:14px'>{name}</th>" + "".join(f"<td style='padding:0 12px;text-align:right'>{show(k, q[k])}</td>" for k in heads) + "</tr>" for name, q in figures.items())
+        def show(k, v):
+            return f"{v:,}" if isinstance(v, int) else percent(v)
+        body = "".join(f"<tr><th style='text-align:left;padding-right:14px'>{name}</th>"
+                       + "".join(f"<td style='padding:0 12px;text-align:right'>{show(k, q[k])}</td>" for k in heads)
+                       + "</tr>" for name, q in figures.items())
         told = "".join(f"<li>{self.tell(a)}</li>" for a in actions[-6:][::-1])
         head = "".join(f"<th style='padding:0 12px'>{h.upper() if len(h) == 3 else h}</th>" for h in heads)
         return f"<table style='margin:6px 0'><tr><th></th>{head}</tr>{body}</table>{counted(len(actions), 'correction')} in {self.session.journal_file.name}; keys, with the focus in the explorer: m merge, s split selection, 2 split in two, o outliers, u undo<ol reversed start={len(actions)} style='margin:2px 0'>{told}</ol>"
 
     def tell(self, a):
-        name = lambda c: escape(self.session.journal.names[c])
-        return {"merge": lambda: f"merge {', '.join(map(name, a['others']))} into {name(a['into'])}", "split": lambda: f"split {counted(len(a['images']), 'image')} off as {escape(a['name'])}",
-                "rename": lambda: f"rename to {escape(a['name'])}", "outlier": lambda: f"set {counted(len(a['images']), 'image')} aside"}[a["do"]]()
+        def name(c):
+            return escape(self.session.journal.names[c])
+        return {"merge": lambda: f"merge {', '.join(map(name, a['others']))} into {name(a['into'])}",
+                "split": lambda: f"split {counted(len(a['images']), 'image')} off as {escape(a['name'])}",
+                "rename": lambda: f"rename to {escape(a['name'])}",
+                "outlier": lambda: f"set {counted(len(a['images']), 'image')} aside"}[a["do"]]()
 
     def static(self): # Figure
         return before_after(self.figures(), self.steps())

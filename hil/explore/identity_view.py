@@ -20,14 +20,19 @@ class IdentityView(View):
     "One identity's sub-clusters, visible and infrared side by side; or what is selected."
     def __init__(self, session):
         super().__init__(session)
-        self.sheet_ = self.sheet(columns=[*MARKERS], empty="every image is an outlier in this epoch: raise eps (tab Knobs)", on_row=self.entered)
-        self.n_sub = w.IntSlider(value=session.source.settings["n_sub"], min=0, max=12, description="sub-clusters K", style={"description_width": "100px"}, continuous_update=False, layout=w.Layout(width="300px"))
+        self.sheet_ = self.sheet(columns=[*MARKERS],
+                                 empty="every image is an outlier in this epoch: raise eps (tab Knobs)",
+                                 on_row=self.entered)
+        self.n_sub = w.IntSlider(value=session.source.settings["n_sub"], min=0, max=12, description="sub-clusters K",
+                                 style={"description_width": "100px"}, continuous_update=False,
+                                 layout=w.Layout(width="300px"))
         self.n_sub.add_class("hil-k")
         self.near = w.HBox(layout=w.Layout(flex_flow="row wrap"))
         self.n_sub.observe(lambda change: self.show(), "value")
         self.watch(self.show, "selection", "identity", "version", "epoch")
         self.watch(lambda: setattr(self.sheet_, "on", [self.session.image]), "image")
-        self.widget = w.VBox([w.HBox([self.n_sub, self.near], layout=w.Layout(flex_flow="row wrap")), self.sheet_]).add_class("hil-identity")
+        self.widget = w.VBox([w.HBox([self.n_sub, self.near], layout=w.Layout(flex_flow="row wrap")),
+                              self.sheet_]).add_class("hil-identity")
         self.show()
 
     def entered(self, row): # a row's head was clicked
@@ -37,11 +42,14 @@ class IdentityView(View):
         s, self._codes = self.session, []
         if s.identity >= 0: self.show_identity()
         else: self.show_selection()
-        self.near.children = [self.door(code, cosine) for code, cosine in (nearest(s, s.identity) if s.identity >= 0 else [])]
+        self.near.children = [self.door(code, cosine)
+                              for code, cosine in (nearest(s, s.identity) if s.identity >= 0 else [])]
 
     def door(self, code, cosine):
         "A button that opens a neighbouring identity."
-        b = w.Button(description=f"{self.session.name(code)} ({cosine:.2f})", tooltip="open this near identity; in brackets the cosine of the centres", layout=w.Layout(width="auto"))
+        b = w.Button(description=f"{self.session.name(code)} ({cosine:.2f})",
+                     tooltip="open this near identity; in brackets the cosine of the centres",
+                     layout=w.Layout(width="auto"))
         b.on_click(lambda _: self.session.open(code))
         return b
 
@@ -59,7 +67,8 @@ class IdentityView(View):
         for k in pd.Series(sub).value_counts(sort=True).index:
             part = images[sub == k]
             sides = [[self.cell(i) for i in part if s.source.modality[i] == m] for m in MARKERS]
-            rows.append({"head": f"sub-cluster {k}", "note": f"{counted(len(part), 'image')}\ncameras {', '.join(map(str, np.unique(s.source.camid[part])))}" + self.who(part), "sides": [grouped(c) for c in sides], "go": False})
+            rows.append({"head": f"sub-cluster {k}",
+                         "note": f"{counted(len(part), 'image')}\ncameras {', '.join(map(str, np.unique(s.source.camid[part])))}" + self.who(part), "sides": [grouped(c) for c in sides], "go": False})
         self.sheet_.title, self.sheet_.rows = self.finding(images, len(rows)), rows
         self.sheet_.key = [[m, COLORS[m], "frame"] for m in MARKERS]
 
@@ -68,18 +77,22 @@ class IdentityView(View):
         s = self.session
         rows = identities_of(s)
         row = rows[rows.code == s.identity].iloc[0]
-        mixed = "" if not row.people >= 1 else "; one person" if row.people == 1 else f"; {int(row.people)} people MIXED, purity {percent(row.purity)}"
+        mixed = ("" if not row.people >= 1 else "; one person" if row.people == 1
+                 else f"; {int(row.people)} people MIXED, purity {percent(row.purity)}")
         return f"{s.name(s.identity)}: {row.visible} visible and {row.infrared} infrared images of {counted(int(row.cameras), 'camera')} in {counted(n_sub, 'sub-cluster')}, tightness {row.tightness:.2f}{mixed}"
 
     def show_selection(self):
         s, y = self.session, self.session.labels.identity
-        images, most = (s.selection, 150) if len(s.selection) else (np.flatnonzero(y >= 0), 6)          # nothing selected: an overview
+        # nothing selected: an overview
+        images, most = (s.selection, 150) if len(s.selection) else (np.flatnonzero(y >= 0), 6)
         found = pd.Series(y[images]).value_counts()
         self._codes = sorted(found.index, key=lambda c: (c < 0, -found[c], c))[:60]
         parts = {c: images[y[images] == c] for c in self._codes}
         rows = [{"head": s.name(int(c)), "go": bool(c >= 0), "note": counted(len(part), "image") + self.who(part),
-                 "sides": [grouped([self.cell(i) for i in part if s.source.modality[i] == m], most) for m in MARKERS]} for c, part in parts.items()]
-        out, people = int(found.get(-1, 0)), counted(len(found) - (-1 in found.index), "identity").replace("identitys", "identities")
+                 "sides": [grouped([self.cell(i) for i in part if s.source.modality[i] == m], most) for m in MARKERS]}
+                 for c, part in parts.items()]
+        out, people = int(found.get(-1, 0)), counted(len(found) - (-1 in found.index), "identity").replace("identitys",
+            "identities")
         self.sheet_.title = f"Selection: {counted(len(images), 'image')} of {people}" + (f", {counted(out, 'outlier')}" if out else "") if len(s.selection) else f"{people}, the largest first: click a name to open it, or draw a lasso on the map"
         self.sheet_.rows, self.sheet_.key = rows, [[m, COLORS[m], "frame"] for m in MARKERS]
 
@@ -90,7 +103,8 @@ class IdentityView(View):
         images = np.flatnonzero(s.labels.identity == code) if code >= 0 else np.zeros(0, int)
         sub = self.sub()[1] if code == s.identity >= 0 else s.labels.sub[images]
         pid = s.source.pid_name[images] if len(images) and (s.source.pid[images] >= 0).all() else None
-        return sheets.subcluster_sheet(self.pictures(images), sub, s.source.modality[images], s.source.camid[images], pid, title=s.name(code) if code >= 0 else "No identity")
+        return sheets.subcluster_sheet(self.pictures(images), sub, s.source.modality[images], s.source.camid[images],
+                                       pid, title=s.name(code) if code >= 0 else "No identity")
 
 
 def identities_of(session): # -> DataFrame

@@ -15,7 +15,8 @@ import pandas as pd
 from ..core.files import write_atomic
 
 # %% ../../nbs/9_explore/02_journal.ipynb #42998052
-ACTIONS = {"merge": ("into", "others"), "split": ("images", "name"), "rename": ("identity", "name"), "outlier": ("images",)}
+ACTIONS = {"merge": ("into", "others"), "split": ("images", "name"), "rename": ("identity", "name"),
+           "outlier": ("images",)}
 
 
 def apply(
@@ -29,13 +30,17 @@ def apply(
         raise ValueError(f"action {action}: expected do = {', '.join(ACTIONS)} with {', '.join(f'{k}: {v}' for k, v in ACTIONS.items())}")
     labels, names = labels.copy(), list(names)
     for code in [action[k] for k in ("into", "identity") if k in action] + list(action.get("others", [])):
-        if not 0 <= code < len(names) or not (labels == code).any(): raise ValueError(f"{do}: there is no identity {code}")
+        if not 0 <= code < len(names) or not (labels == code).any():
+            raise ValueError(f"{do}: there is no identity {code}")
     images = np.asarray(action.get("images", [0]), int)
-    if not len(images) or images.min() < 0 or images.max() >= len(labels): raise ValueError(f"{do}: expected images 0..{len(labels) - 1}, at least one")
+    if not len(images) or images.min() < 0 or images.max() >= len(labels):
+        raise ValueError(f"{do}: expected images 0..{len(labels) - 1}, at least one")
     if do == "merge":
         if set(action["others"]) <= {action["into"]}: raise ValueError("merge: name at least one other identity")
         labels[np.isin(labels, action["others"])] = action["into"]
-    if do == "split": labels[images] = len(names); names.append(str(action["name"]))
+    if do == "split":
+        labels[images] = len(names)
+        names.append(str(action["name"]))
     if do == "rename":
         if not str(action["name"]).strip(): raise ValueError("rename: an identity needs a name")
         names[action["identity"]] = str(action["name"]).strip()
@@ -61,7 +66,8 @@ class Journal:
         self.base, self.names0, self.lines = np.asarray(labels, int), list(names), []
         if self.path and self.path.exists(): self._load()
         elif self.path:
-            head = dict(journal=1, images=images_key(self.paths), note=note, labels=self.base.tolist(), names=self.names0)
+            head = dict(journal=1, images=images_key(self.paths), note=note, labels=self.base.tolist(),
+                        names=self.names0)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self.path, lambda p: p.write_text(json.dumps(head) + "\n", encoding="utf-8"))
         self._size = self.path.stat().st_size if self.path else 0
@@ -72,10 +78,13 @@ class Journal:
         whole = text[:text.rfind(b"\n") + 1]
         try: head, *lines = map(json.loads, whole.splitlines())
         except ValueError as error: raise ValueError(f"{self.path}: is no journal ({error}); move it away to begin a new one") from None
-        if not isinstance(head, dict) or head.get("journal") != 1: raise ValueError(f"{self.path}: is no journal of this version; move it away to begin a new one")
-        if head["images"] != images_key(self.paths): raise ValueError(f"{self.path}: belongs to other images ({len(head['labels']):,}, here are {len(self.paths):,}); give another journal path")
+        if not isinstance(head, dict) or head.get("journal") != 1:
+            raise ValueError(f"{self.path}: is no journal of this version; move it away to begin a new one")
+        if head["images"] != images_key(self.paths):
+            raise ValueError(f"{self.path}: belongs to other images ({len(head['labels']):,}, here are {len(self.paths):,}); give another journal path")
         if len(whole) < len(text): write_atomic(self.path, lambda p: p.write_bytes(whole))
-        self.base, self.names0, self.note, self.lines = np.array(head["labels"], int), head["names"], head["note"], lines
+        self.base, self.names0, self.note, self.lines = np.array(head["labels"],
+            int), head["names"], head["note"], lines
 
     def _replay(self):
         "Play what has not been undone."
@@ -88,7 +97,8 @@ class Journal:
 
     def _write(self, line):
         if self.path:
-            if self.path.stat().st_size != self._size: raise ValueError(f"{self.path}: another program has written to it; open the explorer again to see its work")
+            if self.path.stat().st_size != self._size:
+                raise ValueError(f"{self.path}: another program has written to it; open the explorer again to see its work")
             with open(self.path, "ab") as f:
                 f.write((json.dumps(line) + "\n").encode())
                 f.flush()
@@ -112,7 +122,8 @@ class Journal:
         self._replay()
         return last
 
-    def __repr__(self): return f"Journal({len(self.actions)} actions on {self.note or 'labels'}, {len(np.unique(self.labels[self.labels >= 0]))} identities, {self.path or 'in memory only'})"
+    def __repr__(self):
+        return f"Journal({len(self.actions)} actions on {self.note or 'labels'}, {len(np.unique(self.labels[self.labels >= 0]))} identities, {self.path or 'in memory only'})"
 
 # %% ../../nbs/9_explore/02_journal.ipynb #5a3e0234
 def export_labels(
@@ -122,13 +133,16 @@ def export_labels(
 ) -> pd.DataFrame: # path, label, name, and the columns of the table
     "Write the identities to a file. Raises ValueError for another kind of file."
     path = Path(path)
-    if path.suffix not in (".csv", ".parquet"): raise ValueError(f"{path}: expected a name that ends in .csv or .parquet")
+    if path.suffix not in (".csv", ".parquet"):
+        raise ValueError(f"{path}: expected a name that ends in .csv or .parquet")
     codes, label = np.unique(journal.labels, return_inverse=True)
-    out = pd.DataFrame({"path": journal.paths, "label": label.ravel() - (codes < 0).sum(), "name": [journal.names[c] if c >= 0 else "" for c in journal.labels]})
+    out = pd.DataFrame({"path": journal.paths, "label": label.ravel() - (codes < 0).sum(),
+                        "name": [journal.names[c] if c >= 0 else "" for c in journal.labels]})
     for column in ("camid", "modality", "pid"):
         if table is not None and column in table: out[column] = table[column].to_numpy()[:len(out)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, lambda p: out.to_csv(p, index=False) if path.suffix == ".csv" else out.to_parquet(p, index=False))
+    write_atomic(path, lambda p: out.to_csv(p, index=False) if path.suffix == ".csv"
+                 else out.to_parquet(p, index=False))
     return out
 
 
@@ -138,6 +152,8 @@ def read_labels(
 ) -> np.ndarray: # int [N], -1 for outliers and for images that the file does not know
     "Identities back from a file, for these images. Raises ValueError."
     table = pd.read_parquet(path) if Path(path).suffix == ".parquet" else pd.read_csv(path, keep_default_na=False)
-    if missing := [c for c in ("path", "label") if c not in table]: raise ValueError(f"{path}: no column {', '.join(missing)}; found {', '.join(map(str, table.columns))}")
-    if table.path.duplicated().any(): raise ValueError(f"{path}: {table.path[table.path.duplicated()].iloc[0]} is there twice")
+    if missing := [c for c in ("path", "label") if c not in table]:
+        raise ValueError(f"{path}: no column {', '.join(missing)}; found {', '.join(map(str, table.columns))}")
+    if table.path.duplicated().any():
+        raise ValueError(f"{path}: {table.path[table.path.duplicated()].iloc[0]} is there twice")
     return table.set_index("path").label.reindex(list(map(str, paths))).fillna(-1).to_numpy().astype(int)

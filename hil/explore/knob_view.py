@@ -15,7 +15,7 @@ from ..core.names import COLORS
 from ..core.text import counted, duration, percent
 from .view import View
 from .widgets import Curves
-from ..plots import curves
+from ..plots.curves import eps_curve
 
 # %% ../../nbs/9_explore/12_knob_view.ipynb #5525092e
 def in_turns(
@@ -34,22 +34,28 @@ def in_turns(
 
 
 AT_ONCE = 4000 # images whose graph is built (in under a second) before the view shows
-GRID = tuple(float(e) for e in np.round(np.r_[np.arange(.2, .81, .1), np.arange(.25, .76, .1)], 2)) # radii of the curves, the coarse ones first
+# radii of the curves, the coarse ones first
+GRID = tuple(float(e) for e in np.round(np.r_[np.arange(.2, .81, .1), np.arange(.25, .76, .1)], 2))
 
 
 class KnobView(View):
     "eps, min_samples and k1 live on the epoch's cached neighbour graph (HIL section 3.1)."
     def __init__(self, session):
         super().__init__(session)
-        s, wide = session.source.settings, dict(style={"description_width": "94px"}, layout=w.Layout(width="300px"), continuous_update=False)
-        self.eps = w.FloatSlider(value=s["eps"], min=.1, max=.95, step=.01, description="radius eps", **{**wide, "continuous_update": True})
+        s, wide = session.source.settings, dict(style={"description_width": "94px"}, layout=w.Layout(width="300px"),
+                                                continuous_update=False)
+        self.eps = w.FloatSlider(value=s["eps"], min=.1, max=.95, step=.01, description="radius eps",
+                                 **{**wide, "continuous_update": True})
         self.min_samples = w.IntSlider(value=s["min_samples"], min=1, max=20, description="min_samples", **wide)
         self.k1 = w.IntSlider(value=0, min=0, max=60, description="k1 (0: own)", **wide)
         self.n_sub = w.IntSlider(value=s["n_sub"], min=0, max=12, description="sub-clusters K", **wide)
         for name in ("eps", "min_samples", "k1", "n_sub"): getattr(self, name).add_class(f"hil-{name}")
-        self.apply = w.Button(description="show in all views", button_style="primary", tooltip="cluster the epoch again with these settings; nothing is written", layout=w.Layout(width="auto"))
+        self.apply = w.Button(description="show in all views", button_style="primary",
+                              tooltip="cluster the epoch again with these settings; nothing is written",
+                              layout=w.Layout(width="auto"))
         self.reset = w.Button(description="back to the run's own", layout=w.Layout(width="auto"))
-        self.curves, self._stop = Curves(self.pick, empty="the curves come as soon as the neighbour graph is there"), lambda: None
+        self.curves, self._stop = Curves(self.pick,
+                                         empty="the curves come as soon as the neighbour graph is there"), lambda: None
         self.bar = w.FloatProgress(min=0, max=1, layout=w.Layout(width="180px"))
         self.left = w.HTML()
         self.building = w.HBox([self.bar, self.left], layout=w.Layout(display="none")).add_class("hil-building")
@@ -58,10 +64,13 @@ class KnobView(View):
         self.apply.on_click(lambda _: session.replace(self.labels()))
         self.reset.on_click(lambda _: self.back())
         self.watch(self.ask, "epoch")
-        self.widget = w.VBox([w.HBox([self.eps, self.min_samples, self.k1, self.n_sub], layout=w.Layout(flex_flow="row wrap")), w.HBox([self.apply, self.reset]), self.building, self.curves]).add_class("hil-knobs")
+        self.widget = w.VBox([w.HBox([self.eps, self.min_samples, self.k1, self.n_sub],
+                                     layout=w.Layout(flex_flow="row wrap")), w.HBox([self.apply, self.reset]),
+                                     self.building, self.curves]).add_class("hil-knobs")
         self.ask()
 
-    def settings(self): return round(self.eps.value, 2), self.min_samples.value, self.k1.value or None # as `Graph.cluster` takes them
+    # as `Graph.cluster` takes them
+    def settings(self): return round(self.eps.value, 2), self.min_samples.value, self.k1.value or None
 
     def labels(self): # -> {modality: int [n]}
         "Clusters under the present settings."
@@ -110,16 +119,20 @@ class KnobView(View):
         if not self.curves.panels: self.curves.title = "Who is near whom? Asked once for each epoch, then kept on disk"
         for share, left in graph.build(k1):
             self.building.layout.display, self.bar.value = "", share
-            self.left.value = f"neighbour graph: {percent(share)}" + (f", duration {duration(left)} left" if np.isfinite(left) else " ...")
+            self.left.value = f"neighbour graph: {percent(share)}" + (f", duration {duration(left)} left"
+                if np.isfinite(left) else " ...")
             yield share
         self.building.layout.display = "none"
 
     def panels(self, df):
         def panel(column, title, y, share=False):
-            lines = [dict(name=m, color=COLORS[m], dash="none" if m == "visible" else "6 3", x=part.eps.tolist(), y=[None if np.isnan(v) else float(v) for v in part[column]]) for m, part in df.groupby("modality", sort=False)]
+            lines = [dict(name=m, color=COLORS[m], dash="none" if m == "visible" else "6 3", x=part.eps.tolist(),
+                          y=[None if np.isnan(v) else float(v) for v in part[column]])
+                          for m, part in df.groupby("modality", sort=False)]
             return dict(title=title, x="radius eps", y=y, now=round(self.eps.value, 2), share=share, lines=lines)
         word = ("agreement with truth", "ARI") if self.session.source.truth else ("neighbours kept together", "share")
-        return [panel("clusters", "clusters", "number"), panel("outliers", "outliers", "images"), panel("quality", *word, share=True)]
+        return [panel("clusters", "clusters", "number"), panel("outliers", "outliers", "images"),
+                panel("quality", *word, share=True)]
 
     def pick(self, eps): self.eps.value = eps # a point of a curve was clicked
 
@@ -130,4 +143,5 @@ class KnobView(View):
 
     def static(self): # Figure
         people = len(np.unique(self.session.source.pid[:self.session.source.n])) if self.session.source.truth else None
-        return curves.eps_curve(self.session.graph().curve(self.quality, None, self.min_samples.value, self.k1.value or None), self.eps.value, people)
+        return eps_curve(self.session.graph().curve(self.quality, None, self.min_samples.value, self.k1.value or None),
+                         self.eps.value, people)

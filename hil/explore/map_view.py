@@ -35,14 +35,20 @@ class MapView(View):
     def __init__(self, session, height=430):
         super().__init__(session)
         with announced(session.maps, session.epoch): n, xy = session.source.n, session.maps.xy(session.epoch)
-        cards = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "color": pd.Categorical(["#000000"] * n), "image": "", "about": ""})
-        self.scatter = Scatter("x", "y", data=cards, height=height, x_scale=SCALE, y_scale=SCALE, size=int(np.clip(1200 / n ** .5, 3, 8)), opacity=.8, axes=False)
-        self.scatter.tooltip(True, properties=["about"], preview="image", preview_type="image", preview_image_size="contain", preview_image_height=120, histograms=False, size="small")
+        cards = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "color": pd.Categorical(["#000000"] * n), "image": "",
+                              "about": ""})
+        self.scatter = Scatter("x", "y", data=cards, height=height, x_scale=SCALE, y_scale=SCALE,
+                               size=int(np.clip(1200 / n ** .5, 3, 8)), opacity=.8, axes=False)
+        self.scatter.tooltip(True, properties=["about"], preview="image", preview_type="image",
+                             preview_image_size="contain", preview_image_height=120, histograms=False, size="small")
         self.scatter.options(transition_points=True, transition_points_duration=700)
         self.scatter.widget._handle_tooltip = self.hovered                     # one picture at a time, on demand
         self.frame = Frame()
-        self.color = w.Dropdown(options=[(label, by) for by, label in COLORINGS.items() if by != "person" or session.source.truth], value=session.color, description="colour by", layout=w.Layout(width="290px"))
-        self.nothing = w.Button(description="clear selection", tooltip="select nothing (Esc)", layout=w.Layout(width="120px"))
+        self.color = w.Dropdown(options=[(label, by)
+                                         for by, label in COLORINGS.items() if by != "person" or session.source.truth],
+                                         value=session.color, description="colour by", layout=w.Layout(width="290px"))
+        self.nothing = w.Button(description="clear selection", tooltip="select nothing (Esc)",
+                                layout=w.Layout(width="120px"))
         self.color.add_class("hil-color")
         w.link((self.color, "value"), (session, "color"))
         self.nothing.on_click(lambda _: session.select([]))
@@ -57,10 +63,12 @@ class MapView(View):
     def theme(self, dark):
         "Ground of the plot, as the page is; colours that would drown in a dark one are lifted."
         ink = [1., 1., 1., 1.] if dark else [0., 0., 0., 1.]
-        shown = self.scatter.widget                                            # its traits: `Scatter.background` would switch axes and legend on
+        # its traits: `Scatter.background` would switch axes and legend on
+        shown = self.scatter.widget
         shown.background_color = [.067, .067, .067, 1.] if dark else [1., 1., 1., 1.]
         shown.color_selected, shown.color_hover = ink, ink
-        self.scatter.color(map=self.shades())                                  # colours only: the points stay as they are
+        # colours only: the points stay as they are
+        self.scatter.color(map=self.shades())
         self.explain()
 
     def paint(self, animate=False):
@@ -86,7 +94,8 @@ class MapView(View):
 
     def say(self):
         s, q = self.session, self.session.source.quality(self.session.labels.identity)
-        self.frame.note = f"{counted(len(s.selection), 'image')} selected" if len(s.selection) else f"{s.source.n:,} images: {self.finding(q)}"
+        self.frame.note = (f"{counted(len(s.selection), 'image')} selected" if len(s.selection)
+                           else f"{s.source.n:,} images: {self.finding(q)}")
 
     def finding(self, q):
         return f"{counted(q['identities'], 'identity').replace('identitys', 'identities')}, {counted(q['outliers'], 'outlier')}" + (f"; agreement with truth (ARI) {percent(q['ari'])}" if "ari" in q else "")
@@ -94,12 +103,14 @@ class MapView(View):
     def lassoed(self, change):
         "What the user drew becomes the selection."
         images = np.sort(np.asarray([] if change.new is None else change.new, int))
-        if not np.array_equal(images, np.sort(self.session.selection)): self.session.select(images)    # else it is our own mark
+        # else it is our own mark
+        if not np.array_equal(images, np.sort(self.session.selection)): self.session.select(images)
 
     def mark(self):
         "What another view selected is marked on the map."
         now = self.scatter.widget.selection
-        if not np.array_equal(np.sort(self.session.selection), np.sort([] if now is None else now)): self.scatter.widget.selection = np.asarray(self.session.selection, np.uint32)
+        if not np.array_equal(np.sort(self.session.selection), np.sort([] if now is None else now)):
+            self.scatter.widget.selection = np.asarray(self.session.selection, np.uint32)
         self.say()
 
     def hovered(self, event):

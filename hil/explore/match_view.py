@@ -19,20 +19,29 @@ class MatchView(View):
     def __init__(self, session):
         super().__init__(session)
         s = session.source.settings
-        drop = lambda options, value, label, width="180px": w.Dropdown(options=options, value=value, description=label, layout=w.Layout(width=width), style={"description_width": "60px"})
-        self.direction = drop([("visible → infrared", "visible_to_infrared"), ("infrared → visible", "infrared_to_visible")], session.direction(), "direction", "210px")
+        def drop(options, value, label, width="180px"):
+            return w.Dropdown(options=options, value=value, description=label, layout=w.Layout(width=width),
+                              style={"description_width": "60px"})
+        self.direction = drop([("visible → infrared", "visible_to_infrared"),
+                               ("infrared → visible", "infrared_to_visible")], session.direction(), "direction",
+                               "210px")
         self.matcher = drop(["brst", "one_way", "mutual", "hungarian", "sinkhorn", "none"], s["matcher"], "matcher")
         self.level = drop([("each cluster", "cluster"), ("each image", "sample")], s["level"], "decides")
-        self.threshold = w.FloatSlider(value=s["threshold"], min=0, max=1, step=.01, description="threshold t", layout=w.Layout(width="290px"), style={"description_width": "74px"})
+        self.threshold = w.FloatSlider(value=s["threshold"], min=0, max=1, step=.01, description="threshold t",
+                                       layout=w.Layout(width="290px"), style={"description_width": "74px"})
         self.most = drop([("40 most troubled", 40), ("100 most troubled", 100), ("all", 10 ** 6)], 40, "draw", "210px")
         for name in ("direction", "matcher", "level", "threshold"): getattr(self, name).add_class(f"hil-{name}")
-        self.graph, self.both = MatchGraph(self.edge, self.node), self.sheet(columns=[""], empty="click a curve to see both clusters", tall=260)
-        for control in (self.direction, self.matcher, self.level, self.threshold, self.most): control.observe(lambda change: self.show(), "value")
+        self.graph, self.both = MatchGraph(self.edge, self.node), self.sheet(columns=[""],
+            empty="click a curve to see both clusters", tall=260)
+        for control in (self.direction, self.matcher, self.level, self.threshold, self.most):
+            control.observe(lambda change: self.show(), "value")
         self.watch(self.show, "version"), self.watch(self.follow, "epoch")
         self.watch(lambda: setattr(self.both, "on", [self.session.image]), "image")
         self._way, self._key = None, None
-        row = lambda *controls: w.HBox(controls, layout=w.Layout(flex_flow="row wrap"))
-        self.widget = w.VBox([row(self.direction, self.matcher, self.level, self.threshold, self.most), self.graph, self.both]).add_class("hil-matches")
+        def row(*controls):
+            return w.HBox(controls, layout=w.Layout(flex_flow="row wrap"))
+        self.widget = w.VBox([row(self.direction, self.matcher, self.level, self.threshold, self.most), self.graph,
+                              self.both]).add_class("hil-matches")
         self.show()
 
     def follow(self):
@@ -50,11 +59,13 @@ class MatchView(View):
         "The graph's rows under the present controls, with codes instead of numbers."
         way = self.way
         table = way.table(self.matcher.value, self.level.value, self.threshold.value)
-        return table if way.empty else table.assign(source=way.codes[table.source.astype(int)], target=way.target_codes[table.target.astype(int)])
+        return table if way.empty else table.assign(source=way.codes[table.source.astype(int)],
+                                                    target=way.target_codes[table.target.astype(int)])
 
     def show(self):
         s, way, table = self.session, self.way, self.table()
-        self.threshold.disabled, self.level.disabled = self.matcher.value != "brst", self.matcher.value not in ("brst", "one_way")
+        self.threshold.disabled, self.level.disabled = self.matcher.value != "brst", self.matcher.value not in ("brst",
+            "one_way")
         self.graph.chosen = []
         self.both.rows, self.both.title = [], ""
         if not len(table):
@@ -65,12 +76,16 @@ class MatchView(View):
         kinds = maps.edge_kinds(shown)
         flip = way.source == "infrared"
         a, b = ("target", "source") if flip else ("source", "target")
-        order = maps.barycentre(list(dict.fromkeys(kinds[a])), kinds[[a, b, "n_samples"]].rename(columns={a: "l", b: "r"}))
-        name = lambda c: s.labels.names[int(c)]
-        tip = lambda e: f"{name(e[a])} – {name(e[b])}: {counted(int(e['n']), 'image')} {'accepted' if e['accepted'] else 'refused'}" + (f", {e['truth']}" if e["truth"] != "unknown" else "") + f", cosine {e['similarity']:.2f}"
+        order = maps.barycentre(list(dict.fromkeys(kinds[a])),
+                                kinds[[a, b, "n_samples"]].rename(columns={a: "l", b: "r"}))
+        def name(c):
+            return s.labels.names[int(c)]
+        def tip(e):
+            return f"{name(e[a])} – {name(e[b])}: {counted(int(e['n']), 'image')} {'accepted' if e['accepted'] else 'refused'}" + (f", {e['truth']}" if e["truth"] != "unknown" else "") + f", cosine {e['similarity']:.2f}"
         with self.graph.hold_sync():
             self.graph.left, self.graph.right = ([{"id": int(c), "name": name(c)} for c in order[i]] for i in (0, 1))
-            self.graph.edges = [dict(left=int(e[a]), right=int(e[b]), n=int(e["n"]), accepted=bool(e["accepted"]), truth=e["truth"], tip=tip(e)) for e in kinds.to_dict("records")]
+            self.graph.edges = [dict(left=int(e[a]), right=int(e[b]), n=int(e["n"]), accepted=bool(e["accepted"]),
+                                     truth=e["truth"], tip=tip(e)) for e in kinds.to_dict("records")]
             self.graph.title = self.finding(len(shown), len(table))
 
     def quality(self): # dict: precision, coverage
@@ -78,7 +93,8 @@ class MatchView(View):
 
     def finding(self, drawn, total):
         q = self.quality()
-        right = f", {percent(q['precision'])} of these labels are right" if np.isfinite(q["precision"]) else "; no truth known"
+        right = (f", {percent(q['precision'])} of these labels are right" if np.isfinite(q["precision"])
+                 else "; no truth known")
         return f"{self.way.source} → {self.way.target}: {percent(q['coverage'])} of the clustered images get a label{right}" + (f" ({of_total(drawn, total)} pairs drawn)" if drawn < total else "")
 
     def edge(self, left, right): # codes of a visible and an infrared cluster
@@ -87,7 +103,9 @@ class MatchView(View):
         parts = [np.flatnonzero(y.apart == c) for c in (left, right)]
         self.graph.chosen = [left, right]
         self.both.title = f"{s.name(left)} and {s.name(right)}: the same person?"
-        self.both.rows = [{"head": s.name(c), "note": f"{m}\n{counted(len(part), 'image')}" + self.who(part), "sides": [grouped([self.cell(i) for i in part], 200)], "go": False} for c, part, m in zip((left, right), parts, MARKERS)]
+        self.both.rows = [{"head": s.name(c), "note": f"{m}\n{counted(len(part), 'image')}" + self.who(part),
+                           "sides": [grouped([self.cell(i) for i in part], 200)], "go": False}
+                           for c, part, m in zip((left, right), parts, MARKERS)]
         s.select(np.concatenate(parts))
 
     def node(self, code): # a cluster's code
@@ -98,4 +116,6 @@ class MatchView(View):
         "The same graph as a picture."
         names = self.session.labels.names
         table = self.table()
-        return maps.match_graph(table.assign(source=[names[int(c)] for c in table.source], target=[names[int(c)] for c in table.target]), self.way.source, self.way.target)
+        return maps.match_graph(table.assign(source=[names[int(c)] for c in table.source],
+                                             target=[names[int(c)] for c in table.target]), self.way.source,
+                                             self.way.target)

@@ -18,17 +18,25 @@ class RetrievalView(View):
     "An image and the ranked images of the other modality, right and wrong framed."
     def __init__(self, session, k=24):
         super().__init__(session)
-        self.k, self.results = k, self.sheet(columns=[""], key=[["right", COLORS["right"], "frame"], ["wrong", COLORS["wrong"], "frame"]] if session.source.truth else [])
-        self.some = {m: w.Button(description=f"another {m} one", tooltip=f"ask with a random {m} image", layout=w.Layout(width="auto")) for m in MARKERS}
-        self.hard = w.Button(description="a hard one", tooltip="ask with one of the images that are answered worst", disabled=not session.source.truth, layout=w.Layout(width="auto"))
+        self.k, self.results = k, self.sheet(columns=[""],
+                                             key=[["right", COLORS["right"], "frame"], ["wrong", COLORS["wrong"],
+            "frame"]] if session.source.truth else [])
+        self.some = {m: w.Button(description=f"another {m} one", tooltip=f"ask with a random {m} image",
+                                 layout=w.Layout(width="auto")) for m in MARKERS}
+        self.hard = w.Button(description="a hard one", tooltip="ask with one of the images that are answered worst",
+                             disabled=not session.source.truth, layout=w.Layout(width="auto"))
         held = len(session.source.table) > session.source.n
-        self.among = w.Dropdown(options=[("held-out images", True)] * held + [("clustered images", False)], value=held, description="among", layout=w.Layout(width="220px"), style={"description_width": "52px"})
+        self.among = w.Dropdown(options=[("held-out images", True)] * held + [("clustered images", False)], value=held,
+                                description="among", layout=w.Layout(width="220px"),
+                                style={"description_width": "52px"})
         self._rng, self._asked = np.random.default_rng(0), 0
-        for m, button in self.some.items(): button.on_click(lambda _, m=m: self.ask(self._rng.choice(self.pool(m))) if len(self.pool(m)) else None)
+        for m, button in self.some.items():
+            button.on_click(lambda _, m=m: self.ask(self._rng.choice(self.pool(m))) if len(self.pool(m)) else None)
         self.hard.on_click(lambda _: self.ask_hard())
         self.watch(self.show, "image", "epoch")
         if session.image < 0: session.image = int(next(iter([*self.pool("infrared"), *self.pool("visible")]), -1))
-        self.widget = w.VBox([w.HBox([*self.some.values(), self.hard, self.among], layout=w.Layout(flex_flow="row wrap")), self.results]).add_class("hil-retrieval")
+        self.widget = w.VBox([w.HBox([*self.some.values(), self.hard, self.among],
+                                     layout=w.Layout(flex_flow="row wrap")), self.results]).add_class("hil-retrieval")
         self.show()
 
     def clicked(self, image, add=False): self.ask(image)
@@ -73,25 +81,36 @@ class RetrievalView(View):
         s, source = self.session, self.session.source
         i = s.image
         if i < 0:
-            self.results.rows, self.results.title, self.results.empty = [], "", "click any image in any view, or take one with the buttons above"
+            self.results.rows, self.results.title, self.results.empty = ([], "",
+                "click any image in any view, or take one with the buttons above")
             return
         ranked, cosine = self.rank(i)
-        mark = lambda j: COLORS["unknown"] if min(source.pid[i], source.pid[j]) < 0 else COLORS["right" if source.pid[i] == source.pid[j] else "wrong"]
-        sign = lambda j: "" if min(source.pid[i], source.pid[j]) < 0 else "✓ " if source.pid[i] == source.pid[j] else "✗ "
+        def mark(j):
+            return COLORS["unknown"] if min(source.pid[i],
+                                            source.pid[j]) < 0 else COLORS["right" if source.pid[i] == source.pid[j]
+                else "wrong"]
+        def sign(j):
+            return "" if min(source.pid[i], source.pid[j]) < 0 else "✓ " if source.pid[i] == source.pid[j] else "✗ "
         cells = [self.cell(j, mark(j), f"{sign(j)}{c:.2f}") for j, c in zip(ranked[:self.k], cosine)]
         self.results.title = self.finding(i, ranked)
-        self.results.rows = [{"head": f"{source.modality[i]} query", "note": f"camera {source.camid[i]}" + (f"\nperson {source.pid_name[i]}" if source.pid[i] >= 0 else ""), "sides": [[self.cell(i)]], "go": False},
-                             {"head": "found", "note": f"{counted(len(ranked), 'image')} ranked\nunder each: cosine", "sides": [cells], "go": False}]
+        self.results.rows = [{"head": f"{source.modality[i]} query",
+                              "note": f"camera {source.camid[i]}" + (f"\nperson {source.pid_name[i]}"
+            if source.pid[i] >= 0 else ""), "sides": [[self.cell(i)]], "go": False},
+                             {"head": "found", "note": f"{counted(len(ranked), 'image')} ranked\nunder each: cosine",
+                              "sides": [cells], "go": False}]
 
     def finding(self, i, ranked):
         if not len(ranked): return "There is no image of the other modality to compare with"
         score, kind = self.score(i, ranked), "person unknown" if self.session.source.pid[i] < 0 else "nobody in the other modality is this person"
-        return f"The right person comes first at rank {score[1]}, average precision {percent(score[0])}" if score else f"{counted(len(ranked), 'image')} ranked; {kind}"
+        return (f"The right person comes first at rank {score[1]}, average precision {percent(score[0])}" if score
+                else f"{counted(len(ranked), 'image')} ranked; {kind}")
 
     def static(self): # Figure
         s, source = self.session, self.session.source
         i = s.image if s.image >= 0 else next(iter([*self.pool("infrared"), *self.pool("visible")]))
         ranked = self.rank(i)[0][:10]
         known = source.pid[i] >= 0
-        return sheets.retrieval_sheet(self.pictures([i]), self.pictures(ranked), np.arange(len(ranked))[None], [source.pid_name[i]] if known else None, source.pid_name[ranked] if known else None,
+        return sheets.retrieval_sheet(self.pictures([i]), self.pictures(ranked), np.arange(len(ranked))[None],
+                                      [source.pid_name[i]] if known else None, source.pid_name[ranked] if known
+                                      else None,
                                       source.camid[[i]], source.camid[ranked], rows=1, k=10, never=())

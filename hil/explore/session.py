@@ -38,7 +38,8 @@ class Session(t.HasTraits):
         journal=None, # file of corrections; None: in the run folder, or in the current folder for embeddings
         random_state=0,
     ):
-        self.source, self.maps, self._labels, self._graphs, self._replaced = source, Maps(source, xy, random_state), {}, {}, {}
+        self.source, self.maps, self._labels, self._graphs, self._replaced = source, Maps(source, xy,
+            random_state), {}, {}, {}
         super().__init__(epoch=source.labelled[-1], selection=np.zeros(0, int))
         base = source.labels(self.epoch)
         name = f"curation-{images_key(source.table.path[:source.n])}.jsonl"
@@ -56,7 +57,8 @@ class Session(t.HasTraits):
     @property
     def journal(self): # Journal, begun when it is first needed
         if self._journal is None:
-            self._journal = Journal(self.journal_file, self.source.table.path[:self.source.n], self._base.identity, self._base.names, f"epoch {self.source.labelled[-1]}")
+            self._journal = Journal(self.journal_file, self.source.table.path[:self.source.n], self._base.identity,
+                                    self._base.names, f"epoch {self.source.labelled[-1]}")
         return self._journal
 
     @property
@@ -69,7 +71,8 @@ class Session(t.HasTraits):
         if key not in self._labels:
             self._labels.clear()
             y = self._replaced.get(self.epoch) or self.source.labels(self.epoch)
-            self._labels[key] = self._corrected(y) if self.curated and self.epoch == self.source.labelled[-1] and self.epoch not in self._replaced else y
+            self._labels[key] = (self._corrected(y) if self.curated and self.epoch == self.source.labelled[-1]
+                                 and self.epoch not in self._replaced else y)
         return self._labels[key]
 
     def _corrected(self, y):
@@ -77,11 +80,13 @@ class Session(t.HasTraits):
         j = self.journal
         own = len(j.names0) == len(y.names) and (j.base == y.identity).all()
         if own: y = y._replace(names=j.names, sides=y.sides + ["visible"] * (len(j.names) - len(y.sides)))
-        else: y = Labels(np.where(y.apart < 0, -1, y.apart + len(j.names)), y.identity, y.sub, j.names + y.names, ["visible"] * len(j.names) + y.sides, y.shared)
+        else: y = Labels(np.where(y.apart < 0, -1, y.apart + len(j.names)), y.identity, y.sub, j.names + y.names,
+                         ["visible"] * len(j.names) + y.sides, y.shared)
         moved = np.unique(np.concatenate([j.labels[j.labels != y.identity], y.identity[j.labels != y.identity]]))
         again = np.isin(j.labels, moved[moved >= 0])
         sub = np.where(j.labels < 0, -1, y.sub)
-        if again.any(): sub[again] = sub_clusters(self.features()[again], j.labels[again], self.source.settings["n_sub"])
+        if again.any():
+            sub[again] = sub_clusters(self.features()[again], j.labels[again], self.source.settings["n_sub"])
         return y._replace(identity=j.labels, sub=sub)
 
     def features(self): # float32 [n, D] of the clustered images, end of the epoch
@@ -102,24 +107,32 @@ class Session(t.HasTraits):
         "Kept for the last two epochs."
         if self.epoch not in self._graphs:
             for old in list(self._graphs)[:-1]: del self._graphs[old]
-            self._graphs[self.epoch] = Graph(self.source.before(self.epoch), self.source.modality[:self.source.n], self.source.settings, store=self.maps.folder / f"{self.source.key}-{self.epoch:04d}-near")
+            self._graphs[self.epoch] = Graph(self.source.before(self.epoch), self.source.modality[:self.source.n],
+                                             self.source.settings,
+                                             store=self.maps.folder / f"{self.source.key}-{self.epoch:04d}-near")
         return self._graphs[self.epoch]
 
     def transfer(self, direction): # Transfer between the epoch's clusters
-        return Transfer(self.source.before(self.epoch), self.labels.apart, self.source.modality[:self.source.n], direction, self.source.pid[:self.source.n])
+        return Transfer(self.source.before(self.epoch), self.labels.apart, self.source.modality[:self.source.n],
+                        direction, self.source.pid[:self.source.n])
 
     def direction(self): # of the epoch's own transfer
-        told = self.source.history.set_index("epoch").get("transfer_direction", pd.Series(dtype=str)).get(self.epoch, "")
+        told = self.source.history.set_index("epoch").get("transfer_direction", pd.Series(dtype=str)).get(self.epoch,
+            "")
         return told if isinstance(told, str) and "_to_" in told else "visible_to_infrared"
 
-    def replace(self, apart, transfer=None): # {modality: int [n]} clusters to show instead of the epoch's own, None: those again
+    # {modality: int [n]} clusters to show instead of the epoch's own, None: those again
+    def replace(self, apart, transfer=None):
         "Show other clusters in all views (they are not written anywhere)."
         if apart is None: self._replaced.pop(self.epoch, None)
         else:
             y = join_labels(apart)
-            way = Transfer(self.source.before(self.epoch), y.apart, self.source.modality[:self.source.n], self.direction(), self.source.pid[:self.source.n])
+            way = Transfer(self.source.before(self.epoch), y.apart, self.source.modality[:self.source.n],
+                           self.direction(), self.source.pid[:self.source.n])
             s = self.source.settings
-            if s["matcher"] != "none" and not way.empty: y = join_labels(apart, {way.source: way.send(s["matcher"], s["level"], s["threshold"]), way.target: apart[way.target]}, None, way.target)
+            if s["matcher"] != "none" and not way.empty:
+                y = join_labels(apart, {way.source: way.send(s["matcher"], s["level"], s["threshold"]),
+                                        way.target: apart[way.target]}, None, way.target)
             self._replaced[self.epoch] = y._replace(sub=sub_clusters(self.features(), y.identity, s["n_sub"]))
         self.changed()
 
@@ -134,7 +147,8 @@ class Session(t.HasTraits):
         return last
 
     def changed(self):
-        with self.hold_trait_notifications():              # nobody hears of new labels while an identity is open that is gone
+        # nobody hears of new labels while an identity is open that is gone
+        with self.hold_trait_notifications():
             self.version += 1
             if self.identity >= 0 and not (self.labels.identity == self.identity).any(): self.identity = -1
 
@@ -164,33 +178,41 @@ def as_session(
     return Session(open_source(source, features, **options), **own)
 
 # %% ../../nbs/9_explore/06_session.ipynb #8b83cca3
-COLORINGS = {"identity": "identity", "cluster": "own-modality cluster", "sub-cluster": "sub-cluster", "camera": "camera", "modality": "modality",
+COLORINGS = {"identity": "identity", "cluster": "own-modality cluster", "sub-cluster": "sub-cluster",
+             "camera": "camera", "modality": "modality",
              "person": "person (truth)", "outlier": "outlier", "changed": "changed since last epoch"}
 
 
-def changed_since(before, now): # two labellings, int [n] -> int [n]: 0 same, 1 changed, 2 was an outlier, 3 is an outlier now, -1 never in a cluster
+# two labellings, int [n] -> int [n]: 0 same, 1 changed, 2 was an outlier, 3 is an outlier now, -1 never in a cluster
+def changed_since(before, now):
     "What happened to each image, whatever the clusters' numbers: a cluster goes on as the one that took most of its images."
     both = (before >= 0) & (now >= 0)
     pairs = pd.DataFrame({"before": before[both], "now": now[both]}).value_counts().rename("n").reset_index()
-    heir = pairs.sort_values(["n", "now"], ascending=[False, True]).drop_duplicates("before").set_index("before")["now"] # where each old cluster went
+    # where each old cluster went
+    heir = pairs.sort_values(["n", "now"], ascending=[False, True]).drop_duplicates("before").set_index("before")["now"]
     went = pd.Series(before).map(heir).fillna(-2).to_numpy()
     return np.select([both & (went == now), both, now >= 0, before >= 0], [0, 1, 2, 3], -1)
 
 
-CHANGES = {"same": "#9FB8C8", "changed": COLORS["infrared"], "was outlier": COLORS["right"], "now outlier": COLORS["wrong"], "no cluster before or now": COLORS["outlier"]}
+CHANGES = {"same": "#9FB8C8", "changed": COLORS["infrared"], "was outlier": COLORS["right"],
+           "now outlier": COLORS["wrong"], "no cluster before or now": COLORS["outlier"]}
 
 
 def change_state(session): # -> int [n], see `changed_since`; all -1 in the first epoch
     "What happened to each image since the epoch before."
     earlier = [e for e in session.source.labelled if e < session.epoch]
-    return changed_since(session.source.labels(earlier[-1]).identity, session.labels.identity) if earlier else np.full(session.source.n, -1)
+    return changed_since(session.source.labels(earlier[-1]).identity,
+                         session.labels.identity) if earlier else np.full(session.source.n, -1)
 
 
 def values(session, by): # -> array [n]: what `by` says about each image, -1 = nothing
     "The values behind a colouring, for legends and still pictures."
     y, n, source = session.labels, session.source.n, session.source
-    of = {"identity": lambda: y.identity, "cluster": lambda: y.apart, "sub-cluster": lambda: np.where(y.sub < 0, -1, y.identity * 97 + y.sub), "camera": lambda: source.camid[:n], "modality": lambda: source.modality[:n],
-          "person": lambda: source.pid[:n], "outlier": lambda: np.where(y.apart < 0, "outlier", "in a cluster"), "changed": lambda: np.array([*CHANGES])[change_state(session)]}
+    of = {"identity": lambda: y.identity, "cluster": lambda: y.apart,
+          "sub-cluster": lambda: np.where(y.sub < 0, -1, y.identity * 97 + y.sub), "camera": lambda: source.camid[:n],
+          "modality": lambda: source.modality[:n],
+          "person": lambda: source.pid[:n], "outlier": lambda: np.where(y.apart < 0, "outlier", "in a cluster"),
+          "changed": lambda: np.array([*CHANGES])[change_state(session)]}
     if by not in of: raise ValueError(f"color {by!r}: expected one of {', '.join(COLORINGS)}")
     return of[by]()
 
@@ -204,20 +226,28 @@ def coloring(
     def many(codes, legend):
         found, labels = compact(codes)
         return np.append(_hex(palette(max(len(labels), 1))), grey)[found], legend(len(labels)) + [(f"outlier ({(codes < 0).sum():,})", grey)] * bool((codes < 0).any())
-    repeat = lambda word: lambda k: [(f"{counted(k, word)}" + ("; colours repeat" if k > 30 else ""), "#E69F00")] if k else []
-    if by == "modality": colors, legend = np.array([COLORS[m] for m in session.source.modality[:n]]), [(m, COLORS[m]) for m in MARKERS]
+    def repeat(word):
+        return lambda k: [(f"{counted(k, word)}" + ("; colours repeat" if k > 30 else ""), "#E69F00")] if k else []
+    if by == "modality":
+        colors, legend = np.array([COLORS[m] for m in session.source.modality[:n]]), [(m, COLORS[m]) for m in MARKERS]
     elif by == "camera":
         cams, codes = np.unique(session.source.camid[:n], return_inverse=True)
         colors = _hex(palette(len(cams)))[codes]
         legend = [(f"camera {c}", color) for c, color in zip(cams, _hex(palette(len(cams))))][:12]
-    elif by == "outlier": colors, legend = np.where(y.apart < 0, COLORS["wrong"], grey), [(f"outlier ({(y.apart < 0).sum():,})", COLORS["wrong"]), ("in a cluster", grey)]
+    elif by == "outlier":
+        colors, legend = np.where(y.apart < 0, COLORS["wrong"],
+                                  grey), [(f"outlier ({(y.apart < 0).sum():,})", COLORS["wrong"]),
+                                          ("in a cluster", grey)]
     elif by == "changed":
         state = change_state(session)
-        colors, legend = np.array(list(CHANGES.values()))[state], [(f"{label} ({(state % 5 == i).sum():,})", c) for i, (label, c) in enumerate(CHANGES.items())]
+        colors, legend = np.array(list(CHANGES.values()))[state], [(f"{label} ({(state % 5 == i).sum():,})", c)
+            for i, (label, c) in enumerate(CHANGES.items())]
     else:
-        word = {"person": "person", "cluster": "cluster", "identity": "identity", "sub-cluster": "sub-cluster"}.get(by, by)
+        word = {"person": "person", "cluster": "cluster", "identity": "identity", "sub-cluster": "sub-cluster"}.get(by,
+            by)
         colors, legend = many(values(session, by), repeat(word))
-    return np.asarray(colors), [(label.replace("identitys", "identities").replace("persons", "people"), c) for label, c in legend]
+    return np.asarray(colors), [(label.replace("identitys", "identities").replace("persons", "people"), c)
+                                for label, c in legend]
 
 
 def _hex(rgb): return np.array([plt.matplotlib.colors.to_hex(c) for c in rgb])
@@ -229,13 +259,19 @@ def identities(
     "Figures of every identity, the largest first."
     y, source = session.labels, session.source
     found, codes, centre = session.centres()
-    if not len(codes): return pd.DataFrame(columns=["code", "name", "images", *MARKERS, "cameras", "tightness", "people", "purity"])
+    if not len(codes):
+        return pd.DataFrame(columns=["code", "name", "images", *MARKERS, "cameras", "tightness", "people", "purity"])
     inside = found >= 0
-    cosine = np.concatenate([np.einsum("nd,nd->n", x, centre[f]) for x, f in zip(np.array_split(session.directions(), 64), np.array_split(found, 64))])   # an outlier's is not used
-    rows = pd.DataFrame({"c": found[inside], "m": source.modality[:source.n][inside], "cam": source.camid[:source.n][inside], "pid": source.pid[:source.n][inside], "cos": cosine[inside]})
+    # an outlier's is not used
+    cosine = np.concatenate([np.einsum("nd,nd->n", x, centre[f])
+                             for x, f in zip(np.array_split(session.directions(), 64), np.array_split(found, 64))])
+    rows = pd.DataFrame({"c": found[inside], "m": source.modality[:source.n][inside],
+                         "cam": source.camid[:source.n][inside], "pid": source.pid[:source.n][inside],
+                         "cos": cosine[inside]})
     by = rows.groupby("c")
     known = rows[rows.pid >= 0].groupby("c").pid
-    out = pd.DataFrame({"code": codes, "name": [y.names[c] for c in codes], "images": by.size(), **{m: (rows.m == m).groupby(rows.c).sum() for m in MARKERS},
+    out = pd.DataFrame({"code": codes, "name": [y.names[c] for c in codes], "images": by.size(),
+                        **{m: (rows.m == m).groupby(rows.c).sum() for m in MARKERS},
                         "cameras": by.cam.nunique(), "tightness": by.cos.mean(), "people": known.nunique(),
                         "purity": rows[rows.pid >= 0].groupby(["c", "pid"]).size().groupby("c").max() / known.size()})
     return out.sort_values(["images", "code"], ascending=[False, True], ignore_index=True)

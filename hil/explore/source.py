@@ -23,8 +23,8 @@ from sklearn.metrics import adjusted_rand_score
 from ..core.errors import RunError
 from ..core.names import MARKERS
 from ..method import cluster, match
-from ..method.sub_clusters import secondary_assign
 from ..method.rerank import jaccard_distance
+from ..method.sub_clusters import secondary_assign
 from ..runs.config import Config
 from ..runs.folder import Run
 
@@ -46,24 +46,29 @@ def join_labels(
     target=None, # modality whose numbers `final` uses
 ) -> Labels:
     "Labels of both modalities in one numbering."
-    top = lambda ys: max(int(y.max(initial=-1)) for y in ys) + 1
+    def top(ys):
+        return max(int(y.max(initial=-1)) for y in ys) + 1
     counts = [top([apart[m], *(final.values() if m == target else [])]) for m in MARKERS]
     start = dict(zip(MARKERS, np.cumsum([0, *counts])))
-    code = lambda y, m: np.where(y < 0, -1, y + start[m])
+    def code(y, m):
+        return np.where(y < 0, -1, y + start[m])
     own = np.concatenate([code(apart[m], m) for m in MARKERS])
     names = [f"{m[0].upper()}{i}" for m, n in zip(MARKERS, counts) for i in range(n)]
     identity = np.concatenate([code(final[m], target) for m in MARKERS]) if target else own
     sub = np.concatenate([sub[m] for m in MARKERS]) if sub else np.minimum(own, 0)
-    return Labels(own, identity, np.where(identity < 0, -1, sub), names, [m for m, n in zip(MARKERS, counts) for _ in range(n)], bool(target))
+    return Labels(own, identity, np.where(identity < 0, -1, sub), names,
+                  [m for m, n in zip(MARKERS, counts) for _ in range(n)], bool(target))
 
 # %% ../../nbs/9_explore/01_source.ipynb #e5301d82
 REQUIRED = ("path", "camid", "modality")
-DEFAULTS = {k: getattr(Config, k) for k in ("eps", "min_samples", "k1", "k1_infrared", "k2", "n_sub", "threshold", "matcher", "level")}
+DEFAULTS = {k: getattr(Config, k) for k in ("eps", "min_samples", "k1", "k1_infrared", "k2", "n_sub", "threshold",
+                                            "matcher", "level")}
 
 
 class Source:
     "Images, features and labels to look at; made by `open_source`."
-    def __init__(self, name, table, n, root, epochs, read_features, read_labels, settings, history=None, folder=None, key="", never=()):
+    def __init__(self, name, table, n, root, epochs, read_features, read_labels, settings, history=None, folder=None,
+                 key="", never=()):
         self.name, self.table, self.n, self.root, self.epochs = name, table, n, Path(root or ""), list(epochs)
         self.settings, self.folder, self.key, self.never = {**DEFAULTS, **settings}, folder, key, tuple(never)
         self.history = pd.DataFrame({"epoch": self.epochs}) if history is None else history
@@ -77,7 +82,8 @@ class Source:
         self.paths = table.path.astype(str).to_numpy()
         self._thumbs, self._quality = OrderedDict(), OrderedDict()
 
-    def __repr__(self): return f"Source({self.name}: {self.n:,} clustered images, {len(self.table) - self.n:,} held out, {len(self.epochs)} epochs)"
+    def __repr__(self):
+        return f"Source({self.name}: {self.n:,} clustered images, {len(self.table) - self.n:,} held out, {len(self.epochs)} epochs)"
 
     @property
     def truth(self): return bool((self.pid[:self.n] >= 0).any()) # whether any identity is known
@@ -91,7 +97,8 @@ class Source:
 
     def _get(self, kind, epoch):
         kept = self._kept[kind]
-        if epoch not in self.epochs: raise ValueError(f"{self.name}: epoch {epoch} was not recorded; there are {self.epochs}")
+        if epoch not in self.epochs:
+            raise ValueError(f"{self.name}: epoch {epoch} was not recorded; there are {self.epochs}")
         if epoch not in kept: kept[epoch] = self._read[kind](epoch)
         kept.move_to_end(epoch)
         while len(kept) > (2 if kind == "features" else 64): kept.popitem(last=False)
@@ -117,7 +124,8 @@ class Source:
         if known.any():
             y, who = compact(labels[known])[0], pid[known]
             right = cluster.majority_pids(y, who)[y[y >= 0]] == who[y >= 0] if (y >= 0).any() else np.array([np.nan])
-            out.update(ari=float(adjusted_rand_score(who, np.where(y < 0, len(y) + np.arange(len(y)), y))), purity=float(right.mean()))
+            out.update(ari=float(adjusted_rand_score(who, np.where(y < 0, len(y) + np.arange(len(y)), y))),
+                       purity=float(right.mean()))
         self._quality[key] = out
         while len(self._quality) > 64: self._quality.popitem(last=False)
         return out
@@ -128,7 +136,8 @@ class Source:
         if todo:
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
                 files = [self.root / p for p in self.paths[todo]]
-                self._thumbs.update({(i, height): t for i, t in zip(todo, pool.map(lambda f: thumbnail(f, height), files))})
+                self._thumbs.update({(i, height): t for i, t in zip(todo,
+                    pool.map(lambda f: thumbnail(f, height), files))})
         found = [self._thumbs[int(i), height] for i in ids]
         while len(self._thumbs) > 20_000: self._thumbs.popitem(last=False)
         return found
@@ -163,7 +172,8 @@ def thumbnail(
 # %% ../../nbs/9_explore/01_source.ipynb #9776e481
 def _order(table):
     "Clustered images first, visible before infrared."
-    train = table["train"].astype(str).isin(["True", "1", "true"]).to_numpy() if "train" in table else np.ones(len(table), bool)
+    train = table["train"].astype(str).isin(["True", "1",
+                                             "true"]).to_numpy() if "train" in table else np.ones(len(table), bool)
     return np.lexsort((np.arange(len(table)), [[*MARKERS].index(m) for m in table.modality], ~train)), int(train.sum())
 
 
@@ -179,9 +189,11 @@ def from_run(
     "A run folder as a source. Raises RunError."
     run = Run(path)
     table, history = run.images, run.history
-    file = lambda e: run.path / "epochs" / f"{int(e):04d}.npz"
+    def file(e):
+        return run.path / "epochs" / f"{int(e):04d}.npz"
     epochs = [int(e) for e in history.epoch if file(e).is_file()]
-    if not epochs: raise RunError(f"{run.path}: no epoch is recorded yet; wait until the first one is there, then open it again")
+    if not epochs:
+        raise RunError(f"{run.path}: no epoch is recorded yet; wait until the first one is there, then open it again")
     with ZipFile(file(epochs[-1])) as z: held = {i.filename: i.CRC for i in z.infolist()}
     if "features_visible.npy" not in held:
         raise RunError(f"{run.path}: epochs hold no features (the run had keep_features = False), so there is no map; train with keep_features = True")
@@ -197,7 +209,8 @@ def from_run(
         return join_labels(apart, final, sub, target)
     key = hashlib.blake2b(json.dumps([held, n], sort_keys=True).encode(), digest_size=8).hexdigest()
     settings = {k: getattr(run.config, k) for k in DEFAULTS}
-    return Source(run.path.name, table.iloc[order].reset_index(drop=True), n, root or run.data_root, epochs, features, labels, settings,
+    return Source(run.path.name, table.iloc[order].reset_index(drop=True), n, root or run.data_root, epochs, features,
+                  labels, settings,
                   history, run.path, key, never=((3, 2),))
 
 # %% ../../nbs/9_explore/01_source.ipynb #bc4c095d
@@ -216,7 +229,8 @@ def compute_labels(
     final, target = None, None
     if all(y.max(initial=-1) >= 0 for y in apart.values()) and s["matcher"] != "none":
         target = "infrared"
-        new = match.transfer(x["visible"], apart["visible"], cluster.centroids(x["infrared"], apart["infrared"]), s["matcher"], s["level"], s["threshold"])
+        new = match.transfer(x["visible"], apart["visible"], cluster.centroids(x["infrared"], apart["infrared"]),
+                             s["matcher"], s["level"], s["threshold"])
         final = {"visible": new, "infrared": apart["infrared"]}
     y = join_labels(apart, final, None, target)
     return y._replace(sub=sub_clusters(features, y.identity, s["n_sub"]))
@@ -248,15 +262,22 @@ def from_frame(
 ) -> Source:
     "Any project's embeddings as a source. Raises ValueError that names what is missing."
     features = np.asarray(features, np.float32)
-    if missing := [c for c in REQUIRED if c not in table]: raise ValueError(f"table: no column {', '.join(missing)}; expected {', '.join(REQUIRED)} and optionally pid, label, train")
-    if strange := sorted(set(table.modality) - set(MARKERS)): raise ValueError(f"table: modality {strange[0]!r}; expected {' or '.join(MARKERS)}")
-    if unknown := sorted(set(settings) - set(DEFAULTS)): raise ValueError(f"{unknown[0]!r} is no setting of the explorer; expected {', '.join(DEFAULTS)}")
-    if features.ndim != 2 or len(features) != len(table) or not len(table): raise ValueError(f"features: shape {list(features.shape)} beside a table of {len(table)} rows; expected [{max(len(table), 1)}, D]")
-    if len(bad := np.flatnonzero(~np.isfinite(features).all(1))): raise ValueError(f"features: row {bad[0]} ({table.path.iloc[bad[0]]}) holds NaN or infinity; drop or repair {len(bad)} such rows")
+    if missing := [c for c in REQUIRED if c not in table]:
+        raise ValueError(f"table: no column {', '.join(missing)}; expected {', '.join(REQUIRED)} and optionally pid, label, train")
+    if strange := sorted(set(table.modality) - set(MARKERS)):
+        raise ValueError(f"table: modality {strange[0]!r}; expected {' or '.join(MARKERS)}")
+    if unknown := sorted(set(settings) - set(DEFAULTS)):
+        raise ValueError(f"{unknown[0]!r} is no setting of the explorer; expected {', '.join(DEFAULTS)}")
+    if features.ndim != 2 or len(features) != len(table) or not len(table):
+        raise ValueError(f"features: shape {list(features.shape)} beside a table of {len(table)} rows; expected [{max(len(table), 1)}, D]")
+    if len(bad := np.flatnonzero(~np.isfinite(features).all(1))):
+        raise ValueError(f"features: row {bad[0]} ({table.path.iloc[bad[0]]}) holds NaN or infinity; drop or repair {len(bad)} such rows")
     order, n = _order(table)
     table, features = table.iloc[order].reset_index(drop=True), features[order]
     kinds = table.modality.to_numpy()[:n]
-    labels = lambda e: known_labels(table[:n], features[:n], settings) if "label" in table else compute_labels(features[:n], kinds, settings)
+    def labels(e):
+        return known_labels(table[:n], features[:n], settings) if "label" in table else compute_labels(features[:n],
+            kinds, settings)
     key = hashlib.blake2b(features.tobytes() + "\n".join(map(str, table.path)).encode(), digest_size=8).hexdigest()
     return Source(name, table, n, root, [0], lambda e: features, labels, settings, key=key)
 
@@ -273,5 +294,6 @@ def open_source(
         if features is None: raise ValueError("a DataFrame needs its features: explore(table, features)")
         return from_frame(source, features, root, **settings)
     path = getattr(source, "path", source)
-    if not isinstance(path, (str, os.PathLike)): raise ValueError(f"source: a {type(source).__name__}; expected a run folder, a Run, or a DataFrame with features")
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(f"source: a {type(source).__name__}; expected a run folder, a Run, or a DataFrame with features")
     return from_run(path, root)

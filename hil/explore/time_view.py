@@ -18,7 +18,8 @@ from ..plots import curves
 HISTORY = (("retrieval", "share", True, {"mAP": ("mAP", "#E69F00"), "rank1": ("Rank-1", "#56B4E9")}),
            ("clusters", "number", False, {f"clusters_{m}": (m, COLORS[m]) for m in MARKERS}),
            ("agreement with truth", "ARI", True, {f"ari_{m}": (m, COLORS[m]) for m in MARKERS}),
-           ("transfer", "share", True, {"transfer_precision": ("precision", COLORS["right"]), "transfer_coverage": ("coverage", "#CC79A7")}))
+           ("transfer", "share", True, {"transfer_precision": ("precision", COLORS["right"]),
+                                        "transfer_coverage": ("coverage", "#CC79A7")}))
 
 
 class TimeView(View):
@@ -26,8 +27,11 @@ class TimeView(View):
     def __init__(self, session):
         super().__init__(session)
         epochs = session.source.labelled
-        self.slider = w.SelectionSlider(options=epochs, value=session.epoch, description="epoch", layout=w.Layout(width="380px"), style={"description_width": "48px"}, continuous_update=False).add_class("hil-epoch")
-        self.play = w.Play(min=0, max=len(epochs) - 1, value=epochs.index(session.epoch), interval=1400, show_repeat=False).add_class("hil-play")
+        self.slider = w.SelectionSlider(options=epochs, value=session.epoch, description="epoch",
+                                        layout=w.Layout(width="380px"), style={"description_width": "48px"},
+                                        continuous_update=False).add_class("hil-epoch")
+        self.play = w.Play(min=0, max=len(epochs) - 1, value=epochs.index(session.epoch), interval=1400,
+                           show_repeat=False).add_class("hil-play")
         self.frame, self.curves = Frame(), Curves(self.pick, empty="no history: this source has one epoch")
         self.play.observe(lambda change: setattr(self.slider, "value", epochs[change.new]), "value")
         self.slider.observe(lambda change: self.go(change.new), "value")
@@ -39,7 +43,8 @@ class TimeView(View):
 
     def go(self, epoch):
         "Show an epoch everywhere; its map is drawn first if it is not there yet."
-        if not self.session.maps.ready(epoch): self.frame.note = f"drawing the map of epoch {epoch}, duration {duration(self.session.maps.seconds(epoch))}, once; kept afterwards ..."
+        if not self.session.maps.ready(epoch):
+            self.frame.note = f"drawing the map of epoch {epoch}, duration {duration(self.session.maps.seconds(epoch))}, once; kept afterwards ..."
         self.session.epoch = epoch
 
     def pick(self, epoch): # a point of a curve was clicked
@@ -56,14 +61,20 @@ class TimeView(View):
     def panel(self, h, title, y, share, lines):
         have = {c: v for c, v in lines.items() if c in h and h[c].notna().any()}
         return dict(title=title, x="epoch", y=y, share=share, now=float(self.session.epoch),
-                    lines=[dict(name=name, color=color, x=h.epoch.astype(float).tolist(), y=[None if np.isnan(v) else float(v) for v in h[c]]) for c, (name, color) in have.items()])
+                    lines=[dict(name=name, color=color, x=h.epoch.astype(float).tolist(),
+                                y=[None if np.isnan(v) else float(v) for v in h[c]])
+                                for c, (name, color) in have.items()])
 
     def finding(self):
         "What the epoch was like, in one line."
         s = self.session
         row = s.source.history.set_index("epoch").reindex([s.epoch]).iloc[0]
-        word = lambda c, label: f"{label} {percent(row[c])}" if c in row and isinstance(row[c], float) and np.isfinite(row[c]) else ""
-        told = [f"stage {int(row.stage)}" if "stage" in row and np.isfinite(row.stage) else "", word("mAP", "mAP"), word("rank1", "Rank-1"), word("transfer_precision", "transfer precision"), word("transfer_coverage", "coverage")]
+        def word(c, label):
+            return f"{label} {percent(row[c])}" if c in row and isinstance(row[c],
+                float) and np.isfinite(row[c]) else ""
+        told = [f"stage {int(row.stage)}" if "stage" in row and np.isfinite(row.stage) else "", word("mAP", "mAP"),
+                word("rank1", "Rank-1"), word("transfer_precision", "transfer precision"),
+                word("transfer_coverage", "coverage")]
         return f"Epoch {s.epoch}" + "".join(f", {part}" for part in told if part) if len(s.source.labelled) > 1 else ""
 
     def static(self): # Figure

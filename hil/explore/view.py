@@ -22,7 +22,8 @@ class View:
     "One look at a session: `widget` when live, `static()` everywhere else."
     def __init__(self, session): self.session, self.awake, self._late = session, True, {}
 
-    def watch(self, what, *names): # call `what()` when one of the session's traits changes; a view that nobody sees does it when it is looked at
+    # call `what()` when one of the session's traits changes; a view that nobody sees does it when it is looked at
+    def watch(self, what, *names):
         self.session.observe(lambda change: what() if self.awake else self._late.update({what: None}), names)
 
     def wake(self, awake=True): # bool
@@ -37,7 +38,9 @@ class View:
     def clicked(self, image, add=False): # image number
         "A click on a thumbnail selects it; with shift it joins, or leaves, what is selected."
         if image >= self.session.source.n: self.session.image = image # held out: for retrieval only
-        elif add: self.session.select(np.setxor1d(self.session.selection, [image]), self.session.identity); self.session.image = image
+        elif add:
+            self.session.select(np.setxor1d(self.session.selection, [image]), self.session.identity)
+            self.session.image = image
         else: self.session.image = image
 
     def pictures(self, ids): # list of uint8 [H, W, 3]
@@ -47,20 +50,24 @@ class View:
     def cell(self, i, color=None, caption=None): # one thumbnail of a sheet
         source = self.session.source
         who = f", person {source.pid_name[i]}" if source.pid[i] >= 0 else ""
-        return [int(i), color or COLORS[source.modality[i]], caption or f"cam {source.camid[i]}", f"{source.paths[i]}, camera {source.camid[i]}{who}"]
+        return [int(i), color or COLORS[source.modality[i]], caption or f"cam {source.camid[i]}",
+                f"{source.paths[i]}, camera {source.camid[i]}{who}"]
 
     def who(self, images): # text: the commonest people of some images, where known
         known = self.session.source.pid_name[images][self.session.source.pid[images] >= 0]
-        return "" if not len(known) else "\n" + ", ".join(f"person {p} ({n})" for p, n in pd.Series(known).value_counts().iloc[:3].items())
+        return "" if not len(known) else "\n" + ", ".join(f"person {p} ({n})"
+                                                          for p, n in pd.Series(known).value_counts().iloc[:3].items())
 
     def static(self): raise NotImplementedError
 
-    def __repr__(self): return f"{type(self).__name__}({self.session.source.name}: {self.session.source.n:,} clustered images, epoch {self.session.epoch})"
+    def __repr__(self):
+        return f"{type(self).__name__}({self.session.source.name}: {self.session.source.n:,} clustered images, epoch {self.session.epoch})"
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         png = io.BytesIO()
         self.static().canvas.print_png(png)
-        return {"text/plain": f"{self!r}\n{STILL}", "image/png": base64.b64encode(png.getvalue()).decode(), **{k: v for k, v in self.widget._repr_mimebundle_().items() if k != "text/plain"}}
+        return {"text/plain": f"{self!r}\n{STILL}", "image/png": base64.b64encode(png.getvalue()).decode(),
+                **{k: v for k, v in self.widget._repr_mimebundle_().items() if k != "text/plain"}}
 
 
 def grouped(cells, most=400): # -> at most so many of the cells

@@ -28,7 +28,8 @@ class Graph:
         store=None, # path whose name begins the files that keep the neighbours on disk
     ):
         self.rows = {m: np.flatnonzero(modality == m) for m in MARKERS}
-        self.x, self.settings, self.most_k1, self.store = {m: features[rows] for m, rows in self.rows.items()}, settings, most_k1, store
+        self.x, self.settings, self.most_k1, self.store = {m: features[rows]
+                                                           for m, rows in self.rows.items()}, settings, most_k1, store
         self._near, self._distance, self._search = {}, {}, {}
         self._answers = store and store.with_name(f"{store.name}-answers.npz")
         self._labels = self._kept() if store and self._answers.is_file() else {}
@@ -42,8 +43,10 @@ class Graph:
         k1 = int(k1 or self.k1(m))
         if (m, k1) not in self._distance:
             for _ in self.search(m, k1): pass
-            for old in [key for key in self._distance if key[0] == m][:-3]: del self._distance[old]        # the last few stay
-            self._distance[m, k1] = jaccard_distance(self.x[m], k1, min(self.settings["k2"], k1), neighbors=self._near[m])
+            # the last few stay
+            for old in [key for key in self._distance if key[0] == m][:-3]: del self._distance[old]
+            self._distance[m, k1] = jaccard_distance(self.x[m], k1, min(self.settings["k2"], k1),
+                                                     neighbors=self._near[m])
         return self._distance[m, k1]
 
     def search(self, m, k1): # yields the share of rows done
@@ -51,7 +54,9 @@ class Graph:
         if m in self._near and self._near[m].shape[1] >= min(k1, len(self.x[m])): return
         k = max(k1, self.most_k1)
         file = self.store and self.store.with_name(f"{self.store.name}-{m}-{k}.npy")
-        if file and file.is_file(): self._near[m] = np.load(file); return
+        if file and file.is_file():
+            self._near[m] = np.load(file)
+            return
         pieces, found = self._search.setdefault((m, k), (knn_blocks(self.x[m], k), []))
         for piece in pieces:
             found.append(piece)
@@ -65,20 +70,25 @@ class Graph:
         sizes, done, start = {m: len(self.x[m]) ** 2 for m in todo}, 0., None
         def told(share):
             nonlocal start
-            start = start or (share, time.perf_counter())                                # the pace, from the first piece on
-            return share, (time.perf_counter() - start[1]) / max(share - start[0], 1e-9) * (1 - share) if share > start[0] else float("nan")
+            # the pace, from the first piece on
+            start = start or (share, time.perf_counter())
+            return share, (time.perf_counter() - start[1]) / max(share - start[0],
+                1e-9) * (1 - share) if share > start[0] else float("nan")
         for m in todo:
             size = sizes[m] / sum(sizes.values())
-            for share in self.search(m, int(k1 or self.k1(m))): yield told(done + .8 * size * share) # distances take about the last fifth
+            # distances take about the last fifth
+            for share in self.search(m, int(k1 or self.k1(m))): yield told(done + .8 * size * share)
             yield told(done + .8 * size)
             self.distance(m, k1)
             done += size
             yield told(done)
 
-    def _key(self, m, eps, min_samples, k1): return f"{m} eps={eps:g} min_samples={min_samples} k1={int(k1 or self.k1(m))} k2={self.settings['k2']}"
+    def _key(self, m, eps, min_samples, k1):
+        return f"{m} eps={eps:g} min_samples={min_samples} k1={int(k1 or self.k1(m))} k2={self.settings['k2']}"
 
     def knows(self, eps, min_samples, k1=None): # -> whether `cluster` answers at once
-        return all((m, int(k1 or self.k1(m))) in self._distance or self._key(m, eps, min_samples, k1) in self._labels for m in MARKERS if len(self.x[m]))
+        return all((m, int(k1 or self.k1(m))) in self._distance or self._key(m, eps, min_samples, k1) in self._labels
+                   for m in MARKERS if len(self.x[m]))
 
     def _kept(self):
         with np.load(self._answers) as z: return {key: z[key].astype(int) for key in z.files}
@@ -102,16 +112,21 @@ class Graph:
         out = {}
         for m in MARKERS:
             key = self._key(m, eps, min_samples, k1)
-            if key not in self._labels: self._labels[key] = pseudo_labels(self.distance(m, k1), eps, min_samples) if len(self.x[m]) else np.zeros(0, int)
+            if key not in self._labels:
+                self._labels[key] = pseudo_labels(self.distance(m, k1), eps,
+                                                  min_samples) if len(self.x[m]) else np.zeros(0, int)
             out[m] = self._labels[key]
         return out
 
-    def curve(self, quality, eps=None, min_samples=None, k1=None): # -> DataFrame: eps, modality, clusters, outliers, quality
+    # -> DataFrame: eps, modality, clusters, outliers, quality
+    def curve(self, quality, eps=None, min_samples=None, k1=None):
         "Counts and quality against eps; `quality(m, labels)` gives the last column."
         rows = []
         for e in eps if eps is not None else np.round(np.arange(.2, .81, .05), 2):
             for m, y in self.cluster(float(e), min_samples, k1).items():
-                if len(y): rows.append(dict(eps=float(e), modality=m, clusters=int(y.max(initial=-1)) + 1, outliers=int((y < 0).sum()), quality=quality(m, y)))
+                if len(y):
+                    rows.append(dict(eps=float(e), modality=m, clusters=int(y.max(initial=-1)) + 1,
+                                     outliers=int((y < 0).sum()), quality=quality(m, y)))
         return pd.DataFrame(rows, columns=["eps", "modality", "clusters", "outliers", "quality"])
 
     def kept_together(self, m, labels, k=6): # -> share in 0..1
@@ -150,22 +165,27 @@ class Transfer:
                 self._asked[level] = target[self.labels], similarity[self.labels], peak
         return self._asked[level]
 
-    def send(self, matcher="brst", level="cluster", threshold=.5): # -> int [rows]: target cluster 0.., -1 = refused or outlier
+    # -> int [rows]: target cluster 0.., -1 = refused or outlier
+    def send(self, matcher="brst", level="cluster", threshold=.5):
         "New labels, as `hil.method.match.transfer` gives them."
         if self.empty: return np.full(len(self.rows), -1)
         if matcher != "brst": return transfer(self.x, self.labels, self.prototypes, matcher, level, threshold)
         target, similarity, peak = self.forward(level)
         return np.where((self.labels >= 0) & (similarity >= np.float32(threshold) * peak[target]), target, -1)
 
-    def table(self, matcher="brst", level="cluster", threshold=.5): # -> DataFrame as `hil.method.match.match_table`, with the column correct
+    # -> DataFrame as `hil.method.match.match_table`, with the column correct
+    def table(self, matcher="brst", level="cluster", threshold=.5):
         "The match graph; a sample that was refused is counted on the way it would have gone."
         columns = ["source", "target", "n_samples", "n_accepted", "similarity", "correct"]
         if self.empty: return pd.DataFrame(columns=columns)
-        new, (target, similarity, _) = self.send(matcher, level, threshold), self.forward("cluster" if matcher not in ("brst", "one_way") else level)
+        new, (target, similarity, _) = self.send(matcher, level,
+                                                 threshold), self.forward("cluster" if matcher not in ("brst",
+            "one_way") else level)
         inside = self.labels >= 0
         went = np.where(new >= 0, new, target)
         table = pd.DataFrame(dict(source=self.labels, target=went, accepted=new >= 0, similarity=similarity))[inside]
-        table = table.groupby(["source", "target"], as_index=False).agg(n_samples=("accepted", "size"), n_accepted=("accepted", "sum"), similarity=("similarity", "mean"))
+        table = table.groupby(["source", "target"], as_index=False).agg(n_samples=("accepted", "size"),
+            n_accepted=("accepted", "sum"), similarity=("similarity", "mean"))
         a, b = self.source_pid[table.source], self.target_pid[table.target]
         table["correct"] = pd.Series([bool(p == q) if min(p, q) >= 0 else None for p, q in zip(a, b)], dtype=object)
         return table[columns]
@@ -175,7 +195,8 @@ class Transfer:
         got, known = new >= 0, self.pid >= 0
         right = np.zeros(0) if self.empty else self.target_pid[new[got & known]] == self.pid[got & known]
         inside = self.labels >= 0
-        return dict(precision=float(right.mean()) if len(right) else float("nan"), coverage=float(got[inside].mean()) if inside.any() else 0.)
+        return dict(precision=float(right.mean()) if len(right) else float("nan"),
+                    coverage=float(got[inside].mean()) if inside.any() else 0.)
 
     def curve(self, level="cluster", thresholds=None): # -> DataFrame: threshold, precision, coverage
         "Precision and coverage of BRST against its threshold."

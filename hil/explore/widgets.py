@@ -105,14 +105,16 @@ function render({ model, el }) {
 export default { render };
 """
 
-    def __init__(self, thumbs, on_click=None, on_row=None, **traits): # thumbs(ids) -> [bytes]; on_click(image, add); on_row(number)
+    # thumbs(ids) -> [bytes]; on_click(image, add); on_row(number)
+    def __init__(self, thumbs, on_click=None, on_row=None, **traits):
         super().__init__(**traits)
         self._thumbs, self._on_click, self._on_row = thumbs, on_click, on_row
         self.on_msg(self._heard)
 
     def _heard(self, _, message, buffers):
         if message["type"] == "need": self.send({"type": "thumbs", "ids": message["ids"]}, self._thumbs(message["ids"]))
-        if message["type"] == "click" and self._on_click: self._on_click(int(message["image"]), bool(message.get("add")))
+        if message["type"] == "click" and self._on_click:
+            self._on_click(int(message["image"]), bool(message.get("add")))
         if message["type"] == "row" and self._on_row: self._on_row(int(message["row"]))
 
 # %% ../../nbs/9_explore/05_widgets.ipynb #2d14fa7c
@@ -167,7 +169,9 @@ export default { render };
 class Curves(anywidget.AnyWidget):
     "Line charts side by side; a click on a point picks its x."
     title = t.Unicode().tag(sync=True)
-    panels = t.List().tag(sync=True) # {"title", "x", "y" (axis names), "now": x in use, "share": y in 0..1, "lines": [{"name", "color", "dash", "x", "y"}]}
+    # {"title", "x", "y" (axis names), "now": x in use, "share": y in 0..1, "lines": [{"name", "color", "dash", "x",
+    # "y"}]}
+    panels = t.List().tag(sync=True)
     empty = t.Unicode("nothing to draw").tag(sync=True)
     _css = CSS
     _esm = HELPERS + """
@@ -250,7 +254,11 @@ LARGE = 2000 # images whose map takes long enough to be announced
 def announced(maps, epoch): # hil.explore.coordinates.Maps, epoch that is duration to be drawn
     "Where a large map is drawn for the first time, say so, and for how long."
     seconds, n, begun = maps.seconds(epoch), maps.source.n, time.perf_counter()
-    if n < LARGE or not seconds: yield; return
-    shown = display(Notice(f"drawing the map of {n:,} images, duration {duration(seconds)}, once; kept afterwards", seconds), display_id=True)
+    if n < LARGE or not seconds:
+        yield
+        return
+    shown = display(Notice(f"drawing the map of {n:,} images, duration {duration(seconds)}, once; kept afterwards",
+                           seconds), display_id=True)
     yield
-    if shown: shown.update(Notice(f"The map of {n:,} images took {duration(time.perf_counter() - begun)}; it is kept, and there at once next time."))
+    if shown:
+        shown.update(Notice(f"The map of {n:,} images took {duration(time.perf_counter() - begun)}; it is kept, and there at once next time."))

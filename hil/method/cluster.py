@@ -54,7 +54,8 @@ def majority_pids(
 ):          # -> array [C]: the commonest identity of each cluster 0..C-1 (of equally common ones the smallest)
     "The person that each cluster stands for, for measuring purity (HIL section 3.1) where the truth is known."
     labels, pids = np.asarray(labels), np.asarray(pids)
-    (clusters, people), counts = np.unique(np.stack([labels[labels >= 0], pids[labels >= 0]]), axis=1, return_counts=True)
+    (clusters, people), counts = np.unique(np.stack([labels[labels >= 0], pids[labels >= 0]]), axis=1,
+                                           return_counts=True)
     order = np.lexsort((people, -counts, clusters))
     return people[order][np.unique(clusters[order], return_index=True)[1]]
 
@@ -67,7 +68,8 @@ def cluster_quality(
     out = labels < 0
     alone = np.where(out, labels.max(initial=-1) + 1 + np.cumsum(out), labels)
     right = majority_pids(labels, pids)[labels[~out]] == pids[~out] if (~out).any() else np.array([np.nan])
-    return dict(ari=adjusted_rand_score(pids, alone), ami=adjusted_mutual_info_score(pids, alone), purity=float(right.mean()),
+    return dict(ari=adjusted_rand_score(pids, alone), ami=adjusted_mutual_info_score(pids, alone),
+                purity=float(right.mean()),
                 n_clusters=int(labels.max(initial=-1)) + 1, n_outliers=int(out.sum()))
 
 # %% ../../nbs/4_method/02_cluster.ipynb #5f54ef97
@@ -80,7 +82,8 @@ def _as_tensor(features):
 def _checked_labels(labels, n):
     "Labels as int64 [n] and the number of clusters C; all of 0..C-1 must occur."
     labels = np.asarray(labels.cpu() if isinstance(labels, torch.Tensor) else labels).astype(np.int64)
-    if labels.shape != (n,): raise ValueError(f"labels must have shape [{n}], one per row of features, got {list(labels.shape)}")
+    if labels.shape != (n,):
+        raise ValueError(f"labels must have shape [{n}], one per row of features, got {list(labels.shape)}")
     sizes = np.bincount(labels[labels >= 0])
     if len(sizes) == 0:
         raise ValueError("labels: every image is an outlier (-1), so there is no cluster; raise eps or lower min_samples")

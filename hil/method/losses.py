@@ -19,9 +19,11 @@ def sub_center_cosines(
     bank, # [C, P, D] centres of each cluster, any length
 ): # [B, C, P] cosines
     "Cosine of every feature with every centre of a multi-centre bank (HIL, secondary clustering), one matrix product."
-    if bank.ndim != 3 or not bank.numel(): raise ValueError(f"mccl: a bank must have shape [C, P, D] with C, P >= 1, got {tuple(bank.shape)}")
+    if bank.ndim != 3 or not bank.numel():
+        raise ValueError(f"mccl: a bank must have shape [C, P, D] with C, P >= 1, got {tuple(bank.shape)}")
     _check("mccl", features, bank.shape[2])
-    return (_similarities(unit(features), bank.detach().flatten(0, 1)) * _inverse_length(bank)).unflatten(1, bank.shape[:2])
+    return (_similarities(unit(features), bank.detach().flatten(0, 1)) * _inverse_length(bank)).unflatten(1,
+        bank.shape[:2])
 
 
 def _inverse_length(bank):
@@ -49,7 +51,9 @@ class _InverseDistances(torch.autograd.Function):
         pos = (1 / d_n).mean(1, keepdim=True)
         neg = (1 / d_c).scatter(1, n, 0.).sum(1, keepdim=True) / max(C - 1, 1)
         if ctx.needs_input_grad[0]:
-            weights = torch.zeros_like(cosines).scatter_(2, which[:, :, None], (_slope(best, d_c) / ((pos + neg) * max(C - 1, 1)))[:, :, None])
+            weights = torch.zeros_like(cosines).scatter_(2, which[:, :, None],
+                                                         (_slope(best, d_c) / ((pos + neg) * max(C - 1, 1)))[:, :,
+                None])
             weights[rows, nearest] = -neg / (pos * (pos + neg) * P) * _slope(near, d_n)
             ctx.save_for_backward(_similarities(weights.flatten(1) * _inverse_length(bank), bank.flatten(0, 1).T))
         return torch.log1p(neg / pos)[:, 0]
@@ -67,16 +71,20 @@ def mccl_loss(
     temp=0.1, # tau of variant "softmax"
 ): # {"deep": scalar, "shallow": scalar}: unweighted means over the samples whose levels agree, 0 if none does
     "Multi-centre contrast (HIL, MCCL); raises ValueError for an unknown variant, missing labels, bad shapes or NaN."
-    if variant not in ("published", "softmax"): raise ValueError(f'mccl_loss: variant must be "published" or "softmax", got {variant!r}')
+    if variant not in ("published", "softmax"):
+        raise ValueError(f'mccl_loss: variant must be "published" or "softmax", got {variant!r}')
     if variant == "softmax":
         if labels is None: raise ValueError('mccl_loss: variant "softmax" needs the pseudo-labels; pass labels=')
         for level in features: _check("mccl_loss", features[level], banks[level].shape[2], labels, len(banks[level]))
-    with torch.set_grad_enabled(variant == "softmax"): cosines = {level: sub_center_cosines(features[level], banks[level]) for level in features}
+    with torch.set_grad_enabled(variant == "softmax"):
+        cosines = {level: sub_center_cosines(features[level], banks[level]) for level in features}
     best = {level: c.amax(2) for level, c in cosines.items()}  # d_c, as a cosine
     nearest = {level: b.argmax(1) for level, b in best.items()}  # n
     agree = torch.stack([n == next(iter(nearest.values())) for n in nearest.values()]).all(0)
-    if variant == "softmax": losses = {level: F.cross_entropy(b / temp, labels, reduction="none")[agree] for level, b in best.items()}
-    else: losses = {level: _InverseDistances.apply(_wide(unit(f), banks[level])[agree], banks[level].detach(), cosines[level][agree], nearest[level][agree])
+    if variant == "softmax":
+        losses = {level: F.cross_entropy(b / temp, labels, reduction="none")[agree] for level, b in best.items()}
+    else: losses = {level: _InverseDistances.apply(_wide(unit(f), banks[level])[agree], banks[level].detach(),
+                                                   cosines[level][agree], nearest[level][agree])
                     for level, f in features.items()}
     return {level: loss.sum() / agree.sum().clamp(min=1) for level, loss in losses.items()}
 
@@ -125,9 +133,11 @@ def _confirm(q, memory, rows, cols, ratio):
         near = torch.zeros(len(q), len(memory), dtype=torch.bool, device=q.device)
         near[_candidates(q, memory, ratio)] = True
         return near[rows, cols]
-    s = torch.cat([(q.index_select(0, r) * memory.index_select(0, c).to(q.dtype)).sum(1) for r, c in zip(rows.split(512), cols.split(512))])
+    s = torch.cat([(q.index_select(0, r) * memory.index_select(0, c).to(q.dtype)).sum(1)
+                   for r, c in zip(rows.split(512), cols.split(512))])
     top = q.new_full((len(q),), -math.inf).scatter_reduce(0, rows, s, "amax")
-    open = (top > -math.inf) & (top < (1 - 1e-6) * q.norm(dim=1))  # a cosine of 1 cannot be beaten; the others look through the whole memory
+    # a cosine of 1 cannot be beaten; the others look through the whole memory
+    open = (top > -math.inf) & (top < (1 - 1e-6) * q.norm(dim=1))
     if open.any(): top[open] = torch.stack([p.amax(1) for _, _, p in _products(q[open], memory)]).amax(0)
     return s > ratio * top[rows]
 
@@ -150,7 +160,8 @@ def neighbor_pairs(
 def _softmax_pass(x, memory, rows, cols, mean):
     "One pass over the memory -> logsumexp [B] of x . W, the logits of the pairs [M], and the softmax mean of W [B, D] if asked for."
     order = cols.argsort()
-    top, total, sums, logits = x.new_full((len(x), 1), -math.inf), x.new_zeros(len(x), 1), torch.zeros_like(x), x.new_empty(len(rows))
+    top, total, sums, logits = x.new_full((len(x), 1), -math.inf), x.new_zeros(len(x),
+        1), torch.zeros_like(x), x.new_empty(len(rows))
     edges = cols[order]
     for start, w, s in _products(x, memory):
         here = order[slice(*torch.searchsorted(edges, edges.new_tensor([start, start + len(w)])).tolist())]
@@ -167,7 +178,8 @@ def _weighted_sum(rows, cols, weights, memory, n):
     "Sum of weight * W[col] of each row's pairs -> [n, D], pairs in order of their rows."
     if len(rows) * 16 < n * len(memory):
         count = rows.bincount(minlength=n)
-        return F.embedding_bag(cols, memory.to(weights.dtype), count.cumsum(0) - count, mode="sum", per_sample_weights=weights)
+        return F.embedding_bag(cols, memory.to(weights.dtype), count.cumsum(0) - count, mode="sum",
+                               per_sample_weights=weights)
     dense = weights.new_zeros(n, len(memory))  # nearly everything is everybody's neighbour
     dense[rows, cols] = weights
     return dense.mm(memory.to(weights.dtype))
@@ -200,8 +212,11 @@ def neighbor_loss(
 ): # {"deep": scalar, "shallow": scalar}: unweighted means over the batch
     "Neighbour consistency (HIL; SDCL): `-log softmax` of the neighbours over (neighbours + 1); probabilities below 1e-8 count as 1e-8."
     B, Q = (len(next(iter(d.values()))) for d in (features, queries))
-    if not Q or B % Q: raise ValueError(f"neighbor_loss: {B} features do not match {Q} queries; expected as many, or a whole number of views of each")
+    if not Q or B % Q:
+        raise ValueError(f"neighbor_loss: {B} features do not match {Q} queries; expected as many, or a whole number of views of each")
     for level in features: _check("neighbor_loss", features[level], memories[level].shape[1])
     rows, cols = neighbor_pairs(queries, memories, ratio)
-    rows, cols = torch.cat([rows + v for v in range(0, B, Q)]), cols.repeat(B // Q)  # the same neighbours for every view
-    return {level: _NeighborSoftmax.apply(_wide(unit(f), memories[level]), memories[level], rows, cols, temp) for level, f in features.items()}
+    # the same neighbours for every view
+    rows, cols = torch.cat([rows + v for v in range(0, B, Q)]), cols.repeat(B // Q)
+    return {level: _NeighborSoftmax.apply(_wide(unit(f), memories[level]), memories[level], rows, cols, temp)
+            for level, f in features.items()}

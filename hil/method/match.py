@@ -21,7 +21,8 @@ def _lengths(name, rows, start=0):
     "Length of each row [n, 1]; a row without one raises ValueError."
     length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     bad = (~torch.isfinite(length)).nonzero()
-    if len(bad): raise ValueError(f"{name}: row {start + int(bad[0, 0])} holds NaN, infinity or more than float32 can square; look at the network that gave it")
+    if len(bad):
+        raise ValueError(f"{name}: row {start + int(bad[0, 0])} holds NaN, infinity or more than float32 can square; look at the network that gave it")
     return length.clamp_min(1e-12)
 
 def _both_sides(features, prototypes):
@@ -49,12 +50,14 @@ def forward(features, prototypes, block=8192):
         target.append(best.indices)
         similarity.append(best.values)
         peaks.append(cosine.amax(0))
-    return torch.cat(target).cpu().numpy(), torch.cat(similarity).cpu().numpy(), torch.stack(peaks).amax(0).cpu().numpy()
+    return (torch.cat(target).cpu().numpy(), torch.cat(similarity).cpu().numpy(),
+            torch.stack(peaks).amax(0).cpu().numpy())
 
 def _checked(labels, features, threshold=0.5):
     "Labels as int64 [N]; settings within their range."
     labels = np.asarray(labels.cpu() if isinstance(labels, torch.Tensor) else labels).astype(np.int64)
-    if labels.shape != (len(features),): raise ValueError(f"labels must have shape [{len(features)}], one per row of features, got {list(labels.shape)}")
+    if labels.shape != (len(features),):
+        raise ValueError(f"labels must have shape [{len(features)}], one per row of features, got {list(labels.shape)}")
     if not 0 <= threshold <= 1: raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
     return labels
 
@@ -99,7 +102,8 @@ def match_table(
     labels = _checked(labels, features, threshold)
     target, similarity, peak = forward(features, prototypes)
     limit = np.float32(threshold) * peak[target]
-    sent = pd.DataFrame(dict(source=labels, target=target, accepted=similarity >= limit, similarity=similarity, threshold=limit))
+    sent = pd.DataFrame(dict(source=labels, target=target, accepted=similarity >= limit, similarity=similarity,
+                             threshold=limit))
     groups = sent[labels >= 0].groupby(["source", "target"], as_index=False)
     return groups.agg(n_samples=("accepted", "size"), n_accepted=("accepted", "sum"), similarity=("similarity", "mean"),
                       threshold=("threshold", "first"))
@@ -113,7 +117,8 @@ def match_one_way(features, labels, prototypes, level="sample"):
     "Nearest prototype without reverse selection (HIL section 4, baseline) -> int64 array [N], -1 = outlier."
     return _at_level(level, features, _checked(labels, features), lambda rows: forward(rows, prototypes)[0])
 
-def _centre_cosines(centres, prototypes): return torch.cat(list(_cosines(centres, prototypes))).cpu().numpy().astype(np.float64)
+def _centre_cosines(centres, prototypes):
+    return torch.cat(list(_cosines(centres, prototypes))).cpu().numpy().astype(np.float64)
 
 def match_mutual(features, labels, prototypes):
     "Clusters whose centres are each other's nearest (HIL section 4, baseline) -> int64 array [N], -1 = no partner or outlier."
@@ -141,14 +146,16 @@ def _sinkhorn(cosine, entropy, tolerance=1e-6, max_rounds=1000):
     for _ in range(max_rounds):
         logits = logits - logits.logsumexp(1, keepdim=True) - np.log(logits.shape[0])      # each source sends 1/A ...
         received = logits.logsumexp(0, keepdim=True) + np.log(logits.shape[1])
-        logits = logits - received                                                         # ... each target receives 1/B
+        # ... each target receives 1/B
+        logits = logits - received
         if received.abs().max() < tolerance: break
     return logits.exp().numpy()
 
 def match_sinkhorn(features, labels, prototypes, entropy=0.05):
     "Entropic optimal transport of centres; each cluster goes where most of its mass goes -> int64 array [N], -1 = outlier."
     if not entropy > 0: raise ValueError(f"entropy must be positive, got {entropy}")
-    return _by_cluster(features, _checked(labels, features), lambda centres: _sinkhorn(_centre_cosines(centres, prototypes), entropy).argmax(1))
+    return _by_cluster(features, _checked(labels, features),
+                       lambda centres: _sinkhorn(_centre_cosines(centres, prototypes), entropy).argmax(1))
 
 # %% ../../nbs/4_method/04_match.ipynb #778e68d6
 MATCHERS = ("brst", "none", "one_way", "mutual", "hungarian", "sinkhorn")
@@ -183,4 +190,5 @@ def transfer_quality(
     got = new_labels >= 0
     asked = np.ones(len(got), bool) if labels is None else np.asarray(labels) >= 0
     right = prototype_pids[new_labels[got]] == pids[got]
-    return dict(precision=float(right.mean()) if got.any() else float("nan"), coverage=float(got[asked].mean()) if asked.any() else 0.)
+    return dict(precision=float(right.mean()) if got.any() else float("nan"),
+                coverage=float(got[asked].mean()) if asked.any() else 0.)

@@ -99,8 +99,10 @@ class ClusterMemory(nn.Module):
         x = unit(features.to(self.centers.dtype))
         if how == "mean": x, labels = batch_means(x, labels)
         elif how == "hard": x, labels = hardest(x, labels, self.centers)
-        elif how != "sample": raise ValueError(f'ClusterMemory.update: how must be "sample", "mean" or "hard", got {how!r}')
-        self.centers = move(self.centers.clone(), x, labels, self.momentum)  # a copy: a backward still to come reads the old one
+        elif how != "sample":
+            raise ValueError(f'ClusterMemory.update: how must be "sample", "mean" or "hard", got {how!r}')
+        # a copy: a backward still to come reads the old one
+        self.centers = move(self.centers.clone(), x, labels, self.momentum)
 
 # %% ../../nbs/4_method/05_memory.ipynb #5642459e
 def batch_means(

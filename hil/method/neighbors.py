@@ -63,7 +63,8 @@ def _empty_lists(n, k): return np.full((n, k), -np.inf, np.float32), np.full((n,
 
 def _half_product(x, k, block, width=2048):
     "Exact k nearest of unit rows from the upper triangle of x @ x.T, its own first, of equals the lower number -> yields int32 [block, k]."
-    width = max(width, block)                                        # the first tile of a strip holds all of its own columns
+    # the first tile of a strip holds all of its own columns
+    width = max(width, block)
     (best, found), number, room = _empty_lists(len(x), k), np.arange(len(x)), np.empty(block * width, np.float32)
     for start in range(0, len(x), block):
         rows = number[start:start + block]
@@ -84,10 +85,13 @@ def _search(x, rows, k, block=8192):
     "Exact k largest cosines of the given unit rows with all of x, on a GPU where faiss has one -> cosines, indices int64 [n, k]."
     if _on_gpu():
         resources = faiss.StandardGpuResources()
-        search = lambda part: faiss.knn_gpu(resources, part, x, k, metric=faiss.METRIC_INNER_PRODUCT)
+        def search(part):
+            return faiss.knn_gpu(resources, part, x, k, metric=faiss.METRIC_INNER_PRODUCT)
     else:
-        search = lambda part: faiss.knn(part, x, k, metric=faiss.METRIC_INNER_PRODUCT)
-    return [np.concatenate(part) for part in zip(*(search(rows[start:start + block]) for start in range(0, len(rows), block)))]
+        def search(part):
+            return faiss.knn(part, x, k, metric=faiss.METRIC_INNER_PRODUCT)
+    return [np.concatenate(part) for part in zip(*(search(rows[start:start + block])
+                                                   for start in range(0, len(rows), block)))]
 
 def _own_first(found, start=0):
     "Move each row's own number (start, start + 1 ...) to the front, the others stay as they are -> int32 [n, k]."
@@ -109,11 +113,13 @@ log = logging.getLogger(__name__)
 
 def _recall(x, rows, found, kth):
     "Share of the found neighbours that are as near as the k-th true one; copies of an image count as each other."
-    return float(np.mean([(x[near[near >= 0]] @ x[i] >= far - 1e-6).sum() / len(near) for i, near, far in zip(rows, found, kth)]))
+    return float(np.mean([(x[near[near >= 0]] @ x[i] >= far - 1e-6).sum() / len(near)
+                          for i, near, far in zip(rows, found, kth)]))
 
 def _centres(x, n_lists, seed):
     "Directions that k-means finds in unit rows -> [n_lists, D]."
-    kmeans = faiss.Kmeans(x.shape[1], n_lists, niter=6, seed=seed, spherical=True, min_points_per_centroid=1, max_points_per_centroid=25)
+    kmeans = faiss.Kmeans(x.shape[1], n_lists, niter=6, seed=seed, spherical=True, min_points_per_centroid=1,
+                          max_points_per_centroid=25)
     kmeans.train(x)
     return kmeans.centroids
 
@@ -131,7 +137,8 @@ def _meet(x, rows, asked, members, best, found, room=2**24):
 
 def _approximate(x, k, recall, seed, n_sample=256):
     "Nearest neighbours through lists, dealt as often as the sample's recall asks for -> int32 [N, k], each row its own first."
-    (best, found), everybody, n_lists = _empty_lists(len(x), k), np.arange(len(x)), max(1, min(int(4 * len(x)**.5), len(x) // 40))
+    (best, found), everybody, n_lists = _empty_lists(len(x), k), np.arange(len(x)), max(1,
+        min(int(4 * len(x)**.5), len(x) // 40))
     rows = np.random.default_rng(seed).choice(len(x), min(n_sample, len(x)), replace=False)
     kth, deals, reached = _search(x, x[rows], k)[0][:, -1], 0, 0.
     while reached < recall and (deals == 0 or 2**(deals + 1) <= n_lists / 8):
@@ -140,7 +147,8 @@ def _approximate(x, k, recall, seed, n_sample=256):
         asked = faiss.knn(x, centres, min(2**deals, n_lists), metric=faiss.METRIC_INNER_PRODUCT)[1]
         _meet(x, everybody, asked, _by_value(asked[:, 0], n_lists), best, found)
         reached = _recall(x, rows, found[rows], kth)
-    log.log(logging.INFO if reached >= recall else logging.WARNING, "ivf: recall@%d %.4f on %d of %d images (asked for: %.2f), dealt into %d lists %d times",
+    log.log(logging.INFO if reached >= recall else logging.WARNING,
+            "ivf: recall@%d %.4f on %d of %d images (asked for: %.2f), dealt into %d lists %d times",
             k, reached, len(rows), len(x), recall, n_lists, deals)
     short = np.flatnonzero((found < 0).any(1))                       # fewer than k within reach: these few among all
     if len(short):
@@ -160,7 +168,8 @@ def nearest(
     "`knn` for rows that are unit already, or the first columns of lists that are there already."
     if k < 1 or k != int(k): raise ValueError(f"k must be a whole number of at least 1, got {k}")
     if isinstance(neighbors, np.ndarray):
-        if neighbors.shape[0] != len(x) or neighbors.shape[1] < min(k, len(x)): raise ValueError(f"neighbors: shape {list(neighbors.shape)}; expected [{len(x)}, {min(int(k), len(x))}] or more columns, from knn")
+        if neighbors.shape[0] != len(x) or neighbors.shape[1] < min(k, len(x)):
+            raise ValueError(f"neighbors: shape {list(neighbors.shape)}; expected [{len(x)}, {min(int(k), len(x))}] or more columns, from knn")
         return neighbors[:, :min(int(k), len(x))]
     if neighbors not in ("exact", "ivf"): raise ValueError(f'neighbors must be "exact" or "ivf", got {neighbors!r}')
     if not 0 < recall <= 1: raise ValueError(f"recall must lie in (0, 1], got {recall}")

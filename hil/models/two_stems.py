@@ -45,7 +45,8 @@ class TwoStems(nn.Module):
         compile=False, # True, or the name of a torch.compile backend
     ):
         super().__init__()
-        self.height, self.width, self.gradient_checkpointing, self.compile_backend = height, width, gradient_checkpointing, compile
+        self.height, self.width, self.gradient_checkpointing, self.compile_backend = (height, width,
+            gradient_checkpointing, compile)
 
     def shared(self, x): # stem outputs of one batch -> {"deep": [B, D], "shallow": [B, E]}
         "What is done to both modalities together."
@@ -58,15 +59,18 @@ class TwoStems(nn.Module):
     def compile_blocks(self):
         "Send the blocks through torch.compile, if asked for; to be called once they exist."
         if not self.compile_backend: return
-        for block in self.repeated(): block.compile(**({} if self.compile_backend is True else {"backend": self.compile_backend}))
+        for block in self.repeated():
+            block.compile(**({} if self.compile_backend is True else {"backend": self.compile_backend}))
 
     def run(self, module, x):
         "`module(x)`, checkpointed where that was asked for and a gradient is wanted."
-        return recomputed(module, x) if self.gradient_checkpointing and self.training and torch.is_grad_enabled() else module(x)
+        return recomputed(module,
+                          x) if self.gradient_checkpointing and self.training and torch.is_grad_enabled() else module(x)
 
     def check(self, batch):
         "Raise ValueError for what the network cannot take."
-        if not batch or (unknown := set(batch) - set(self.stems)): raise ValueError(f"unknown modality {sorted(unknown) if batch else '(none given)'}; a batch has the keys {tuple(self.stems)}")
+        if not batch or (unknown := set(batch) - set(self.stems)):
+            raise ValueError(f"unknown modality {sorted(unknown) if batch else '(none given)'}; a batch has the keys {tuple(self.stems)}")
         for m, x in batch.items():
             if x.ndim != 4 or x.shape[1:] != (3, self.height, self.width):
                 raise ValueError(f"{m}: expected images [B, 3, {self.height}, {self.width}], got {tuple(x.shape)}; resize them (hil.data.augment.clean), or build the model with height and width of yours")

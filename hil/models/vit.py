@@ -39,7 +39,8 @@ class Stem(nn.Module):
         patch=16, # pixels, also the stride
     ):
         super().__init__()
-        conv = lambda n, size, stride: nn.Conv2d(n, channels, size, stride, size // 2, bias=False)
+        def conv(n, size, stride):
+            return nn.Conv2d(n, channels, size, stride, size // 2, bias=False)
         self.conv = nn.Sequential(conv(3, 7, 2), HalfNorm(channels), nn.ReLU(inplace=True),
                                   conv(channels, 3, 1), HalfNorm(channels), nn.ReLU(inplace=True),
                                   conv(channels, 3, 1), nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
@@ -57,7 +58,9 @@ class DropPath(nn.Module):
     def __init__(self, drop_prob=0.):
         super().__init__()
         self.drop_prob = drop_prob
-        self.rows = None  # (rows of the whole batch, int [B] which of them come in): a part of a batch draws as the whole would (hil.training.gradient_cache)
+        # (rows of the whole batch, int [B] which of them come in): a part of a batch draws as the whole would
+        # (hil.training.gradient_cache)
+        self.rows = None
 
     def forward(self, x): # [B, N, D] -> the same
         "Whole rows are kept or dropped; the mean stays."
@@ -105,9 +108,11 @@ class Trunk(nn.Module):
     "The weights of TransReID-SSL's ViT and a second stem, under the release's names."
     def __init__(self, positions, dim, depth, heads, stem, drop_path):
         super().__init__()
-        self.cls_token, self.pos_embed = nn.Parameter(torch.zeros(1, 1, dim)), nn.Parameter(torch.zeros(1, 1 + positions, dim))
+        self.cls_token, self.pos_embed = nn.Parameter(torch.zeros(1, 1, dim)), nn.Parameter(torch.zeros(1,
+            1 + positions, dim))
         self.patch_embed, self.patch_embed2 = Stem(dim, stem), Stem(dim, stem)
-        self.blocks = nn.ModuleList(Block(dim, heads, drop_path * i / max(depth - 1, 1)) for i in range(depth))  # 0 ... drop_path
+        # 0 ... drop_path
+        self.blocks = nn.ModuleList(Block(dim, heads, drop_path * i / max(depth - 1, 1)) for i in range(depth))
         self.norm, self.fc, self.decoder_norm = nn.LayerNorm(dim, eps=1e-6), nn.Linear(dim, 1000), nn.BatchNorm1d(1)
 
 
@@ -125,8 +130,10 @@ class VitIcs(TwoStems):
         **options, # of `TwoStems`: height, width, gradient_checkpointing, compile
     ):
         super().__init__(**options)
-        if self.height % 16 or self.width % 16: raise ValueError(f"height x width = {self.height} x {self.width}: both must be multiples of the patch size 16")
-        if dim % heads or depth < 2: raise ValueError(f"dim = {dim}, heads = {heads}, depth = {depth}: dim must be a multiple of heads, and two blocks are needed")
+        if self.height % 16 or self.width % 16:
+            raise ValueError(f"height x width = {self.height} x {self.width}: both must be multiples of the patch size 16")
+        if dim % heads or depth < 2:
+            raise ValueError(f"dim = {dim}, heads = {heads}, depth = {depth}: dim must be a multiple of heads, and two blocks are needed")
         self.base = Trunk(self.height // 16 * (self.width // 16), dim, depth, heads, stem, drop_path)
         for neck in self.necks.values():
             self.add_module(neck, nn.BatchNorm1d(dim))
@@ -139,7 +146,9 @@ class VitIcs(TwoStems):
     def reset(self):
         "Random weights; the second stem and the heads start as copies, as they do from a checkpoint."
         for module in self.base.modules():
-            if isinstance(module, nn.Linear): nn.init.trunc_normal_(module.weight, std=.02); nn.init.zeros_(module.bias)
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=.02)
+                nn.init.zeros_(module.bias)
         for token in (self.base.cls_token, self.base.pos_embed): nn.init.trunc_normal_(token, std=.02)
         self.base.patch_embed2.load_state_dict(self.base.patch_embed.state_dict())
         for head in (self.b1, self.b2): head[0].load_state_dict(self.base.blocks[-1].state_dict())
@@ -153,7 +162,8 @@ class VitIcs(TwoStems):
         x = torch.cat([self.base.cls_token.expand(len(patches), -1, -1), patches], 1) + self.base.pos_embed
         early = x[:, 1:]
         for block in self.base.blocks[:-1]: x = self.run(block, x)
-        tokens = {"deep": self.run(self.b1, x)[:, 0], "shallow": self.run(self.b2, torch.cat([x[:, :1], early], 1))[:, 0]}
+        tokens = {"deep": self.run(self.b1, x)[:, 0],
+                  "shallow": self.run(self.b2, torch.cat([x[:, :1], early], 1))[:, 0]}
         return {d: (neck := self.get_submodule(self.necks[d]))(t.to(neck.weight.dtype)) for d, t in tokens.items()}
 
     # -- checkpoints (read by hil.models.weights) ---------------------------------------------------------------------
@@ -171,7 +181,8 @@ class VitIcs(TwoStems):
         if any(k.startswith(("b1.", "b2.")) for k in keys): return {k: k for k in self.state_dict()}, self.unused
         top = "base." if any(k.startswith("base.") for k in keys) else ""
         second = "patch_embed2." if any(k.startswith(top + "patch_embed2.") for k in keys) else "patch_embed."
-        moves = {"base.patch_embed2.": second, r"b[12].0.": f"blocks.{len(self.base.blocks) - 1}.", r"b[12].1.": "norm.", "base.": ""}
+        moves = {"base.patch_embed2.": second, r"b[12].0.": f"blocks.{len(self.base.blocks) - 1}.",
+                 r"b[12].1.": "norm.", "base.": ""}
         def source(key):
             move = next((old for old in moves if re.match(old, key)), None)
             return key if move is None else top + re.sub("^" + move, moves[move], key)

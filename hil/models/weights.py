@@ -23,19 +23,23 @@ def plain_data(): # list for torch.serialization.safe_globals
     "Numpy numbers and argparse namespaces: found in published checkpoints, and harmless."
     scalar = np.float64(0).__reduce__()[0]
     kinds = [type(np.dtype(t)) for t in ("f8", "f4", "i8", "i4", "?")]
-    return [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype, argparse.Namespace, *kinds]
+    return [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype,
+            argparse.Namespace, *kinds]
 
 
 def read_file(
     path, # written by torch.save
 ): # what was saved
     "Read a file without executing any of it. Raises FileNotFoundError, or ValueError for what cannot be read that way."
-    if not Path(path).is_file(): raise FileNotFoundError(f"{path}: no such checkpoint; weights must be None, 'random' or a file")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint; weights must be None, 'random' or a file")
     try:
-        with torch.serialization.safe_globals(plain_data()): return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(plain_data()):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
         what = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if what: raise ValueError(f"{path}: holds a Python object ({what[1]}), and reading it could run code. Nothing was run. If you trust the file, keep its weights only: "
+        if what:
+            raise ValueError(f"{path}: holds a Python object ({what[1]}), and reading it could run code. Nothing was run. If you trust the file, keep its weights only: "
                                   f"torch.save(torch.load({str(path)!r}, weights_only=False)['state_dict'], 'weights.pth'), and load that file") from error
         raise ValueError(f"{path}: not a file that torch.save wrote, or cut short ({type(error).__name__}); download it again") from error
 
@@ -47,9 +51,11 @@ def unwrap(
     saved, # what was in the file
 ): # ({name: Tensor}, names that lie outside of the backbone)
     "The weights inside: wrappers opened, `module.` and `backbone.` taken off. Raises ValueError if there are none."
-    while isinstance(saved, dict) and (inner := next((w for w in WRAPPERS if isinstance(saved.get(w), dict)), None)): saved = saved[inner]
+    while isinstance(saved, dict) and (inner := next((w for w in WRAPPERS if isinstance(saved.get(w), dict)), None)):
+        saved = saved[inner]
     state = {k: v for k, v in saved.items() if isinstance(v, torch.Tensor)} if isinstance(saved, dict) else {}
-    if not state: raise ValueError(f"no weights: expected a dict of tensors, alone or under one of {WRAPPERS}, got {', '.join(map(str, saved)) or 'nothing' if isinstance(saved, dict) else type(saved).__name__}")
+    if not state:
+        raise ValueError(f"no weights: expected a dict of tensors, alone or under one of {WRAPPERS}, got {', '.join(map(str, saved)) or 'nothing' if isinstance(saved, dict) else type(saved).__name__}")
     while all(k.startswith("module.") for k in state): state = {k.removeprefix("module."): v for k, v in state.items()}
     outside = [k for k in state if not k.startswith("backbone.")]
     if len(outside) == len(state): return state, []
@@ -64,7 +70,8 @@ def resize_positions(
     "Bilinear interpolation of a position embedding (TransReID-SSL). Raises ValueError if the old grid is not `ratio` to 1."
     n = positions.shape[1] - 1
     rows = math.isqrt(n * ratio)
-    if rows * (rows // ratio) != n: raise ValueError(f"{n} positions are no grid of height to width {ratio}:1, such as 16 x 8 or 18 x 9")
+    if rows * (rows // ratio) != n:
+        raise ValueError(f"{n} positions are no grid of height to width {ratio}:1, such as 16 x 8 or 18 x 9")
     old = positions[:, 1:].unflatten(1, (rows, rows // ratio)).permute(0, 3, 1, 2)
     new = F.interpolate(old, tuple(grid), mode="bilinear", align_corners=False)
     return torch.cat([positions[:, :1], new.flatten(2).transpose(1, 2)], 1)
@@ -88,7 +95,9 @@ class Report:
     @property
     def loaded(self): return len(self.matched) + len(self.resized) + len(self.duplicated)
 
-    def __repr__(self): return "\n".join(f"{k:<11}{len(v):>4}  {v[0] if v else ''}{' ...' if len(v) > 1 else ''}" for k, v in vars(self).items() if v)
+    def __repr__(self):
+        return "\n".join(f"{k:<11}{len(v):>4}  {v[0] if v else ''}{' ...' if len(v) > 1 else ''}"
+                         for k, v in vars(self).items() if v)
 
 
 def match_state(
@@ -98,7 +107,8 @@ def match_state(
     "Find every weight of the model in the file."
     own, report, new, used = model.state_dict(), Report(), {}, set()
     sources, may_miss = model.sources(state) if hasattr(model, "sources") else ({k: k for k in own}, None)
-    fits = lambda pattern, key: bool(pattern) and re.match(pattern, key) is not None
+    def fits(pattern, key):
+        return bool(pattern) and re.match(pattern, key) is not None
     unused, ignored, positions = (getattr(model, name, None) for name in ("unused", "ignored", "positions"))
     for key, mine in own.items():
         source, note = sources[key], key if sources[key] == key else f"{key} <- {sources[key]}"
@@ -129,10 +139,12 @@ def load_checkpoint(
     try:
         state, outside = unwrap(read_file(path))
         new, report = match_state(model, state)
-    except ValueError as error: raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+    except ValueError as error: raise ValueError(str(error) if str(path) in str(error)
+                                                 else f"{path}: {error}") from error
     report.ignored += outside
     if (strict and report.wrong) or not report.loaded:
-        what = "; ".join(f"{len(v)} {k} ({', '.join(v[:3])}{', ...' if len(v) > 3 else ''})" for k, v in report.wrong.items())
+        what = "; ".join(f"{len(v)} {k} ({', '.join(v[:3])}{', ...' if len(v) > 3 else ''})"
+                         for k, v in report.wrong.items())
         raise ValueError(f"{path}: does not fit this model, nothing was loaded: {what}. Build the model that the file was made with (name, size, settings); "
                          f"or, if the difference is meant, load_checkpoint(model, path, strict=False) takes the {report.loaded} entries that fit")
     model.load_state_dict(new, strict=False)

@@ -22,8 +22,10 @@ from .style import empty_figure, empty_panel, figure_title, palette, styled
 def _change(history, columns, show=percent):
     "'mAP 27 % → 72 %, Rank-1 ...' of the columns {name: label} that were recorded; '' if none was."
     found = {label: history[c].dropna() for c, label in columns.items() if c in history}
-    moved = (f"{label} {show(v.iloc[0])}" + (f" → {show(v.iloc[-1])}" if len(v) > 1 else "") for label, v in found.items() if len(v))
-    return ", ".join(text.replace(" ", "\xa0") for text in moved)                # a line may break between two of them only
+    moved = (f"{label} {show(v.iloc[0])}" + (f" → {show(v.iloc[-1])}" if len(v) > 1 else "")
+             for label, v in found.items() if len(v))
+    # a line may break between two of them only
+    return ", ".join(text.replace(" ", "\xa0") for text in moved)
 
 
 def _history_panel(ax, epoch, history, ylabel, head, lines, told, show, missing):
@@ -33,29 +35,38 @@ def _history_panel(ax, epoch, history, ylabel, head, lines, told, show, missing)
         ax.plot(epoch, history[column], dash, color=color, label=label, marker="o", ms=3 if len(epoch) < 40 else 0)
     ax.set(xlabel="epoch", ylabel=ylabel)
     top = history[list(lines)].max(axis=None) if lines else 0
-    ax.set_ylim(*((-0.02, 1.04) if show is percent else (0, (1.4 if len(lines) > 2 else 1.1) * top or 1)))  # room for the legend
+    # room for the legend
+    ax.set_ylim(*((-0.02, 1.04) if show is percent else (0, (1.4 if len(lines) > 2 else 1.1) * top or 1)))
     ax.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
-    if len(lines) > 1: ax.legend(loc="best", ncols=2 if len(lines) > 2 else 1, columnspacing=0.9, handlelength=1.6, fontsize=7.5)
+    if len(lines) > 1:
+        ax.legend(loc="best", ncols=2 if len(lines) > 2 else 1, columnspacing=0.9, handlelength=1.6, fontsize=7.5)
     if not lines: empty_panel(ax, missing)
     title = textwrap.wrap(f"{head}: {_change(history, {c: lines[c][0] for c in list(lines)[:told]}, show) or 'not recorded'}", 43)
-    ax.set_title("\n".join([""] * (2 - len(title)) + title))                     # always two lines: axes stay where they are while a run grows
+    # always two lines: axes stay where they are while a run grows
+    ax.set_title("\n".join([""] * (2 - len(title)) + title))
 
 
 def _history_panels(history):
     "The six panels of `history_plot`, as arguments of `_history_panel`."
-    pairs = lambda *names: {f"{c}_{m}": (f"{m} {label}".strip(), COLORS[m], dash) for c, label, dash in names for m in MARKERS}
+    def pairs(*names):
+        return {f"{c}_{m}": (f"{m} {label}".strip(), COLORS[m], dash) for c, label, dash in names for m in MARKERS}
     names = [c for c in history if c.startswith("loss_")]
     losses = {c: (c.removeprefix("loss_"), color, "-") for c, color in zip(names, palette(len(names)))}
     spent = f"{history['seconds'].sum():,.0f} s" if "seconds" in history else "time"
     count, real = (lambda v: f"{v:,.0f}"), (lambda v: f"{v:.3g}")
     return [
-        ("score", "retrieval", {"mAP": ("mAP", "#222222", "-"), "rank1": ("Rank-1", "#888888", "--")}, 2, percent, "retrieval was not measured"),
+        ("score", "retrieval", {"mAP": ("mAP", "#222222", "-"), "rank1": ("Rank-1", "#888888", "--")}, 2, percent,
+         "retrieval was not measured"),
         ("loss", "loss", losses, 1, real, "no column loss_*"),
-        ("number", "clusters", pairs(("clusters", "", "-"), ("outliers", "outliers", ":")), 2, count, "no column clusters_*"),
-        ("agreement with truth", "ARI", pairs(("ari", "", "-"), ("ami", "AMI", ":")), 2, percent, "ARI and AMI need true identities:\nno truth known"),
-        ("share of samples", "transfer", {"transfer_precision": ("precision", COLORS["right"], "-"), "transfer_coverage": ("coverage", "#E69F00", "--")},
+        ("number", "clusters", pairs(("clusters", "", "-"), ("outliers", "outliers", ":")), 2, count,
+         "no column clusters_*"),
+        ("agreement with truth", "ARI", pairs(("ari", "", "-"), ("ami", "AMI", ":")), 2, percent,
+         "ARI and AMI need true identities:\nno truth known"),
+        ("share of samples", "transfer", {"transfer_precision": ("precision", COLORS["right"], "-"),
+                                          "transfer_coverage": ("coverage", "#E69F00", "--")},
          2, percent, "the modalities never met,\nor no truth is known"),
-        ("seconds an epoch", f"{spent} in all", {"seconds": ("an epoch", "#222222", "-")}, 1, lambda v: f"{v:.1f} s", "no column seconds")]
+        ("seconds an epoch", f"{spent} in all", {"seconds": ("an epoch", "#222222", "-")}, 1, lambda v: f"{v:.1f} s",
+         "no column seconds")]
 
 
 @styled
@@ -72,7 +83,8 @@ def history_plot(
     for ax, panel in zip(axes.flat, _history_panels(history)): _history_panel(ax, epoch, history, *panel)
     for name, value in marks.items():
         axes[0, 0].axhline(value, color="#999999", ls=(0, (4, 2, 1, 2)), lw=1.2)
-        axes[0, 0].annotate(f"{name} mAP {percent(value)}", (0.99, value), (0, 2), xycoords=("axes fraction", "data"), textcoords="offset points",
+        axes[0, 0].annotate(f"{name} mAP {percent(value)}", (0.99, value), (0, 2), xycoords=("axes fraction", "data"),
+                            textcoords="offset points",
                             ha="right", fontsize=8, color="#666666")
     stage = history["stage"].to_numpy() if "stage" in history else np.zeros(len(history))
     for ax in (ax for ax in axes.flat if ax.has_data() and len(epoch)):
@@ -85,10 +97,13 @@ def history_plot(
 def _history_finding(history, marks):
     "The headline of `history_plot`: mAP, and where it lies between the marks."
     score = history["mAP"].dropna() if "mAP" in history else []
-    if not len(score): return f"{counted(len(history), 'epoch')}: retrieval was not measured" if len(history) else "No epoch recorded yet"
+    if not len(score):
+        return (f"{counted(len(history), 'epoch')}: retrieval was not measured" if len(history)
+                else "No epoch recorded yet")
     low, high = marks.get("untrained", np.nan), marks.get("supervised", np.nan)
     way = ", ".join(f"{k} {percent(v)}" for k, v in marks.items())
-    if high > low: way = f"{percent((score.iloc[-1] - low) / (high - low))} of the way from untrained ({percent(low)}) to supervised ({percent(high)})"
+    if high > low:
+        way = f"{percent((score.iloc[-1] - low) / (high - low))} of the way from untrained ({percent(low)}) to supervised ({percent(high)})"
     return f"After {counted(len(history), 'epoch')} mAP is {percent(score.iloc[-1])}" + (f": {way}" if way else "")
 
 # %% ../../nbs/8_plots/01_curves.ipynb #93995ac9
@@ -103,8 +118,11 @@ class LivePlot:
         history # DataFrame, or list of dicts: one row an epoch
     ) -> bool: # whether it drew
         "Show the history so far, in place of what was shown before."
-        ipython, begun = sys.modules.get("IPython"), time.perf_counter()          # loaded already wherever there is a kernel
-        if not hasattr(ipython and ipython.get_ipython(), "kernel") or (begun < self.due and len(history) < self.total_epochs): return False
+        # loaded already wherever there is a kernel
+        ipython, begun = sys.modules.get("IPython"), time.perf_counter()
+        if not hasattr(ipython and ipython.get_ipython(),
+                       "kernel") or (begun < self.due and len(history) < self.total_epochs):
+            return False
         png, fig = io.BytesIO(), history_plot(history, self.marks, self.total_epochs)
         fig.canvas.print_png(png)
         width, height = fig.canvas.get_width_height()
@@ -130,13 +148,16 @@ def cmc_plot(
     for i, (name, cmc) in enumerate(curves.items()):
         label = f"{name}: {percent(cmc[0])} at rank 1, {percent(cmc[-1])} at {len(cmc)}"
         ax.plot(np.arange(1, len(cmc) + 1), cmc, dashes[i % 4], color=colors[i % 5], marker="o", ms=3, label=label)
-    ax.set(xlabel=f"rank (how many gallery {counted} are looked at)", ylabel="share of queries with a match", ylim=(0, 1.02))
+    ax.set(xlabel=f"rank (how many gallery {counted} are looked at)", ylabel="share of queries with a match",
+           ylim=(0, 1.02))
     ax.set_xticks([1, *range(5, max(map(len, curves.values())) + 1, 5)])
     ax.legend(loc="lower right")
     (name, cmc), *rest = curves.items()
-    share = lambda v: percent(v[0]).replace(" ", "\xa0")                              # no line break before the sign
+    def share(v):
+        return percent(v[0]).replace(" ", "\xa0")                              # no line break before the sign
     others = "; ".join(f"{k} {share(v)}" for k, v in rest)
-    figure_title(fig, f"{name[:1].upper() + name[1:]}: the right person comes first in {share(cmc)} of queries" + (f" ({others})" if others else ""), 80)
+    figure_title(fig, f"{name[:1].upper() + name[1:]}: the right person comes first in {share(cmc)} of queries"
+                 + (f" ({others})" if others else ""), 80)
     return fig
 
 # %% ../../nbs/8_plots/01_curves.ipynb #96d992fd
@@ -151,13 +172,17 @@ def threshold_curve(
     ax.set(xlabel="threshold t of reverse selection", ylabel="share of samples", ylim=(-0.02, 1.02))
     df = df.sort_values("threshold")
     known = "precision" in df and df["precision"].notna().any()
-    ax.plot(df["threshold"], df["coverage"], "--", color="#E69F00", marker="s", ms=3, label="coverage: samples that got a label")
-    if known: ax.plot(df["threshold"], df["precision"], color=COLORS["right"], marker="o", ms=3, label="precision: labels that are right")
+    ax.plot(df["threshold"], df["coverage"], "--", color="#E69F00", marker="s", ms=3,
+            label="coverage: samples that got a label")
+    if known:
+        ax.plot(df["threshold"], df["precision"], color=COLORS["right"], marker="o", ms=3,
+                label="precision: labels that are right")
     if current is not None: ax.axvline(current, color="#777777", ls=":", lw=1.4, label=f"in use: t = {current:g}")
     ax.legend(loc="best")
     first, last = df.iloc[0], df.iloc[-1]
     text = f"t from {first.threshold:g} to {last.threshold:g}: coverage {percent(first.coverage)} → {percent(last.coverage)}"
-    figure_title(fig, text + (f", precision {percent(first.precision)} → {percent(last.precision)}" if known else "; no truth known, so no precision"), 80)
+    figure_title(fig, text + (f", precision {percent(first.precision)} → {percent(last.precision)}" if known
+                              else "; no truth known, so no precision"), 80)
     return fig
 
 
@@ -170,7 +195,8 @@ def eps_curve(
     "Number of DBSCAN clusters and outliers against the radius eps."
     if not len(df): return empty_figure("DBSCAN", "no radius was tried")
     fig, axes = plt.subplots(1, 2, figsize=(10.2, 3.5), layout="constrained", sharex=True)
-    for ax, name in zip(axes, ("clusters", "outliers")): ax.set(xlabel="radius eps (Jaccard distance)", ylabel=f"number of {name}")
+    for ax, name in zip(axes, ("clusters", "outliers")):
+        ax.set(xlabel="radius eps (Jaccard distance)", ylabel=f"number of {name}")
     found = []
     for m, part in df.groupby("modality", sort=False) if "modality" in df else [("all images", df)]:
         part = part.sort_values("eps")
@@ -195,13 +221,16 @@ def camera_matrix(
 ) -> Figure:
     "mAP of every pair of cameras alone, a number in each cell."
     values = np.asarray(table, float)
-    if not values.size or not np.isfinite(values).any(): return empty_figure("Cameras", "no pair of cameras shows the same person")
+    if not values.size or not np.isfinite(values).any():
+        return empty_figure("Cameras", "no pair of cameras shows the same person")
     wide = float(np.clip(2.6 + 0.72 * values.shape[1], 6.2, 10.4))
     fig, ax = plt.subplots(figsize=(wide, float(np.clip(1.7 + 0.46 * len(values), 2.6, 7))), layout="constrained")
     image = ax.imshow(np.ma.masked_invalid(values), cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for (r, c), v in np.ndenumerate(values):
-        ax.text(c, r, f"{100 * v:.0f}" if np.isfinite(v) else "–", ha="center", va="center", color="white" if v < 0.55 else "#222222")
-    for axis, names, m, what in ((ax.xaxis, table.columns, gallery_modality, "gallery"), (ax.yaxis, table.index, query_modality, "query")):
+        ax.text(c, r, f"{100 * v:.0f}" if np.isfinite(v) else "–", ha="center", va="center",
+                color="white" if v < 0.55 else "#222222")
+    for axis, names, m, what in ((ax.xaxis, table.columns, gallery_modality, "gallery"),
+                                 (ax.yaxis, table.index, query_modality, "query")):
         axis.set_ticks(range(len(names)), [f"cam {n}" for n in names])
         axis.set_label_text(f"{m} {what} camera", color=COLORS.get(m, "#222222"), fontweight="bold")
     ax.grid(False)
@@ -213,8 +242,10 @@ def camera_matrix(
 
 def _matrix_finding(table, values):
     "The headline of `camera_matrix`: the best and the worst pair, and how many never meet."
-    pair = lambda at: f"{table.index[at[0]]} → {table.columns[at[1]]} ({percent(values[at])})"
+    def pair(at):
+        return f"{table.index[at[0]]} → {table.columns[at[1]]} ({percent(values[at])})"
     worst, best = (np.unravel_index(f(values), values.shape) for f in (np.nanargmin, np.nanargmax))
     gone = int(np.isnan(values).sum())
-    text = f"Only cameras {pair(best)} meet" if values.size - gone == 1 else f"Hardest pair of cameras: {pair(worst)}; easiest: {pair(best)}"
+    text = (f"Only cameras {pair(best)} meet" if values.size - gone == 1
+            else f"Hardest pair of cameras: {pair(worst)}; easiest: {pair(best)}")
     return text + (f"; {counted(gone, 'pair')} without anybody to compare" if gone else "")

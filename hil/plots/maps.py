@@ -32,7 +32,8 @@ def _neighbors(unit, k, block=2048):
         s[np.arange(len(s)), start + np.arange(len(s))] = -np.inf
         part = np.argpartition(-s, k - 1, axis=1)[:, :k]
         part = np.take_along_axis(part, np.argsort(-np.take_along_axis(s, part, 1), axis=1, kind="stable"), 1)
-        near.append(part); sim.append(np.take_along_axis(s, part, 1))
+        near.append(part)
+        sim.append(np.take_along_axis(s, part, 1))
     return np.concatenate(near), np.concatenate(sim)
 
 
@@ -68,10 +69,11 @@ def embed(
         u, s, _ = np.linalg.svd(unit - unit.mean(0) if len(unit) else unit, full_matrices=False)
         return index, np.pad(u * s, [(0, 0), (0, 2)])[:, :2].astype(np.float32)
     near, sim = _neighbors(unit, min(n_neighbors, len(unit)) - 1)
-    knn = np.c_[np.arange(len(unit)), near], np.c_[np.zeros(len(unit)), np.clip(1 - sim, 0, None)].astype(np.float32), None
+    knn = np.c_[np.arange(len(unit)), near], np.c_[np.zeros(len(unit)),
+                                                   np.clip(1 - sim, 0, None)].astype(np.float32), None
     with warnings.catch_warnings():                            # known and harmless: no search index, unconnected graph
         warnings.filterwarnings("ignore", module=r"umap|sklearn\.manifold|numba|tensorflow")
-        from umap import UMAP                                  # here, because importing it compiles for seconds
+        from umap import UMAP  # here, because importing it compiles for seconds
         layout = UMAP(n_neighbors=min(n_neighbors, len(unit)), min_dist=min_dist, metric="cosine", n_epochs=200,
                       random_state=random_state, n_jobs=1, precomputed_knn=knn)
         return index, layout.fit_transform(unit).astype(np.float32)
@@ -82,7 +84,8 @@ def _purity(near, codes):
     known = codes >= 0
     if known.sum() < 2: return np.nan, np.nan
     counts = np.bincount(codes[known]).astype(float)
-    return (codes[near] == codes[:, None])[known].mean(), (counts * (counts - 1)).sum() / (known.sum() * (len(codes) - 1))
+    return (codes[near] == codes[:, None])[known].mean(), (counts * (counts - 1)).sum() / (known.sum()
+        * (len(codes) - 1))
 
 
 @styled
@@ -98,16 +101,21 @@ def umap_panels(
     if n == 0 or not columns: return empty_figure("UMAP", "no images to draw")
     rows = -(-len(columns) // 2) if len(columns) > 3 else 1
     cols = -(-len(columns) // rows)
-    fig, axes = plt.subplots(rows, cols, figsize=(5.2 if cols == 1 else 10.4, 4.2 * rows), layout="constrained", squeeze=False)
+    fig, axes = plt.subplots(rows, cols, figsize=(5.2 if cols == 1 else 10.4, 4.2 * rows), layout="constrained",
+                             squeeze=False)
     near = None
     if n > 2 and features is not None: near = _neighbors(_unit(np.asarray(features, np.float32)), min(10, n - 1))[0]
     elif n > 2: near = cKDTree(xy).query(xy, min(11, n))[1][:, 1:]
-    found = {name: _umap_panel(ax, xy, name, values, modality, near) for ax, (name, values) in zip(axes.flat, columns.items())}
+    found = {name: _umap_panel(ax, xy, name, values, modality, near)
+             for ax, (name, values) in zip(axes.flat, columns.items())}
     for ax in axes.flat[len(columns):]: ax.axis("off")
-    ranked = sorted((k for k in found if np.isfinite(found[k][0])), key=lambda k: (found[k][0] - found[k][1]) / max(1 - found[k][1], 1e-9))
-    what = f"neighbours share {ranked[-1]} most" + (f", {ranked[0]} least" if len(ranked) > 1 else "") if ranked else "too few labels to measure neighbourhoods"
+    ranked = sorted((k for k in found if np.isfinite(found[k][0])),
+                    key=lambda k: (found[k][0] - found[k][1]) / max(1 - found[k][1], 1e-9))
+    what = f"neighbours share {ranked[-1]} most" + (f", {ranked[0]} least" if len(ranked) > 1
+                                                    else "") if ranked else "too few labels to measure neighbourhoods"
     where = "in feature space" if features is not None else "on the map"
-    figure_title(fig, f"UMAP of {of_total(n, total or n)} images: {what} (against chance, {where})", 70 if cols < 2 else 112)
+    figure_title(fig, f"UMAP of {of_total(n, total or n)} images: {what} (against chance, {where})",
+                 70 if cols < 2 else 112)
     return fig
 
 
@@ -118,7 +126,8 @@ def _umap_panel(ax, xy, name, values, modality, near):
     keep = np.flatnonzero(~out)
     codes = np.append(np.where(out, -1, np.cumsum(~out) - 1), -1)[codes]
     labels = [labels[i] for i in keep]
-    colors = np.array([plt.matplotlib.colors.to_rgb(COLORS[v]) if v in MARKERS else c for v, c in zip(labels, palette(len(labels)))]).reshape(-1, 3)
+    colors = np.array([plt.matplotlib.colors.to_rgb(COLORS[v]) if v in MARKERS else c
+                       for v, c in zip(labels, palette(len(labels)))]).reshape(-1, 3)
     rgb = np.vstack([colors, plt.matplotlib.colors.to_rgb(COLORS["outlier"])])[codes]
     size, order = float(np.clip(16000 / len(xy), 10, 30)), np.random.default_rng(0).permutation(len(xy))
     order = order[np.argsort(codes[order] >= 0, kind="stable")]                # outliers below
@@ -126,16 +135,25 @@ def _umap_panel(ax, xy, name, values, modality, near):
     for m, marker in MARKERS.items():
         rows = order[kind[order] == m]
         ax.scatter(*xy[rows].T, s=size, c=rgb[rows], marker=marker, linewidths=0, alpha=0.8, rasterized=True)
-    handles = [Line2D([], [], ls="", marker=MARKERS[m], color="#555555", ms=5, label=m) for m in MARKERS if modality is not None and (kind == m).any()]
+    handles = [Line2D([], [], ls="", marker=MARKERS[m], color="#555555", ms=5, label=m)
+               for m in MARKERS if modality is not None and (kind == m).any()]
     if len(labels) <= 10:
-        shown = [Line2D([], [], ls="", marker=MARKERS.get(v, "s"), color=c, ms=5, label=str(v)) for v, c in zip(labels, colors)]
+        shown = [Line2D([], [], ls="", marker=MARKERS.get(v, "s"), color=c, ms=5, label=str(v))
+                 for v, c in zip(labels, colors)]
         handles = shown + [h for h in handles if h.get_label() not in map(str, labels)]
-        handles.sort(key=lambda h: [*MARKERS].index(h.get_label()) if h.get_label() in MARKERS else -1)  # visible before infrared
-    if (codes < 0).any(): handles.append(Line2D([], [], ls="", marker="o", color=COLORS["outlier"], ms=5, label=f"outlier ({(codes < 0).sum():,})"))
-    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=6, handletextpad=0.1, columnspacing=0.9)
+        # visible before infrared
+        handles.sort(key=lambda h: [*MARKERS].index(h.get_label()) if h.get_label() in MARKERS else -1)
+    if (codes < 0).any():
+        handles.append(Line2D([], [], ls="", marker="o", color=COLORS["outlier"], ms=5,
+                              label=f"outlier ({(codes < 0).sum():,})"))
+    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=6, handletextpad=0.1,
+              columnspacing=0.9)
     share, chance = _purity(near, codes) if near is not None else (np.nan, np.nan)
-    ax.set(xticks=[], yticks=[], xlabel=f"UMAP 1   ({counted(len(labels), 'label')}{'; colours repeat' if len(labels) > 30 else ''})", ylabel="UMAP 2")
-    ax.set_title(f"{name}: {percent(share)} of 10 neighbours share it\n(by chance {percent(chance)})" if np.isfinite(share) else f"{name}: not known")
+    ax.set(xticks=[], yticks=[],
+           xlabel=f"UMAP 1   ({counted(len(labels), 'label')}{'; colours repeat' if len(labels) > 30 else ''})",
+           ylabel="UMAP 2")
+    ax.set_title(f"{name}: {percent(share)} of 10 neighbours share it\n(by chance {percent(chance)})"
+                 if np.isfinite(share) else f"{name}: not known")
     return share, chance
 
 # %% ../../nbs/8_plots/02_maps.ipynb #bac12648
@@ -148,7 +166,8 @@ def barycentre(
     at = [{node: i for i, node in enumerate(left)}, {}]
     for sweep in range(2 * sweeps):
         side = 1 - sweep % 2                                                        # right first, then left, ...
-        mean = edges.assign(y=edges.iloc[:, 1 - side].map(at[1 - side]) * edges["n_samples"]).groupby(edges.columns[side])[["y", "n_samples"]].sum()
+        mean = edges.assign(y=edges.iloc[:, 1 - side].map(at[1 - side])
+                            * edges["n_samples"]).groupby(edges.columns[side])[["y", "n_samples"]].sum()
         mean = (mean["y"] / mean["n_samples"]).sort_values(kind="stable")
         at[side] = {node: i for i, node in enumerate(mean.index)}
     return at
@@ -158,9 +177,11 @@ def edge_kinds(
     table:pd.DataFrame # as for `match_graph`
 ) -> pd.DataFrame: # its columns, n (samples, at least 1), accepted (bool), truth ("right", "wrong", "unknown")
     "One row for each line of the match graph: what a pair sent, and what of it was refused (HIL section 3.4)."
-    table = table.assign(truth=[("wrong", "right")[bool(c)] if pd.notna(c) else "unknown" for c in table["correct"]] if "correct" in table else "unknown")
+    table = table.assign(truth=[("wrong", "right")[bool(c)] if pd.notna(c) else "unknown" for c in table["correct"]]
+                         if "correct" in table else "unknown")
     refused = table["n_samples"] - table["n_accepted"]
-    return pd.concat([table.assign(n=table["n_accepted"], accepted=True), table.assign(n=refused, accepted=False)]).query("n > 0")
+    return pd.concat([table.assign(n=table["n_accepted"], accepted=True),
+                      table.assign(n=refused, accepted=False)]).query("n > 0")
 
 
 def by_trouble(
@@ -169,7 +190,8 @@ def by_trouble(
     "Sources by their refused and wrong samples, most first (HIL section 3.4)."
     wrong = np.array([pd.notna(c) and not c for c in table["correct"]]) if "correct" in table else False
     bad = table["n_samples"] - np.where(wrong, 0, table["n_accepted"])
-    return pd.DataFrame({"bad": bad, "n": table["n_samples"]}).groupby(table["source"]).sum().sort_values(["bad", "n"], ascending=False, kind="stable")
+    return pd.DataFrame({"bad": bad, "n": table["n_samples"]}).groupby(table["source"]).sum().sort_values(["bad", "n"],
+        ascending=False, kind="stable")
 
 
 def _drawn(table, max_clusters):
@@ -178,7 +200,8 @@ def _drawn(table, max_clusters):
     if len(score) <= max_clusters: return score.index, f"all {counted(len(score), 'source cluster')} drawn"
     evenly = np.linspace(0, len(score) - 1, max_clusters).round().astype(int)
     trouble = f"{(score['bad'] > 0).sum()} of all have refused or wrong samples"
-    return score.index[evenly], f"{max_clusters} of {len(score)} source clusters drawn, evenly from most to least troubled ({trouble})"
+    return (score.index[evenly],
+            f"{max_clusters} of {len(score)} source clusters drawn, evenly from most to least troubled ({trouble})")
 
 
 def _draw_edges(ax, edges, heights, ends):
@@ -187,12 +210,14 @@ def _draw_edges(ax, edges, heights, ends):
     for e in edges.sort_values(["accepted", "n"], ascending=[True, False]).to_dict("records"):
         y0, y1, dy = heights[0][e[ends[0]]], heights[1][e[ends[1]]], 0 if e["accepted"] else step
         curve = Curve([(0, y0), (0.35, y0 + dy), (0.65, y1 + dy), (1, y1)], [Curve.MOVETO] + [Curve.CURVE4] * 3)
-        ax.add_patch(PathPatch(curve, fill=False, lw=0.8 + 4.2 * e["n"] / widest, color=COLORS[e["truth"]], alpha=0.8 if e["accepted"] else 0.5,
+        ax.add_patch(PathPatch(curve, fill=False, lw=0.8 + 4.2 * e["n"] / widest, color=COLORS[e["truth"]],
+                               alpha=0.8 if e["accepted"] else 0.5,
                                ls="-" if e["accepted"] else (0, (2.5, 1.5)), capstyle="butt"))
     for x, nodes, m in zip((0, 1), heights, MARKERS):
         ax.scatter([x] * len(nodes), list(nodes.values()), s=22, color=COLORS[m], zorder=3, marker=MARKERS[m])
         for node, y in nodes.items():
-            ax.text(x + 0.05 * x - 0.025, y, str(node), ha="left" if x else "right", va="center", fontsize=7.5 if len(nodes) < 45 else 6)
+            ax.text(x + 0.05 * x - 0.025, y, str(node), ha="left" if x else "right", va="center",
+                    fontsize=7.5 if len(nodes) < 45 else 6)
         ax.text(x, -0.01, f"{m} clusters", ha="center", va="bottom", color=COLORS[m], fontweight="bold")
     ax.set(xlim=(-0.12, 1.12), ylim=(1, -0.04))
 
@@ -205,13 +230,15 @@ def match_graph(
     max_clusters:int=40 # source clusters drawn, evenly from most to least troubled
 ) -> Figure:
     "The graph of BRST's matches, visible | infrared (HIL, bidirectional reverse selection transmission)."
-    if not len(table) or not (table["n_samples"] > 0).any(): return empty_figure(f"{source_modality} → {target_modality}", "no sample was matched")
+    if not len(table) or not (table["n_samples"] > 0).any():
+        return empty_figure(f"{source_modality} → {target_modality}", "no sample was matched")
     table = table[table["n_samples"] > 0]
     shown, words = _drawn(table, max_clusters)
     part = table[table["source"].isin(shown)]
     ends = ["source", "target"] if source_modality == "visible" else ["target", "source"]
     tall = float(np.clip(1.5 + 0.2 * max(part[e].nunique() for e in ends), 4.2, 9.4))
-    fig, at = plt.subplot_mosaic([["graph", "bars"], ["graph", "key"]], figsize=(10.4, tall), layout="constrained", width_ratios=(2.7, 1), height_ratios=(2.6, tall - 2.6))
+    fig, at = plt.subplot_mosaic([["graph", "bars"], ["graph", "key"]], figsize=(10.4, tall), layout="constrained",
+                                 width_ratios=(2.7, 1), height_ratios=(2.6, tall - 2.6))
     for ax in (at["graph"], at["key"]): ax.axis("off")
     at["bars"].set(xlabel="similarity of sample and cluster", ylabel="samples")
     order = barycentre(list(dict.fromkeys(part[ends[0]])), part[ends + ["n_samples"]])
@@ -220,8 +247,10 @@ def match_graph(
     at["graph"].set_title(textwrap.fill(words, 95), color="#666666")
     kinds = edges[["accepted", "truth"]].drop_duplicates().sort_values(["accepted", "truth"], ascending=[False, True])
     handles = [Line2D([], [], color=COLORS[t], lw=3, alpha=0.8 if a else 0.5, ls="-" if a else (0, (2.5, 1.5)),
-                      label=("accepted" if a else "refused") + (f", {t}" if t != "unknown" else "")) for a, t in kinds.values]
-    at["key"].legend(handles=handles, loc="upper left", title=f"line width: 1 to {edges['n'].max():,} samples", title_fontsize=8, alignment="left")
+                      label=("accepted" if a else "refused") + (f", {t}" if t != "unknown" else ""))
+                      for a, t in kinds.values]
+    at["key"].legend(handles=handles, loc="upper left", title=f"line width: 1 to {edges['n'].max():,} samples",
+                     title_fontsize=8, alignment="left")
     _similarity_bars(at["bars"], every.dropna(subset="similarity"))
     figure_title(fig, f"{source_modality} → {target_modality}: " + _match_finding(every))
     return fig
@@ -231,7 +260,8 @@ def _similarity_bars(ax, edges):
     "Samples by the mean similarity of their pair, accepted and refused."
     if not len(edges): return empty_panel(ax, "similarity not recorded")
     halves = {a: edges[edges["accepted"] == a] for a in (True, False)}
-    ax.hist([h["similarity"] for h in halves.values()], weights=[h["n"] for h in halves.values()], bins=16, stacked=True,
+    ax.hist([h["similarity"] for h in halves.values()], weights=[h["n"] for h in halves.values()], bins=16,
+            stacked=True,
             color=[COLORS["accept"], COLORS["refuse"]], label=["accepted", "refused"])
     ax.legend(loc="best")
     mean = {a: np.average(h["similarity"], weights=h["n"]) for a, h in halves.items() if len(h)}
@@ -244,6 +274,8 @@ def _match_finding(edges):
     known = edges[edges["truth"] != "unknown"]
     text = f"{percent(yes['n'].sum() / n)} of {counted(int(n), 'sample')} accepted"
     if not len(known): return text + "; no truth known"
-    share = lambda part: part[part["truth"] == "right"]["n"].sum() / max(part["n"].sum(), 1)
+    def share(part):
+        return part[part["truth"] == "right"]["n"].sum() / max(part["n"].sum(), 1)
     no = known[~known["accepted"]]
-    return text + f", {percent(share(known[known['accepted']]))} of them right" + (f" (of the refused, {percent(share(no))} would have been)" if len(no) else "")
+    return (text + f", {percent(share(known[known['accepted']]))} of them right"
+            + (f" (of the refused, {percent(share(no))} would have been)" if len(no) else ""))

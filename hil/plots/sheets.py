@@ -9,8 +9,8 @@ import textwrap
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from PIL import Image
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ..core.names import COLORS, MARKERS
 from ..core.text import counted, of_total, percent
@@ -49,7 +49,8 @@ def _sheet(cells, row_labels, col_labels, title):
             y, x = r * dh + 5, c * dw + (dw - w) // 2
             frame = np.round(255 * np.array(plt.matplotlib.colors.to_rgb(cell[1]))).astype(np.uint8)
             canvas[y - 3:y + h + 3, x - 3:x + w + 3] = frame
-            canvas[y:y + h, x:x + w] = np.asarray(Image.fromarray(to_display(cell[0])).resize((w, h), Image.Resampling.LANCZOS)) // 8 * 8 + 4
+            canvas[y:y + h, x:x + w] = np.asarray(Image.fromarray(to_display(cell[0])).resize((w, h),
+                Image.Resampling.LANCZOS)) // 8 * 8 + 4
             texts.append((x + w / 2, y + h + 4, cell[2], cell[1]))
     left = 14 + max([max(map(len, str(s).split("\n"))) for s in row_labels or [""]]) * 6.2
     wide = max(left + canvas.shape[1] + 8, 620)
@@ -63,7 +64,8 @@ def _sheet(cells, row_labels, col_labels, title):
     for x, y, s, color in texts: ax.text(x, y, s, ha="center", va="top", fontsize=7.5, color=color)
     for r, s in enumerate(row_labels or []): ax.text(-8, r * dh + 5 + h / 2, s, ha="right", va="center", fontsize=8)
     for c, s in enumerate(col_labels or []): ax.text(c * dw + dw / 2, -4, s, ha="center", va="bottom", fontsize=8)
-    if not any(c is not None for row in cells for c in row): ax.text(canvas.shape[1] / 2, dh / 2, "nothing to show", ha="center", va="center", color="#777777")
+    if not any(c is not None for row in cells for c in row):
+        ax.text(canvas.shape[1] / 2, dh / 2, "nothing to show", ha="center", va="center", color="#777777")
     fig.text(8 / wide, 1 - 6 / tall, "\n".join(lines), ha="left", va="top", fontweight="bold", fontsize=10.5)
     return fig
 
@@ -78,7 +80,8 @@ def contact_sheet(
 ) -> Figure:
     "A table of images, people x cameras."
     kinds = list(col_modality) if col_modality is not None else None
-    cells = [[None if image is None else (image, COLORS[kinds[c]] if kinds else "#DDDDDD", "") for c, image in enumerate(row)] for row in images]
+    cells = [[None if image is None else (image, COLORS[kinds[c]] if kinds else "#DDDDDD", "")
+              for c, image in enumerate(row)] for row in images]
     n_cols, have = max([len(row) for row in cells] + [0]), sum(cell is not None for row in cells for cell in row)
     text = f"{counted(len(cells), 'row')} x {counted(n_cols, 'column')}: {of_total(have, len(cells) * n_cols)} images are there"
     kind = "".join(f", {counted(kinds.count(m), f'{m} column')}" for m in MARKERS if kinds and m in kinds)
@@ -110,7 +113,8 @@ def subcluster_sheet(
     title:str=None # put before the computed finding, e.g. "Cluster 17"
 ) -> Figure:
     "One cluster's sub-clusters, one a row (HIL, secondary clustering)."
-    sub, modality, camid, pid, viewpoint = (v if v is None else np.asarray(v) for v in (sub, modality, camid, pid, viewpoint))
+    sub, modality, camid, pid, viewpoint = (v if v is None else np.asarray(v)
+                                            for v in (sub, modality, camid, pid, viewpoint))
     order = pd.Series(sub).value_counts().index if len(sub) else []
     cells, labels = [], []
     for s in order:
@@ -118,15 +122,18 @@ def subcluster_sheet(
         rows = rows[np.argsort(modality[rows] == "infrared", kind="stable")]
         views = f"\n{_composition(viewpoint[rows])}" if viewpoint is not None else ""
         labels.append(f"sub {s}: {counted(len(rows), 'image')}\ncam {_composition(camid[rows])}{views}")
-        rows = rows[np.linspace(0, len(rows) - 1, min(k, len(rows))).round().astype(int)]       # spread over both modalities
-        cells.append([(images[i], COLORS[modality[i]], f"cam {camid[i]}" + (f" id {pid[i]}" if pid is not None else "")) for i in rows])
+        # spread over both modalities
+        rows = rows[np.linspace(0, len(rows) - 1, min(k, len(rows))).round().astype(int)]
+        cells.append([(images[i], COLORS[modality[i]],
+                       f"cam {camid[i]}" + (f" id {pid[i]}" if pid is not None else "")) for i in rows])
     if not len(sub): return _sheet([], None, None, f"{title or 'Cluster'}: empty")
     told = {name: _gives_away(sub, v) for name, v in (("camera", camid), ("viewpoint", viewpoint)) if v is not None}
     found = [f"{name} in {percent(best)} (guess {percent(guess)})" for name, (best, guess) in told.items()]
     people = len(np.unique(pid)) if pid is not None else None
     who = "" if pid is None else " of one person" if people == 1 else f" of {people} people, MIXED"
     kinds = " + ".join(f"{(modality == m).sum()} {m}" for m in MARKERS if (modality == m).any())
-    return _sheet(cells, labels, None, f"{title + ': ' if title else ''}{counted(len(sub), 'image')}{who} ({kinds}) in {counted(len(order), 'sub-cluster')}; "
+    return _sheet(cells, labels, None,
+                  f"{title + ': ' if title else ''}{counted(len(sub), 'image')}{who} ({kinds}) in {counted(len(order), 'sub-cluster')}; "
                   f"the sub-cluster gives away the {' and the '.join(found)}")
 
 # %% ../../nbs/8_plots/03_sheets.ipynb #8d392000
@@ -163,7 +170,8 @@ def retrieval_sheet(
     tops = [np.asarray(r)[meets[q][np.asarray(r)]][:k] for q, r in enumerate(ranking)]
     right = [[bool(g_pids[i] == q_pids[q]) if known else None for i in top] for q, top in enumerate(tops)]
     shown = np.unique(np.linspace(0, len(tops) - 1, min(rows, len(tops))).round().astype(int)) if len(tops) else []
-    results = lambda q: [_result(gallery_images, i, ok, g_camids[i]) for i, ok in zip(tops[q], right[q])]
+    def results(q):
+        return [_result(gallery_images, i, ok, g_camids[i]) for i, ok in zip(tops[q], right[q])]
     cells = [[(query_images[q], "#222222", f"cam {q_camids[q]}")] + results(q) for q in shown]
     labels = [f"id {q_pids[q]}" if known else f"query {q}" for q in shown]
     first = [r[0] for r in right if r]
@@ -208,5 +216,6 @@ def hardest_mistakes(
     why = f"all {int(has.sum())} queries are ranked perfectly" if has.any() else "no query has a match in the gallery"
     if not len(worst): return _sheet([], None, None, f"No mistake to show: {why}")
     lo, hi = rank[worst].min(), rank[worst].max()
-    return _sheet(cells, labels, heads, f"The {len(worst)} hardest of {int(has.sum()):,} queries: the right person comes first at rank "
+    return _sheet(cells, labels, heads,
+                  f"The {len(worst)} hardest of {int(has.sum()):,} queries: the right person comes first at rank "
                   f"{lo if lo == hi else f'{lo} to {hi}'} (median of all queries: {np.median(rank[has]):g})")

@@ -9,20 +9,25 @@ from functools import wraps
 
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
 
 # %% ../../nbs/8_plots/00_style.ipynb #20abce6f
-_HUES = ("#E69F00", "#332288", "#009E73", "#56B4E9", "#882255", "#CC79A7", "#999933", "#44AA99", "#0072B2", "#D55E00")  # the modalities' last
+# the modalities' last
+_HUES = ("#E69F00", "#332288", "#009E73", "#56B4E9", "#882255", "#CC79A7", "#999933", "#44AA99", "#0072B2", "#D55E00")
 
 
 def style() -> dict: # matplotlib settings, for `plt.rc_context(style())`
     "The house style: white ground, small sans-serif text with every glyph we use, light grid."
-    return {"font.family": ["DejaVu Sans"], "font.size": 9, "axes.titlesize": 9.5, "axes.titlelocation": "left", "axes.labelsize": 9,
-            "figure.titlesize": 11.5, "figure.dpi": 92, "savefig.dpi": 92, "figure.facecolor": "white", "axes.facecolor": "white",
-            "savefig.facecolor": "white", "text.color": "#222222", "axes.labelcolor": "#222222", "xtick.color": "#444444",
+    return {"font.family": ["DejaVu Sans"], "font.size": 9, "axes.titlesize": 9.5, "axes.titlelocation": "left",
+            "axes.labelsize": 9,
+            "figure.titlesize": 11.5, "figure.dpi": 92, "savefig.dpi": 92, "figure.facecolor": "white",
+            "axes.facecolor": "white",
+            "savefig.facecolor": "white", "text.color": "#222222", "axes.labelcolor": "#222222",
+            "xtick.color": "#444444",
             "ytick.color": "#444444", "axes.edgecolor": "#888888", "axes.spines.top": False, "axes.spines.right": False,
-            "axes.grid": True, "grid.color": "#E6E6E6", "axes.axisbelow": True, "legend.frameon": False, "legend.fontsize": 8,
+            "axes.grid": True, "grid.color": "#E6E6E6", "axes.axisbelow": True, "legend.frameon": False,
+            "legend.fontsize": 8,
             "lines.linewidth": 1.8, "axes.prop_cycle": plt.cycler(color=_HUES)}
 
 

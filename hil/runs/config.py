@@ -19,14 +19,21 @@ from .recipes import RECIPES, recipe_of
 class Config:
     "Every setting of a run (HIL, section 4.2 and the public release)."
     # data
-    dataset: str = "synth"  # "synth": the benchmark rendered by the kit; "sysu", "regdb", "llcm": that set in data_root; "folder": unlabelled crops
+    # "synth": the benchmark rendered by the kit; "sysu", "regdb", "llcm": that set in data_root; "folder": unlabelled
+    # crops
+    dataset: str = "synth"
     data_root: str = ""  # folder of the data set; "" puts the rendered one into ~/.cache/hil (or $HIL_HOME)
-    preset: str = "default"  # synth: "tiny", "default" or "large"; "sysu", "regdb", "llcm": the paper's recipe for that set, overridden by what is set here
-    release: bool = False  # the public release's choices where they differ from the paper (see RELEASE); the report says so
-    render_seed: int = 9  # synth: another seed, other people (0 to 8, 10, 11 and 30 to 32 were looked at while settings were chosen)
+    # synth: "tiny", "default" or "large"; "sysu", "regdb", "llcm": the paper's recipe for that set, overridden by what
+    # is set here
+    preset: str = "default"
+    # the public release's choices where they differ from the paper (see RELEASE); the report says so
+    release: bool = False
+    # synth: another seed, other people (0 to 8, 10, 11 and 30 to 32 were looked at while settings were chosen)
+    render_seed: int = 9
     overlap: float = 1.0  # synth: share of the training people seen in both modalities, 0..1
     split: int = 1  # regdb: which of its ten given splits, 1..10
-    expect: str = "published"  # counts to check on load: "published", "stand-in" (of hil.synth.stand_ins) or "any" (differences are logged)
+    # counts to check on load: "published", "stand-in" (of hil.synth.stand_ins) or "any" (differences are logged)
+    expect: str = "published"
     train_splits: str = "train"  # "train", or "train+val" (SYSU-MM01's 395 identities)
     evaluate_on: str = "test"  # "test", or "val" while settings are chosen
     search_mode: str = "all"  # gallery cameras: "all" or "indoor"
@@ -38,11 +45,13 @@ class Config:
     model: str = "lite0"  # see hil.models.build.build_model
     weights: str = ""  # "": the model's own pretrained weights; "random"; or a checkpoint file
     trainable: str = "heads"  # "heads": frozen trunk, views computed once; "all": the whole network on fresh views
-    gradient_checkpointing: bool = False  # vit, agw: a fraction of the GPU memory for a third more time, the same result
+    # vit, agw: a fraction of the GPU memory for a third more time, the same result
+    gradient_checkpointing: bool = False
     compile: bool = False  # vit, agw: blocks through torch.compile
     dropout: float = 0.3  # in the heads
     n_views: int = 1  # heads: augmented draws kept of each training view
-    flip: bool = False  # features are means over an image and its mirror image; lite0 pools left and right together as it is
+    # features are means over an image and its mirror image; lite0 pools left and right together as it is
+    flip: bool = False
     # schedule (paper: 30 + 30 epochs of 100 iterations, SGD 3.5e-5 on a ViT)
     stage1_epochs: int = 1  # modalities apart
     stage2_epochs: int = 6  # HIL: one label space
@@ -50,13 +59,16 @@ class Config:
     batch_ids: int = 24  # pseudo-identities a batch and modality (paper: 8)
     instances: int = 4  # images of each (paper: 16)
     same_ids: bool = True  # stage 2: both halves of a batch hold the same pseudo-identities (release: drawn apart)
-    sampler: str = "random"  # "random": drawn anew each step; "camera": identities by turns, other cameras first (release); "no_camera": by turns
+    # "random": drawn anew each step; "camera": identities by turns, other cameras first (release); "no_camera": by
+    # turns
+    sampler: str = "random"
     optimizer: str = "adam"  # "adam" or "sgd" (paper; momentum 0.9)
     lr: float = 7e-4  # learning rate
     warmup_lr: float = 0.2  # share of it in stage 1, so that the two stems stay together until labels cross
     lr_drop: float = 0.7  # after this share of the epochs the learning rate is a tenth
     weight_decay: float = 5e-4
-    accumulate: int = 1  # parts in which a batch passes the network, with trainable "all"; the gradients are those of the whole batch
+    # parts in which a batch passes the network, with trainable "all"; the gradients are those of the whole batch
+    accumulate: int = 1
     precision: str = "float32"  # of the network: "float32", "bf16" or "fp16" (GPU); losses and memories stay float32
     # coarse clusters, each modality alone
     eps: float = 0.6  # DBSCAN on the Jaccard distance (0.6 SYSU-MM01, 0.3 RegDB)
@@ -64,7 +76,8 @@ class Config:
     k1: int = 30  # neighbours of the k-reciprocal sets, itself included
     k1_infrared: int = 12  # the same in infrared, where a person has half as many images; 0: as k1
     k2: int = 6  # neighbours of the query expansion
-    neighbors: str = "exact"  # or "ivf": approximate, worth it from about 50,000 images a modality on (recall 0.95, measured and logged)
+    # or "ivf": approximate, worth it from about 50,000 images a modality on (recall 0.95, measured and logged)
+    neighbors: str = "exact"
     # secondary clusters
     n_sub: int = 9  # sub-clusters K a cluster (9 SYSU-MM01, 2 RegDB); 0 switches them off
     shrink: float = 0.9  # a: how far sub-centres are pulled to the coarse centre
@@ -77,7 +90,8 @@ class Config:
     # losses
     temp: float = 0.05  # tau
     momentum: float = 0.1  # share of a cluster memory row that stays
-    memory_update: str = "mean"  # "mean": the batch mean; "sample": each in turn (release); "hard": the least similar one
+    # "mean": the batch mean; "sample": each in turn (release); "hard": the least similar one
+    memory_update: str = "mean"
     cluster_weight: float = 1.0  # cluster contrast; 0 switches it off
     mccl_weight: float = 1.0  # multi-centre contrast; 0 switches it off
     mccl_warmup: int = 4  # stage-2 epochs in which it counts a tenth (paper: 20 of 30)
@@ -87,7 +101,8 @@ class Config:
     # run
     supervision: str = "none"  # "none"; "truth" trains on the true identities: the ceiling of a report, never HIL
     select: str = "last"  # "last" epoch; "test_best" looks at the test labels as the release does, and says so
-    reload_epoch: int = 0  # with select "test_best": after so many stage-2 epochs go on from the best checkpoint (release: 20); 0: never
+    # with select "test_best": after so many stage-2 epochs go on from the best checkpoint (release: 20); 0: never
+    reload_epoch: int = 0
     seed: int = 0  # of everything random
     device: str = "auto"  # "auto", "cpu", "cuda" or "cuda:1"
     run_dir: str = ""  # folder of the run; "" makes runs/<date-time>
@@ -98,7 +113,8 @@ class Config:
         for f in fields(self): check_type(f.name, getattr(self, f.name), f.default)
         for name, valid in CHOICES.items(): one_of(name, getattr(self, name), valid)
         for name, (low, high) in RANGES.items():
-            if not low <= getattr(self, name) <= high: raise RunError(f"{name} = {getattr(self, name)}: expected a value from {low} to {high}")
+            if not low <= getattr(self, name) <= high:
+                raise RunError(f"{name} = {getattr(self, name)}: expected a value from {low} to {high}")
         for broken, advice in contradictions(self):
             if broken: raise RunError(advice)
 
@@ -112,44 +128,68 @@ class Config:
     def epochs(self): return self.stage1_epochs + self.stage2_epochs
 
 # %% ../../nbs/6_runs/00_config.ipynb #68854911
-CHOICES = {"dataset": ("synth", "sysu", "regdb", "llcm", "folder"), "preset": ("tiny", "default", "large", "sysu", "regdb", "llcm"), "precision": ("float32", "bf16", "fp16"), "instance_mix": ("unit", "raw"),
+CHOICES = {"dataset": ("synth", "sysu", "regdb", "llcm", "folder"),
+           "preset": ("tiny", "default", "large", "sysu", "regdb", "llcm"), "precision": ("float32", "bf16", "fp16"),
+           "instance_mix": ("unit", "raw"),
            "expect": ("published", "stand-in", "any"), "direction": ("infrared_to_visible", "visible_to_infrared"),
-           "draws": ("seeded", "official"), "train_splits": ("train", "train+val"), "evaluate_on": ("test", "val"), "search_mode": ("all", "indoor"),
-           "trainable": ("heads", "all"), "sampler": ("random", "camera", "no_camera"), "optimizer": ("adam", "sgd"), "neighbors": ("exact", "ivf"), "matcher": ("brst", "none", "one_way", "mutual", "hungarian", "sinkhorn"),
-           "level": ("sample", "cluster"), "brst_direction": ("alternate", "visible_to_infrared", "infrared_to_visible"),
-           "memory_update": ("sample", "mean", "hard"), "mccl_variant": ("published", "softmax"), "supervision": ("none", "truth"), "select": ("last", "test_best")}
+           "draws": ("seeded", "official"), "train_splits": ("train", "train+val"), "evaluate_on": ("test", "val"),
+           "search_mode": ("all", "indoor"),
+           "trainable": ("heads", "all"), "sampler": ("random", "camera", "no_camera"), "optimizer": ("adam", "sgd"),
+           "neighbors": ("exact", "ivf"), "matcher": ("brst", "none", "one_way", "mutual", "hungarian", "sinkhorn"),
+           "level": ("sample", "cluster"), "brst_direction": ("alternate", "visible_to_infrared",
+                                                              "infrared_to_visible"),
+           "memory_update": ("sample", "mean", "hard"), "mccl_variant": ("published", "softmax"),
+           "supervision": ("none", "truth"), "select": ("last", "test_best")}
 TINY, BIG = 1e-9, 10**9
-RANGES = {"overlap": (0, 1), "trials": (1, 10), "split": (1, 10), "shots": (1, BIG), "dropout": (0, .95), "n_views": (1, 100), "stage1_epochs": (0, BIG), "stage2_epochs": (0, BIG), "iterations": (1, BIG),
-          "batch_ids": (2, BIG), "instances": (1, BIG), "lr": (TINY, 100), "warmup_lr": (TINY, 1), "lr_drop": (0, 1), "weight_decay": (0, 1), "accumulate": (1, BIG), "eps": (TINY, 1 - TINY), "min_samples": (1, BIG),
-          "k1": (2, BIG), "k1_infrared": (0, BIG), "k2": (1, BIG), "n_sub": (0, BIG), "shrink": (0, 1), "threshold": (0, 1), "temp": (TINY, 100), "momentum": (0, 1),
-          "cluster_weight": (0, BIG), "mccl_weight": (0, BIG), "mccl_warmup": (0, BIG), "neighbor_weight": (0, BIG), "render_seed": (0, BIG), "seed": (0, BIG), "reload_epoch": (0, BIG)}
+RANGES = {"overlap": (0, 1), "trials": (1, 10), "split": (1, 10), "shots": (1, BIG), "dropout": (0, .95),
+          "n_views": (1, 100), "stage1_epochs": (0, BIG), "stage2_epochs": (0, BIG), "iterations": (1, BIG),
+          "batch_ids": (2, BIG), "instances": (1, BIG), "lr": (TINY, 100), "warmup_lr": (TINY, 1), "lr_drop": (0, 1),
+          "weight_decay": (0, 1), "accumulate": (1, BIG), "eps": (TINY, 1 - TINY), "min_samples": (1, BIG),
+          "k1": (2, BIG), "k1_infrared": (0, BIG), "k2": (1, BIG), "n_sub": (0, BIG), "shrink": (0, 1),
+          "threshold": (0, 1), "temp": (TINY, 100), "momentum": (0, 1),
+          "cluster_weight": (0, BIG), "mccl_weight": (0, BIG), "mccl_warmup": (0, BIG), "neighbor_weight": (0, BIG),
+          "render_seed": (0, BIG), "seed": (0, BIG), "reload_epoch": (0, BIG)}
 FORMAT = 1  # of the run folder
 
 
 def contradictions(c):
     "(whether it holds, what to say) of settings that exclude each other."
     yield c.epochs == 0, "stage1_epochs and stage2_epochs are both 0: nothing would be trained; set one of them"
-    holds = {"sysu": "cam1 ... cam6 and exp", "regdb": "Visible, Thermal and idx", "llcm": "vis, nir, test_vis, test_nir and idx", "folder": "visible and infrared"}
-    yield c.dataset in holds and not c.data_root, f'dataset = "{c.dataset}" needs data_root, the folder that holds {holds.get(c.dataset)}'
-    yield c.split != 1 and c.dataset != "regdb", f'split = {c.split} is for dataset = "regdb", which has ten; {c.dataset} has one'
-    yield c.direction != "infrared_to_visible" and c.dataset not in ("regdb", "llcm"), f'direction = "{c.direction}" is for dataset = "regdb" and "llcm"; here infrared images search visible ones'
-    yield c.draws == "official" and c.dataset != "sysu", 'draws = "official" is for dataset = "sysu": only SYSU-MM01 has a permutation file'
-    yield c.dataset in ("regdb", "llcm", "folder") and (c.search_mode, c.shots) != ("all", 1), f'search_mode and shots are SYSU-MM01\'s: leave them at "all" and 1 for dataset = "{c.dataset}"'
-    yield c.dataset in ("regdb", "llcm", "folder") and "val" in (c.evaluate_on + c.train_splits), f'dataset = "{c.dataset}" has no validation people: set train_splits = "train" and evaluate_on = "test"'
-    yield c.dataset == "folder" and (c.supervision == "truth" or c.select == "test_best"), 'dataset = "folder" has no truth: supervision = "truth" and select = "test_best" need one'
+    holds = {"sysu": "cam1 ... cam6 and exp", "regdb": "Visible, Thermal and idx",
+             "llcm": "vis, nir, test_vis, test_nir and idx", "folder": "visible and infrared"}
+    yield (c.dataset in holds and not c.data_root,
+           f'dataset = "{c.dataset}" needs data_root, the folder that holds {holds.get(c.dataset)}')
+    yield (c.split != 1 and c.dataset != "regdb",
+           f'split = {c.split} is for dataset = "regdb", which has ten; {c.dataset} has one')
+    yield (c.direction != "infrared_to_visible" and c.dataset not in ("regdb", "llcm"),
+           f'direction = "{c.direction}" is for dataset = "regdb" and "llcm"; here infrared images search visible ones')
+    yield (c.draws == "official" and c.dataset != "sysu",
+           'draws = "official" is for dataset = "sysu": only SYSU-MM01 has a permutation file')
+    yield c.dataset in ("regdb", "llcm", "folder") and (c.search_mode, c.shots) != ("all",
+        1), f'search_mode and shots are SYSU-MM01\'s: leave them at "all" and 1 for dataset = "{c.dataset}"'
+    yield (c.dataset in ("regdb", "llcm", "folder") and "val" in (c.evaluate_on + c.train_splits),
+           f'dataset = "{c.dataset}" has no validation people: set train_splits = "train" and evaluate_on = "test"')
+    yield (c.dataset == "folder" and (c.supervision == "truth" or c.select == "test_best"),
+           'dataset = "folder" has no truth: supervision = "truth" and select = "test_best" need one')
     yield c.k2 > min(c.k1, c.k1_infrared or c.k1), f"k2 = {c.k2} is more than k1 = {c.k1} or k1_infrared = {c.k1_infrared}: the expansion averages over some of the k1 neighbours"
     yield c.resume and not c.run_dir, "resume = True needs run_dir, the folder of the run to go on with"
-    yield not any((c.cluster_weight, c.mccl_weight, c.neighbor_weight)), "cluster_weight, mccl_weight and neighbor_weight are all 0: no loss is left"
-    yield c.supervision == "truth" and c.stage1_epochs > 0, 'supervision = "truth" has one label space from the start: set stage1_epochs = 0'
-    yield c.train_splits == "train+val" and c.evaluate_on == "val", 'evaluate_on = "val" after training on "train+val" measures people that were trained on'
+    yield not any((c.cluster_weight, c.mccl_weight,
+                   c.neighbor_weight)), "cluster_weight, mccl_weight and neighbor_weight are all 0: no loss is left"
+    yield (c.supervision == "truth" and c.stage1_epochs > 0,
+           'supervision = "truth" has one label space from the start: set stage1_epochs = 0')
+    yield (c.train_splits == "train+val" and c.evaluate_on == "val",
+           'evaluate_on = "val" after training on "train+val" measures people that were trained on')
     yield c.preset in RECIPES and c.dataset == "synth", f'preset = "{c.preset}" is a recipe for real data: leave dataset alone, or set preset to "tiny", "default" or "large" for dataset = "synth"'
     yield c.sampler != "random" and c.same_ids, f'sampler = "{c.sampler}" takes the identities of each modality by turns: set same_ids = False, or sampler = "random"'
-    yield c.accumulate > 1 and c.trainable == "heads", f'accumulate = {c.accumulate} is for trainable = "all": heads on cached features need no parts'
-    yield c.precision != "float32" and c.trainable == "heads", f'precision = "{c.precision}" is for trainable = "all": heads on cached features are trained in float32'
+    yield (c.accumulate > 1 and c.trainable == "heads",
+           f'accumulate = {c.accumulate} is for trainable = "all": heads on cached features need no parts')
+    yield (c.precision != "float32" and c.trainable == "heads",
+           f'precision = "{c.precision}" is for trainable = "all": heads on cached features are trained in float32')
     big = c.model.startswith(("vit_", "agw_"))
     yield big and c.trainable == "heads", f'model = "{c.model}" trains end to end: set trainable = "all"'
     yield big and not c.weights, f'model = "{c.model}" comes without weights: set weights to the path of a checkpoint (which ones load: hil.models.build.build_model), or to "random"'
-    yield not big and (c.gradient_checkpointing or c.compile), f'gradient_checkpointing and compile are for the vit and agw models, not for "{c.model}"'
+    yield (not big and (c.gradient_checkpointing or c.compile),
+           f'gradient_checkpointing and compile are for the vit and agw models, not for "{c.model}"')
     yield c.update_sub_centers and (not c.n_sub or not c.mccl_weight), "update_sub_centers = True needs n_sub > 0 and mccl_weight > 0"
 
 # %% ../../nbs/6_runs/00_config.ipynb #8b2ba296
@@ -161,7 +201,8 @@ def config_from(
     "Settings from a notebook's parameters. Raises RunError for a name that is no setting."
     known = [f.name for f in fields(kind)]
     given = {k: v for k, v in namespace.items() if k not in before and not k.startswith("_")}
-    given = {k: v for k, v in given.items() if k in known or isinstance(v, (int, float, str, bool, list, dict, tuple, type(None)))}
+    given = {k: v for k, v in given.items() if k in known
+             or isinstance(v, (int, float, str, bool, list, dict, tuple, type(None)))}
     for name in given: known_name(name, known)
     default, told = {f.name: f.default for f in fields(kind)}, injected(namespace.get("In", ()))
     return kind(**{k: v for k, v in given.items() if k in told or (type(v), v) != (type(default[k]), default[k])})
@@ -172,4 +213,5 @@ def injected(
 ): # set of names
     "What papermill set in the cell that it adds below the parameters; these count as given even where they equal the default."
     trees = [ast.parse(cell) for cell in cells if cell.startswith("# Parameters\n")]
-    return {target.id for tree in trees for node in tree.body if isinstance(node, ast.Assign) for target in node.targets}
+    return {target.id for tree in trees for node in tree.body if isinstance(node, ast.Assign)
+            for target in node.targets}

@@ -15,15 +15,22 @@ import numpy as np
 from .raster import ALONG, AROUND, PX, PY, PZ, cone
 
 # %% ../../nbs/2_synth/02_people.ipynb #b1055d6a
-DYES = {  # hue: visible red, green, blue (only their ratio matters), effect on near-infrared reflectance (standard scores, roughly)
-    "carbon": (0.07, 0.07, 0.08, -1.4), "navy": (0.12, 0.14, 0.22, 0.4), "white": (0.86, 0.86, 0.83, 0.2), "grey": (0.52, 0.52, 0.54, -0.6),
-    "charcoal": (0.28, 0.28, 0.30, -1.0), "red": (0.58, 0.13, 0.12, 1.3), "blue": (0.16, 0.25, 0.52, 0.7), "green": (0.14, 0.34, 0.20, -0.5),
-    "mustard": (0.76, 0.62, 0.22, 0.2), "brown": (0.42, 0.27, 0.16, 0.6), "beige": (0.68, 0.56, 0.42, 0.3), "purple": (0.36, 0.15, 0.36, 1.5),
-    "pink": (0.78, 0.48, 0.55, 1.0), "teal": (0.20, 0.46, 0.50, -1.2), "olive": (0.26, 0.29, 0.18, -0.9), "orange": (0.72, 0.36, 0.12, 0.9),
+# hue: visible red, green, blue (only their ratio matters), effect on near-infrared reflectance (standard scores,
+# roughly)
+DYES = {
+    "carbon": (0.07, 0.07, 0.08, -1.4), "navy": (0.12, 0.14, 0.22, 0.4), "white": (0.86, 0.86, 0.83, 0.2),
+    "grey": (0.52, 0.52, 0.54, -0.6),
+    "charcoal": (0.28, 0.28, 0.30, -1.0), "red": (0.58, 0.13, 0.12, 1.3), "blue": (0.16, 0.25, 0.52, 0.7),
+    "green": (0.14, 0.34, 0.20, -0.5),
+    "mustard": (0.76, 0.62, 0.22, 0.2), "brown": (0.42, 0.27, 0.16, 0.6), "beige": (0.68, 0.56, 0.42, 0.3),
+    "purple": (0.36, 0.15, 0.36, 1.5),
+    "pink": (0.78, 0.48, 0.55, 1.0), "teal": (0.20, 0.46, 0.50, -1.2), "olive": (0.26, 0.29, 0.18, -0.9),
+    "orange": (0.72, 0.36, 0.12, 0.9),
     "sky": (0.55, 0.67, 0.80, -0.2), "burgundy": (0.33, 0.09, 0.13, 1.1),
 }
 FIBRES = {  # fibre: share of the garments, effect on near-infrared reflectance, gloss
-    "cotton": (0.42, 0.0, 0.0), "polyester": (0.30, 0.9, 0.06), "wool": (0.15, 0.3, 0.0), "denim": (0.07, 0.6, 0.0), "leather": (0.06, -2.6, 0.25),
+    "cotton": (0.42, 0.0, 0.0), "polyester": (0.30, 0.9, 0.06), "wool": (0.15, 0.3, 0.0), "denim": (0.07, 0.6, 0.0),
+    "leather": (0.06, -2.6, 0.25),
 }
 EYE = np.array([0.50, 0.35, 0.15])  # weights of red, green, blue in luminance, as a bluish daylight camera has them
 _dye = np.array([d[3] for d in DYES.values()])
@@ -64,27 +71,34 @@ def contrasting(
 CHOICES = {  # attribute: {value: (weight for broad, weight for narrow build)}
     "hair": {"short": (45, 12), "bald": (9, 2), "long": (12, 36), "tail": (8, 22), "bun": (6, 12), "bob": (20, 16)},
     "hat": {"none": (58, 58), "cap": (20, 20), "beanie": (14, 14), "brim": (8, 8)},
-    "upper": {"tee": (24, 24), "shirt": (16, 16), "hoodie": (14, 12), "jacket": (18, 17), "suit": (10, 6), "coat": (18, 18), "dress": (0, 7)},
+    "upper": {"tee": (24, 24), "shirt": (16, 16), "hoodie": (14, 12), "jacket": (18, 17), "suit": (10, 6),
+              "coat": (18, 18), "dress": (0, 7)},
     "lower": {"trousers": (50, 36), "jeans": (18, 16), "wide": (8, 12), "shorts": (24, 18), "skirt": (0, 18)},
-    "pattern": {k: (w, w) for k, w in dict(plain=7, hstripe=13, vstripe=9, check=9, block=14, sleeves=14, band=12, panel=9, dots=5, diagonal=8).items()},
+    "pattern": {k: (w, w) for k, w in dict(plain=7, hstripe=13, vstripe=9, check=9, block=14, sleeves=14, band=12,
+                                           panel=9, dots=5, diagonal=8).items()},
     "lower_pattern": {k: (w, w) for k, w in dict(plain=36, side=17, check=10, knee=10, lower=18, hstripe=9).items()},
     "emblem": {k: (w, w) for k, w in dict(none=35, front=20, back=20, both=25).items()},
     "emblem_shape": {k: (1, 1) for k in ("disc", "bar", "square", "cross", "two")},
     "bag": {k: (w, w) for k, w in dict(none=30, backpack=34, shoulder=20, hand=16).items()},
     "bag_pattern": {k: (1, 1) for k in ("plain", "half", "stripe")},
-    "tape": {k: (w, w) for k, w in dict(none=82, chest=7, arms=6, legs=5).items()},  # retro-reflective, as on safety vests
+    "tape": {k: (w, w) for k, w in dict(none=82, chest=7, arms=6, legs=5).items()},
+    # retro-reflective, as on safety vests
     "boots": {k: (w, w) for k, w in {0.0: 70, 0.35: 15, 0.7: 15}.items()},           # height, as a share of the shin
     "frequency": {k: (1, 1) for k in (2.4, 3.6, 5.2, 7.5)},                           # of stripes
     "side": {-1: (1, 1), 1: (1, 1)},
 }
 RANGES = {  # attribute: (lowest, highest); lengths in body heights, angles in degrees
-    "girth": (0.8, 1.32), "hip": (0.45, 0.53), "head": (0.055, 0.069), "arm": (0.94, 1.08), "lean": (-2, 9), "stride": (13, 30), "swing": (8, 32), "elbow": (5, 50),
-    "duty": (-0.4, 0.5), "block": (0.10, 0.24), "emblem_y": (0.64, 0.73), "emblem_size": (0.035, 0.06), "opening": (0.018, 0.045), "bag_size": (0.75, 1.3),
+    "girth": (0.8, 1.32), "hip": (0.45, 0.53), "head": (0.055, 0.069), "arm": (0.94, 1.08), "lean": (-2, 9),
+    "stride": (13, 30), "swing": (8, 32), "elbow": (5, 50),
+    "duty": (-0.4, 0.5), "block": (0.10, 0.24), "emblem_y": (0.64, 0.73), "emblem_size": (0.035, 0.06),
+    "opening": (0.018, 0.045), "bag_size": (0.75, 1.3),
     "length": (0.12, 0.32), "hem": (-0.02, 0.05),
 }
 ODDS = {"open": 0.65, "belt": 0.22, "scarf": 0.18, "gloves": 0.12, "cuffs": 0.2, "tucked": 0.3}
-SLOTS = ("skin", "hair", "eyes", "hat", "upper", "upper2", "lower", "lower2", "inner", "shoe", "bag", "bag2", "accent", "tape")
-PARTS = ("skin", "hair", "hat", "torso", "shell", "upperarm", "forearm", "hand", "pelvis", "thigh", "shin", "skirt", "shoe", "bag", "pocket", "scarf")
+SLOTS = ("skin", "hair", "eyes", "hat", "upper", "upper2", "lower", "lower2", "inner", "shoe", "bag", "bag2", "accent",
+         "tape")
+PARTS = ("skin", "hair", "hat", "torso", "shell", "upperarm", "forearm", "hand", "pelvis", "thigh", "shin", "skirt",
+         "shoe", "bag", "pocket", "scarf")
 SLOT, PIECE = {s: k for k, s in enumerate(SLOTS)}, {p: k for k, p in enumerate(PARTS)}
 BARE_LEGS = ("shorts", "skirt")
 
@@ -101,7 +115,8 @@ def draw_person(
         setattr(p, name, list(table)[rng.choice(len(table), p=weights / weights.sum())])
     for name, (low, high) in RANGES.items(): setattr(p, name, float(rng.uniform(low, high)))
     for name, odds in ODDS.items(): setattr(p, name, bool(rng.random() < odds))
-    p.shoulders, p.hips = (rng.uniform(0.106, 0.134), rng.uniform(0.075, 0.09)) if broad else (rng.uniform(0.093, 0.116), rng.uniform(0.08, 0.102))
+    p.shoulders, p.hips = (rng.uniform(0.106, 0.134),
+                           rng.uniform(0.075, 0.09)) if broad else (rng.uniform(0.093, 0.116), rng.uniform(0.08, 0.102))
     if p.upper == "dress": p.lower = "skirt"
     elif p.upper == "coat" and p.lower == "skirt": p.lower = "trousers"
     p.open = p.open and p.upper in ("jacket", "coat") or p.upper == "suit"
@@ -112,15 +127,18 @@ def draw_person(
 def dress_up(rng, ties, p):
     "Materials [slots, 5] for one wardrobe: garments that touch each other differ, skin and hair have their own ranges."
     tone, m = rng.choice([0.34, 0.52, 0.70, 0.80]), np.zeros((len(SLOTS), 5), np.float32)
-    hair = [(0.06, 0.05, 0.05), (0.2, 0.12, 0.07), (0.45, 0.33, 0.15), (0.5, 0.5, 0.5)][rng.choice(4, p=[0.5, 0.25, 0.15, 0.1])]
-    m[SLOT["skin"]] = tone * 1.04, tone * 0.80, tone * 0.67, rng.uniform(0.58, 0.78), 0.03   # melanin absorbs little at 850 nm: all skin is bright
+    hair = [(0.06, 0.05, 0.05), (0.2, 0.12, 0.07), (0.45, 0.33, 0.15),
+            (0.5, 0.5, 0.5)][rng.choice(4, p=[0.5, 0.25, 0.15, 0.1])]
+    # melanin absorbs little at 850 nm: all skin is bright
+    m[SLOT["skin"]] = tone * 1.04, tone * 0.80, tone * 0.67, rng.uniform(0.58, 0.78), 0.03
     m[SLOT["hair"]] = *hair, rng.uniform(0.12, 0.55), 0.05
     m[SLOT["eyes"]] = *(m[SLOT["skin"], :4] * 0.45), 0
     m[SLOT["tape"]] = 0.80, 0.82, 0.70, 0.95, 0
     m[SLOT["upper"]] = material(rng, ties)
     m[SLOT["lower"]] = material(rng, ties, "denim", rng.choice(["navy", "blue"])) if p.lower == "jeans" else contrasting(rng, ties, m[SLOT["upper"]], 0.18)
     if p.upper == "dress": m[SLOT["lower"]] = m[SLOT["upper"]]
-    for slot, neighbour, nir in (("upper2", "upper", 0.25), ("lower2", "lower", 0.25), ("inner", "upper", 0.25), ("bag", "upper", 0.2), ("bag2", "bag", 0.2), ("accent", "upper", 0.25)):
+    for slot, neighbour, nir in (("upper2", "upper", 0.25), ("lower2", "lower", 0.25), ("inner", "upper", 0.25),
+                                 ("bag", "upper", 0.2), ("bag2", "bag", 0.2), ("accent", "upper", 0.25)):
         m[SLOT[slot]] = contrasting(rng, ties, m[SLOT[neighbour]], nir)
     m[SLOT["hat"]], m[SLOT["shoe"]] = material(rng, ties), material(rng, ties)
     return m
@@ -136,8 +154,10 @@ def body(
 ):
     "Shapes [n, 11] of a dressed person, feet at y = 0, facing +z."
     lean = np.sin(np.radians(p.lean))
-    forward = lambda y: lean * (y - p.hip)
-    shapes, stride = [], np.radians(p.stride) * vigour * (0.8 if p.upper == "coat" or p.lower == "skirt" else 1.0)  # a long hem shortens the step
+    def forward(y):
+        return lean * (y - p.hip)
+    # a long hem shortens the step
+    shapes, stride = [], np.radians(p.stride) * vigour * (0.8 if p.upper == "coat" or p.lower == "skirt" else 1.0)
     for limb in (head, trunk, legs, arms, bag): shapes += limb(p, forward, phase, stride, vigour)
     return np.array(shapes)
 
@@ -146,20 +166,30 @@ def head(p, forward, *_):
     "Head, neck, hair, hat and scarf."
     r, y, z = p.head, HEAD, forward(HEAD) + 0.01
     skin, hair, hat, scarf = (PIECE[k] for k in ("skin", "hair", "hat", "scarf"))
-    out = [cone(skin, (0, y - 0.017, z + 0.004), (0, y + 0.012, z), r * 0.74, r * 0.9), cone(skin, (0, y - 0.05, z - 0.018), (0, NECK, forward(NECK)), 0.03, 0.038)]
-    styles = {"long": ((0.01, -0.03), (-0.13, -0.035), 0.85, 1.0, 0.62), "bob": ((0.01, -0.02), (-0.045, -0.022), 0.98, 1.02, 0.9),
-              "tail": ((0.02, -r * 1.1), (-0.12, -r * 1.35), 0.32, 0.22, 1.0), "bun": ((0.055, -r * 0.8), (0.06, -r * 0.8), 0.5, 0.5, 1.0)}
-    if p.hair != "bald" and p.hat != "beanie": out.append(cone(hair, (0, y + 0.012, z - 0.012), (0, y + 0.022, z - 0.014), r * 0.98, r * 0.98))
+    out = [cone(skin, (0, y - 0.017, z + 0.004), (0, y + 0.012, z), r * 0.74, r * 0.9),
+           cone(skin, (0, y - 0.05, z - 0.018), (0, NECK, forward(NECK)), 0.03, 0.038)]
+    styles = {"long": ((0.01, -0.03), (-0.13, -0.035), 0.85, 1.0, 0.62),
+              "bob": ((0.01, -0.02), (-0.045, -0.022), 0.98, 1.02, 0.9),
+              "tail": ((0.02, -r * 1.1), (-0.12, -r * 1.35), 0.32, 0.22, 1.0),
+              "bun": ((0.055, -r * 0.8), (0.06, -r * 0.8), 0.5, 0.5, 1.0)}
+    if p.hair != "bald" and p.hat != "beanie":
+        out.append(cone(hair, (0, y + 0.012, z - 0.012), (0, y + 0.022, z - 0.014), r * 0.98, r * 0.98))
     if p.hair in styles:
         (y0, z0), (y1, z1), r0, r1, flat = styles[p.hair]
         out.append(cone(hair, (0, y + y0, z + z0), (0, y + y1, z + z1), r * r0, r * r1, flat))
-    if p.hat != "none": out.append(cone(hat, (0, y + 0.022, z - 0.008), (0, y + (0.045 if p.hat == "beanie" else 0.034), z - 0.008), r * 1.06, r * 0.98))
+    if p.hat != "none":
+        out.append(cone(hat, (0, y + 0.022, z - 0.008), (0, y + (0.045 if p.hat == "beanie" else 0.034), z - 0.008),
+                        r * 1.06, r * 0.98))
     if p.hat == "cap": out.append(cone(hat, (0, y + 0.026, z + 0.01), (0, y + 0.022, z + r * 1.5), r * 0.5, r * 0.42))
     if p.hat == "brim": out.append(cone(hat, (-r * 0.9, y + 0.022, z), (r * 0.9, y + 0.022, z), r * 0.3, r * 0.3, 5.0))
     if p.scarf:
-        out.append(cone(scarf, (-0.018, 0.845, forward(0.84) + 0.006), (0.018, 0.845, forward(0.84) + 0.006), 0.046, 0.046))
-        out.append(cone(scarf, (0.02 * p.side, 0.83, 0.06 + forward(0.8)), (0.025 * p.side, 0.72, 0.082 + forward(0.7)), 0.02, 0.022, 0.8))
-    if p.upper == "hoodie": out.append(cone(PIECE["torso"], (-0.03, NECK + 0.005, forward(NECK) - 0.04), (0.03, NECK + 0.005, forward(NECK) - 0.04), 0.042, 0.042))
+        out.append(cone(scarf, (-0.018, 0.845, forward(0.84) + 0.006), (0.018, 0.845, forward(0.84) + 0.006), 0.046,
+                        0.046))
+        out.append(cone(scarf, (0.02 * p.side, 0.83, 0.06 + forward(0.8)), (0.025 * p.side, 0.72, 0.082 + forward(0.7)),
+                        0.02, 0.022, 0.8))
+    if p.upper == "hoodie":
+        out.append(cone(PIECE["torso"], (-0.03, NECK + 0.005, forward(NECK) - 0.04),
+                        (0.03, NECK + 0.005, forward(NECK) - 0.04), 0.042, 0.042))
     return out
 
 
@@ -168,35 +198,48 @@ def trunk(p, forward, phase, stride, *_):
     w, hips = p.girth, p.hips * (0.6 + 0.4 * p.girth)
     shoulders, top = p.shoulders * (0.75 + 0.25 * w), SHOULDER - 0.055
     torso, shell, pelvis, skirt = (PIECE[k] for k in ("torso", "shell", "pelvis", "skirt"))
-    out = [cone(torso, (0, p.hip + 0.10, forward(p.hip + 0.1)), (0, top, forward(top)), hips * 1.0 + 0.008, shoulders * 0.86, 0.66),
-           cone(torso, (-shoulders * 0.72, SHOULDER - 0.022, forward(SHOULDER)), (shoulders * 0.72, SHOULDER - 0.022, forward(SHOULDER)), 0.036 * w**0.5, 0.036 * w**0.5),
-           cone(pelvis, (-hips * 0.42, p.hip + 0.022, 0), (hips * 0.42, p.hip + 0.022, 0), 0.062 * w**0.7, 0.062 * w**0.7),
-           cone(pelvis, (0, p.hip + 0.11, forward(p.hip + 0.1)), (0, p.hip + 0.03, 0), hips * 0.98 + 0.004, hips * 0.98 + 0.016, 0.70, True)]
+    out = [cone(torso, (0, p.hip + 0.10, forward(p.hip + 0.1)), (0, top, forward(top)), hips * 1.0 + 0.008,
+                shoulders * 0.86, 0.66),
+           cone(torso, (-shoulders * 0.72, SHOULDER - 0.022, forward(SHOULDER)),
+                (shoulders * 0.72, SHOULDER - 0.022, forward(SHOULDER)), 0.036 * w**0.5, 0.036 * w**0.5),
+           cone(pelvis, (-hips * 0.42, p.hip + 0.022, 0), (hips * 0.42, p.hip + 0.022, 0), 0.062 * w**0.7,
+                0.062 * w**0.7),
+           cone(pelvis, (0, p.hip + 0.11, forward(p.hip + 0.1)), (0, p.hip + 0.03, 0), hips * 0.98 + 0.004,
+                hips * 0.98 + 0.016, 0.70, True)]
     waist = (0, p.hip + 0.13, forward(p.hip + 0.13))
-    def drape(part, start, drop, r0, r1):  # an open tube down to `drop` below the hip, deep enough for the swinging thighs
+    # an open tube down to `drop` below the hip, deep enough for the swinging thighs
+    def drape(part, start, drop, r0, r1):
         depth = np.sin(stride) * max(drop, 0) + 0.072 * w**0.8
         outer = hips * 0.5 + 0.062 * w**0.9 + 0.01                   # the thighs' outer side
         radius = max(r1, outer)
-        return cone(part, start, (0, p.hip - drop, 0), max(r0, outer), radius, max(0.74, min(1.3, depth / radius)), True)
-    if p.lower == "skirt": out.append(drape(skirt, (0, p.hip + 0.07, 0), p.length, hips * 1.0 + 0.012, hips * 1.3 + 0.02))
+        return cone(part, start, (0, p.hip - drop, 0), max(r0, outer), radius, max(0.74, min(1.3, depth / radius)),
+                    True)
+    if p.lower == "skirt":
+        out.append(drape(skirt, (0, p.hip + 0.07, 0), p.length, hips * 1.0 + 0.012, hips * 1.3 + 0.02))
     if p.upper in ("jacket", "suit"): out.append(drape(shell, waist, 0.05, hips * 1.06 + 0.012, hips * 1.12 + 0.016))
-    if p.upper == "coat": out.append(drape(shell, (0, SHOULDER - 0.25, forward(SHOULDER - 0.25)), p.length, hips * 1.08 + 0.01, hips * 1.3 + 0.03))
-    if p.upper in ("tee", "shirt", "hoodie") and not p.tucked: out.append(drape(shell, waist, -p.hem, hips * 1.0 + 0.012, hips * 1.04 + 0.018))
+    if p.upper == "coat":
+        out.append(drape(shell, (0, SHOULDER - 0.25, forward(SHOULDER - 0.25)), p.length, hips * 1.08 + 0.01,
+                         hips * 1.3 + 0.03))
+    if p.upper in ("tee", "shirt", "hoodie") and not p.tucked:
+        out.append(drape(shell, waist, -p.hem, hips * 1.0 + 0.012, hips * 1.04 + 0.018))
     return out
 
 
 def legs(p, forward, phase, stride, *_):
     "Thighs, shins and shoes; the knee bends while its leg swings forward."
     w, hips, out = p.girth, p.hips * (0.6 + 0.4 * p.girth), []
-    knee_r, calf, ankle = {"wide": (0.054, 0.053, 0.054), "shorts": (0.040, 0.038, 0.025), "skirt": (0.040, 0.036, 0.025)}.get(p.lower, (0.043, 0.042, 0.034))
+    knee_r, calf, ankle = {"wide": (0.054, 0.053, 0.054), "shorts": (0.040, 0.038, 0.025),
+                           "skirt": (0.040, 0.036, 0.025)}.get(p.lower, (0.043, 0.042, 0.034))
     for s in (-1, 1):
         swing, bend = s * stride * np.sin(phase), max(0, -s * np.cos(phase) * stride * 1.1 + 0.12)
         half, a = (p.hip - 0.005) / 2, np.array([s * hips * 0.5, p.hip - 0.005, 0])
         knee = a + half * np.array([0, -np.cos(swing), np.sin(swing)])
         foot = knee + (half - 0.035) * np.array([0, -np.cos(swing - bend), np.sin(swing - bend)])
-        out += [cone(PIECE["thigh"], a, knee, 0.062 * w**0.9, knee_r * w**0.7), cone(PIECE["shin"], knee, foot, calf * w**0.7, ankle * w**0.6),
+        out += [cone(PIECE["thigh"], a, knee, 0.062 * w**0.9, knee_r * w**0.7),
+                cone(PIECE["shin"], knee, foot, calf * w**0.7, ankle * w**0.6),
                 cone(PIECE["shoe"], foot + (0, -0.012, -0.005), foot + (0, -0.022, 0.06), 0.024, 0.02)]
-        if p.lower == "shorts": out.append(cone(PIECE["skirt"], a, a + (knee - a) * 0.92, 0.064 * w**0.9, 0.058 * w**0.7, 1.0, True))
+        if p.lower == "shorts":
+            out.append(cone(PIECE["skirt"], a, a + (knee - a) * 0.92, 0.064 * w**0.9, 0.058 * w**0.7, 1.0, True))
     return out
 
 
@@ -205,15 +248,19 @@ def arms(p, forward, phase, stride, vigour):
     w, shoulders, out = p.girth, p.shoulders * (0.75 + 0.25 * p.girth), []
     thick = 1.14 if p.upper in ("jacket", "suit", "coat", "hoodie") else 1.0
     for s in (-1, 1):
-        swing, out_ = -s * np.radians(p.swing) * vigour * np.sin(phase) + 0.02, s * (0.13 * w**1.5 + (0.07 if p.upper == "coat" or p.lower == "skirt" else 0.0))  # a wide hem keeps the arms off
+        # a wide hem keeps the arms off
+        swing, out_ = -s * np.radians(p.swing) * vigour * np.sin(phase) + 0.02, s * (0.13 * w**1.5
+            + (0.07 if p.upper == "coat" or p.lower == "skirt" else 0.0))
         bend = np.radians(p.elbow) * (1 + 0.25 * np.sin(phase * s))
         a = np.array([s * shoulders * 0.98, SHOULDER - 0.035, forward(SHOULDER - 0.03)])
         elbow = a + 0.165 * p.arm * np.array([np.sin(out_), -np.cos(swing), np.sin(swing)])
         hand = elbow + 0.145 * p.arm * np.array([np.sin(out_) * 0.3, -np.cos(swing + bend), np.sin(swing + bend)])
-        out += [cone(PIECE["upperarm"], a, elbow, 0.035 * thick * w**0.7, 0.029 * thick * w**0.7), cone(PIECE["forearm"], elbow, hand, 0.027 * thick * w**0.5, 0.022 * thick),
+        out += [cone(PIECE["upperarm"], a, elbow, 0.035 * thick * w**0.7, 0.029 * thick * w**0.7),
+                cone(PIECE["forearm"], elbow, hand, 0.027 * thick * w**0.5, 0.022 * thick),
                 cone(PIECE["hand"], hand, hand + (hand - elbow) * 0.25, 0.02, 0.018)]
         if p.bag == "hand" and s == p.side:
-            out.append(cone(PIECE["bag"], hand + (0, -0.07, -0.02), hand + (0, -0.12, 0.02), 0.045 * p.bag_size, 0.052 * p.bag_size, 0.7))
+            out.append(cone(PIECE["bag"], hand + (0, -0.07, -0.02), hand + (0, -0.12, 0.02), 0.045 * p.bag_size,
+                            0.052 * p.bag_size, 0.7))
     return out
 
 
@@ -221,9 +268,12 @@ def bag(p, forward, *_):
     "Backpack with a pocket, or a shoulder bag at the hip."
     b, s, back, hips = p.bag_size, p.side, 0.08 * p.girth**0.6, p.hips * (0.6 + 0.4 * p.girth)
     if p.bag == "backpack":
-        return [cone(PIECE["bag"], (0, SHOULDER - 0.07 - 0.17 * b, -back - 0.035), (0, SHOULDER - 0.06, -back - 0.03 + forward(SHOULDER)), 0.085 * b, 0.072 * b, 0.6),
-                cone(PIECE["pocket"], (0, SHOULDER - 0.07 - 0.16 * b, -back - 0.085), (0, SHOULDER - 0.07 - 0.09 * b, -back - 0.085), 0.05 * b, 0.045 * b, 0.5)]
-    return [cone(PIECE["bag"], (s * (hips + 0.045), p.hip + 0.05, -0.02), (s * (hips + 0.045), p.hip - 0.03 * b, -0.02), 0.06 * b, 0.068 * b, 0.8)] if p.bag == "shoulder" else []
+        return [cone(PIECE["bag"], (0, SHOULDER - 0.07 - 0.17 * b, -back - 0.035),
+                     (0, SHOULDER - 0.06, -back - 0.03 + forward(SHOULDER)), 0.085 * b, 0.072 * b, 0.6),
+                cone(PIECE["pocket"], (0, SHOULDER - 0.07 - 0.16 * b, -back - 0.085),
+                     (0, SHOULDER - 0.07 - 0.09 * b, -back - 0.085), 0.05 * b, 0.045 * b, 0.5)]
+    return [cone(PIECE["bag"], (s * (hips + 0.045), p.hip + 0.05, -0.02), (s * (hips + 0.045), p.hip - 0.03 * b, -0.02),
+                 0.06 * b, 0.068 * b, 0.8)] if p.bag == "shoulder" else []
 
 # %% ../../nbs/2_synth/02_people.ipynb #6460a4f1
 def pattern(
@@ -261,15 +311,18 @@ def emblem(p, x, y):
     "Where the emblem on chest or back lies, [n] bool."
     dx, dy, s = np.abs(x), np.abs(y - p.emblem_y), p.emblem_size
     return {"disc": dx**2 + dy**2 < s**2, "bar": (dx < s * 1.5) & (dy < s * 0.4), "square": (dx < s) & (dy < s),
-            "cross": (dx < s * 0.35) & (dy < s * 1.3) | (dy < s * 0.35) & (dx < s * 1.1), "two": (dx < s * 1.2) & (np.abs(dy - s * 0.6) < s * 0.3)}[p.emblem_shape]
+            "cross": (dx < s * 0.35) & (dy < s * 1.3) | (dy < s * 0.35) & (dx < s * 1.1),
+            "two": (dx < s * 1.2) & (np.abs(dy - s * 0.6) < s * 0.3)}[p.emblem_shape]
 
 
 def paint_lower(p, is_, hits, waistline):
     "(where, slot) of what is worn below `waistline`, layer by layer; `is_`: {part: [n] bool}."
     y, along = hits[:, PY], hits[:, ALONG]
-    limb = is_["thigh"] & (p.lower not in BARE_LEGS) | is_["shin"] & (p.lower not in BARE_LEGS) | is_["skirt"] & (p.lower == "shorts")
+    limb = (is_["thigh"] & (p.lower not in BARE_LEGS) | is_["shin"] & (p.lower not in BARE_LEGS) | is_["skirt"]
+            & (p.lower == "shorts"))
     cloth = limb | is_["thigh"] & (y > p.hip - 0.06) | is_["pelvis"] | is_["skirt"] | is_["torso"] & (y < waistline)
-    fall = np.where(is_["skirt"] & (p.lower == "shorts"), along * 0.46, np.where(is_["thigh"], along * 0.5, np.where(is_["shin"], 0.5 + along * 0.5, (p.hip - y) / p.hip)))
+    fall = np.where(is_["skirt"] & (p.lower == "shorts"), along * 0.46,
+                    np.where(is_["thigh"], along * 0.5, np.where(is_["shin"], 0.5 + along * 0.5, (p.hip - y) / p.hip)))
     yield cloth, "lower"
     yield lower_pattern(p, hits, fall, limb, cloth), "lower2"
 
@@ -278,14 +331,18 @@ def paint_upper(p, is_, hits, trunk):
     "(where, slot) of what is worn on `trunk` [n] bool and arms, layer by layer."
     x, y, along, front = hits[:, PX], hits[:, PY], hits[:, ALONG], hits[:, PZ] > 0
     sleeve = is_["upperarm"] | is_["forearm"] & (p.upper not in ("tee", "dress"))
-    upper, down = trunk | sleeve, np.where(is_["upperarm"], along * 0.165, np.where(is_["forearm"], 0.165 + along * 0.145, SHOULDER - y))
+    upper, down = trunk | sleeve, np.where(is_["upperarm"], along * 0.165,
+                                           np.where(is_["forearm"], 0.165 + along * 0.145, SHOULDER - y))
     yield upper, "upper"
     yield upper & pattern(p, hits, down, sleeve), "upper2"
-    if p.cuffs: yield is_["forearm"] & sleeve & (along > 0.8) | is_["upperarm"] & (along > 0.85) & (p.upper in ("tee", "dress")), "upper2"
+    if p.cuffs:
+        yield is_["forearm"] & sleeve & (along > 0.8) | is_["upperarm"] & (along > 0.85) & (p.upper in ("tee",
+            "dress")), "upper2"
     if p.belt: yield trunk & (np.abs(y - p.hip - 0.055) < 0.011) & (not p.open or ~front), "accent"
     if p.emblem in ("front", "both") and not p.open: yield trunk & front & emblem(p, x, y), "inner"
     if p.emblem in ("back", "both"): yield trunk & ~front & emblem(p, x, y), "inner"
-    if p.open:  # an open front shows the shirt, and below the waist what is worn there; a suit opens in a V and may show a tie
+    # an open front shows the shirt, and below the waist what is worn there; a suit opens in a V and may show a tie
+    if p.open:
         gap = np.abs(x) < (np.clip((y - 0.60) * 0.30, 0, 0.06) if p.upper == "suit" else p.opening)
         yield trunk & front & gap & (y > p.hip + 0.03), "inner"
         yield trunk & front & gap & (y <= p.hip + 0.03), "lower"
@@ -298,7 +355,9 @@ def paint_upper(p, is_, hits, trunk):
 def paint_rest(p, is_, hits, trunk):
     "(where, slot) of head, hands, feet and bag, layer by layer; straps run over `trunk` [n] bool."
     x, y, along, front = hits[:, PX], hits[:, PY], hits[:, ALONG], hits[:, PZ] > 0
-    for part, slot in (("hair", "hair"), ("hat", "hat"), ("scarf", "accent"), ("bag", "bag"), ("pocket", "bag2"), ("shoe", "shoe")): yield is_[part], slot
+    for part, slot in (("hair", "hair"), ("hat", "hat"), ("scarf", "accent"), ("bag", "bag"), ("pocket", "bag2"),
+                       ("shoe", "shoe")):
+        yield is_[part], slot
     yield is_["skin"] & front & (np.abs(y - HEAD - 0.004) < 0.007) & (np.abs(np.abs(x) - 0.021) < 0.009), "eyes"
     if p.boots: yield is_["shin"] & (along > 1 - p.boots), "shoe"
     if p.gloves: yield is_["hand"], "accent"
@@ -320,6 +379,7 @@ def paint(
     waistline = p.hip + (0.075 if p.tucked and p.upper in ("tee", "shirt", "hoodie") else 0.0)
     trunk = is_["torso"] & (hits[:, PY] >= waistline) | is_["shell"]
     out = np.zeros(len(parts), np.uint8)
-    for layers in (paint_lower(p, is_, hits, waistline), paint_upper(p, is_, hits, trunk), paint_rest(p, is_, hits, trunk)):
+    for layers in (paint_lower(p, is_, hits, waistline), paint_upper(p, is_, hits, trunk),
+                   paint_rest(p, is_, hits, trunk)):
         for where, slot in layers: out[where] = SLOT[slot]
     return out

@@ -73,7 +73,8 @@ def first_hit(
         c = np.sqrt(1 - s * s)
         k, g = (ra - s * oy) / c, s * dy / c
         qa, qb, qc = dx * dx + dz * dz - g * g, ox * dx + oz * dz + g * k, ox * ox + oz * oz - k * k
-        if abs(qa) > 1e-9 and qb * qb > qa * qc:                       # qa < 0: the ray is steeper than the cone; the root is the same
+        # qa < 0: the ray is steeper than the cone; the root is the same
+        if abs(qa) > 1e-9 and qb * qb > qa * qc:
             t = (-qb - np.sqrt(qb * qb - qa * qc)) / qa
             if s * ra <= oy + t * dy <= length + s * rb: best = t
     if hollow: return best, where
@@ -135,10 +136,13 @@ def describe(nearest, depth, side, shapes, frames, origins, lengths, rotation, l
             m, a, length, s = frames[i], origins[i], lengths[i], (shapes[i, RA] - shapes[i, RB]) / lengths[i]
             x, y, z = left + (col + 0.5) / sx, top - (row + 0.5) / sy, -depth[row, col]
             u, v, w = x - a[0], y - a[1], z - a[2]
-            hx, hy, hz = m[0, 0] * u + m[0, 1] * v + m[0, 2] * w, m[1, 0] * u + m[1, 1] * v + m[1, 2] * w, m[2, 0] * u + m[2, 1] * v + m[2, 2] * w
-            if side[row, col] == 0: rise = s / np.sqrt(1 - s * s) * np.sqrt(hx * hx + hz * hz)   # the cone leans: its normal has the slope s/c
+            hx, hy, hz = m[0, 0] * u + m[0, 1] * v + m[0, 2] * w, m[1, 0] * u + m[1, 1] * v + m[1, 2] * w, m[2,
+                0] * u + m[2, 1] * v + m[2, 2] * w
+            # the cone leans: its normal has the slope s/c
+            if side[row, col] == 0: rise = s / np.sqrt(1 - s * s) * np.sqrt(hx * hx + hz * hz)
             else: rise = hy - length * (side[row, col] - 1)
-            nx, ny, nz = m[0, 0] * hx + m[1, 0] * rise + m[2, 0] * hz, m[0, 1] * hx + m[1, 1] * rise + m[2, 1] * hz, m[0, 2] * hx + m[1, 2] * rise + m[2, 2] * hz
+            nx, ny, nz = m[0, 0] * hx + m[1, 0] * rise + m[2, 0] * hz, m[0, 1] * hx + m[1, 1] * rise + m[2,
+                1] * hz, m[0, 2] * hx + m[1, 2] * rise + m[2, 2] * hz
             norm = max(np.sqrt(nx * nx + ny * ny + nz * nz), 1e-9)
             out[NX, k], out[NY, k], out[NZ, k] = nx / norm, ny / norm, nz / norm
             for c in range(3): out[PX + c, k] = rotation[0, c] * x + rotation[1, c] * y + rotation[2, c] * z
@@ -175,12 +179,14 @@ def expose(
     height, width, channels = noise.shape
     taps = np.exp(-(np.arange(-2, 3) ** 2) / (2 * blur * blur)).astype(np.float32)
     taps /= taps.sum()
-    gain, small, rows, out = gain.astype(np.float32) * np.float32(0.25), np.empty((height, width), np.float32), np.empty((height, width), np.float32), np.empty((height, width, channels), np.uint8)
+    gain, small, rows, out = gain.astype(np.float32) * np.float32(0.25), np.empty((height, width),
+        np.float32), np.empty((height, width), np.float32), np.empty((height, width, channels), np.uint8)
     curve = np.round(255 * (np.arange(4096) / 4095) ** (1 / gamma)).astype(np.uint8)
     for c in range(channels):
         for i in range(height):
             for j in range(width):
-                small[i, j] = gain[c] * (canvas[2 * i, 2 * j, c] + canvas[2 * i, 2 * j + 1, c] + canvas[2 * i + 1, 2 * j, c] + canvas[2 * i + 1, 2 * j + 1, c])
+                small[i, j] = gain[c] * (canvas[2 * i, 2 * j, c] + canvas[2 * i, 2 * j + 1, c]
+                                         + canvas[2 * i + 1, 2 * j, c] + canvas[2 * i + 1, 2 * j + 1, c])
         for i in range(height):
             for j in range(width):
                 total = np.float32(0)

@@ -22,7 +22,18 @@ from tqdm.auto import tqdm
 
 from .people import body, draw_person, paint
 from .raster import AX, BX, PART, RA, RB, cast, expose, shade, turn
-from .scenes import CAMERAS, GAMMA, HEIGHT, LAMP, MARGIN, OCCLUDERS, VARIANTS, WIDTH, backdrop, in_front
+from hil.synth.scenes import (
+    CAMERAS,
+    GAMMA,
+    HEIGHT,
+    LAMP,
+    MARGIN,
+    OCCLUDERS,
+    VARIANTS,
+    WIDTH,
+    backdrop,
+    in_front,
+)
 
 # %% ../../nbs/2_synth/00_render.ipynb #857f38cd
 @dataclass(frozen=True)
@@ -39,7 +50,8 @@ class Difficulty:
     visible_noise: float = 1.0     # scales the sensor noise of the visible cameras
     infrared_noise: float = 0.5    # ... and of the infrared cameras
     exposure: float = 0.6          # scales the jitter of exposure and white balance
-    luminance_tie: float = 0.64    # how much luminance by day says about reflectance by night (a correlation); real dyes: less
+    # how much luminance by day says about reflectance by night (a correlation); real dyes: less
+    luminance_tie: float = 0.64
     dye_tie: float = 0.76          # how much the hue says about it; the squares of both sum to at most 1
 
     def __post_init__(self):
@@ -88,22 +100,26 @@ def draw_shot(
     difficulty=Difficulty(), # levers
 ):
     "The shot, and the Generator that goes on to draw its noise: a function of its arguments alone, whoever renders it and when."
-    walk = CAMERAS[camid].headings[(index - 1) % 2] + np.random.default_rng([seed, pid, camid, (index - 1) % 2, 1]).normal(0, difficulty.track_spread)
+    walk = CAMERAS[camid].headings[(index - 1) % 2] + np.random.default_rng([seed, pid, camid, (index - 1) % 2,
+        1]).normal(0, difficulty.track_spread)
     rng = np.random.default_rng([seed, pid, camid, index])
     azimuth, phase = (walk + rng.normal(0, difficulty.heading_spread)) % 360, rng.uniform(0, 2 * np.pi)
     walking, blocked = rng.random() >= difficulty.standing, rng.random() < difficulty.occluded
     vigour = difficulty.vigour * rng.uniform(0.6, 1.15) * (1 if walking else 0.15)
     occluder = OCCLUDERS[rng.integers(len(OCCLUDERS))]
-    return Shot(pid, camid, index, float(azimuth), float(phase), bool(walking), float(vigour), occluder if blocked else "none"), rng
+    return Shot(pid, camid, index, float(azimuth), float(phase), bool(walking), float(vigour),
+                occluder if blocked else "none"), rng
 
 
 def frame_person(shapes, rotation, cam, rng, difficulty):
     "The detector's box as a window [4]: around the turned shapes, with jitter; looser and shifted in infrared."
     a, b, reach = shapes[:, AX:BX] @ rotation.T, shapes[:, BX:RA] @ rotation.T, shapes[:, [RA, RB]]
-    top, bottom = np.maximum(a[:, 1] + reach[:, 0], b[:, 1] + reach[:, 1]).max(), np.minimum(a[:, 1] - reach[:, 0], b[:, 1] - reach[:, 1]).min()
+    top, bottom = np.maximum(a[:, 1] + reach[:, 0], b[:, 1] + reach[:, 1]).max(), np.minimum(a[:, 1] - reach[:, 0],
+        b[:, 1] - reach[:, 1]).min()
     height = (top - bottom) * (1.06 + rng.uniform(-0.04, 0.10) * difficulty.framing)
     width = height * WIDTH / HEIGHT * rng.uniform(0.92, 1.1)
-    x, y = a[:, 0].mean() + rng.normal(0, 0.018) * difficulty.framing, (top + bottom) / 2 + rng.normal(0, 0.02) * difficulty.framing
+    x, y = a[:, 0].mean() + rng.normal(0, 0.018) * difficulty.framing, (top + bottom) / 2 + rng.normal(0,
+        0.02) * difficulty.framing
     zoom, shift = (difficulty.infrared_zoom, difficulty.infrared_shift) if cam.infrared else (1.0, 0.0)
     return np.array([x, y + shift, width * zoom, height * zoom])
 
@@ -115,7 +131,8 @@ def put_in(canvas, shapes, rotation, window, materials, cam, light):
     surface = materials(shapes[:, PART].astype(np.uint8)[ids.ravel()[where]], hits)
     glow = shade(hits, light, cam.ambient, surface[:, 4], LAMP if cam.infrared else None)
     if cam.infrared:
-        glow = np.where(surface[:, 3] == TAPE, 1.8, glow)              # retro-reflectors send the lamp's light straight back
+        # retro-reflectors send the lamp's light straight back
+        glow = np.where(surface[:, 3] == TAPE, 1.8, glow)
     pixels = canvas.reshape(-1, canvas.shape[2])
     pixels[where] = (surface[:, 3:4] if cam.infrared else surface[:, :3]) * glow[:, None]
 
@@ -138,8 +155,11 @@ def picture(
     light, offset = np.array(cam.light) + rng.normal(0, 0.1, 3), 2 * int(rng.integers(0, MARGIN))
     canvas = backdrops[shot.camid, int(rng.integers(VARIANTS))][:, offset : offset + 2 * WIDTH].copy()
     shadow(canvas, window, light)
-    put_in(canvas, shapes, rotation, window, lambda parts, hits: person.materials[paint(person, parts, hits)], cam, light)
-    if shot.occluder != "none": put_in(canvas, *in_front(rng, shot.occluder, window, (difficulty.luminance_tie, difficulty.dye_tie)), cam, light)
+    put_in(canvas, shapes, rotation, window, lambda parts, hits: person.materials[paint(person, parts, hits)], cam,
+           light)
+    if shot.occluder != "none":
+        put_in(canvas, *in_front(rng, shot.occluder, window, (difficulty.luminance_tie, difficulty.dye_tie)), cam,
+               light)
     return sense(canvas, cam, rng, difficulty)
 
 
@@ -149,7 +169,8 @@ def shadow(canvas, window, light):
     y = (window[1] + window[3] / 2) / window[3] * h
     x = w / 2 - (window[0] + 0.06 * light[0]) / window[2] * w
     rows, cols = np.arange(int(0.8 * h), h)[:, None], np.arange(w)[None]
-    canvas[int(0.8 * h) :] *= (1 - 0.4 * np.exp(-(((cols - x) / (0.17 / window[2] * w)) ** 2 + ((rows - y) / (0.045 * h)) ** 2)))[..., None].astype(np.float32)
+    canvas[int(0.8 * h) :] *= (1 - 0.4 * np.exp(-(((cols - x) / (0.17 / window[2] * w)) ** 2
+                                                  + ((rows - y) / (0.045 * h)) ** 2)))[..., None].astype(np.float32)
 
 
 def sense(canvas, cam, rng, difficulty):
@@ -182,8 +203,10 @@ def deal(
     ties, # (luminance, dye) of `people.material`
 ): # train, val and test: lists of ids
     "Split the people so that each part holds its share of every garment: sorted by what they wear, val and test are taken at even steps."
-    people = {pid: draw_person(np.random.default_rng([seed, pid]), ties) for pid in range(1, size.train + size.val + size.test + 1)}
-    rest, rng = np.array(sorted(people, key=lambda i: (people[i].upper, people[i].pattern, people[i].lower, people[i].bag, i))), np.random.default_rng([seed, 11])
+    people = {pid: draw_person(np.random.default_rng([seed, pid]), ties)
+              for pid in range(1, size.train + size.val + size.test + 1)}
+    rest, rng = np.array(sorted(people, key=lambda i: (people[i].upper, people[i].pattern, people[i].lower,
+                                                       people[i].bag, i))), np.random.default_rng([seed, 11])
     parts = []
     for n in (size.val, size.test):
         at = ((np.arange(n) + rng.random()) * len(rest) / n).astype(int)
@@ -198,15 +221,21 @@ def plan(
 ):
     "The manifest of a rendering: its settings, ids per split, who appears in one modality only, images per camera. ValueError on settings out of range."
     if preset not in PRESETS: raise ValueError(f"preset {preset!r} is unknown: choose one of {', '.join(PRESETS)}")
-    if not 0 <= overlap <= 1: raise ValueError(f"overlap is {overlap}: it is a share of people, choose a value from 0 to 1")
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0: raise ValueError(f"seed is {seed!r}: choose a whole number from 0 up")
+    if not 0 <= overlap <= 1:
+        raise ValueError(f"overlap is {overlap}: it is a share of people, choose a value from 0 to 1")
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"seed is {seed!r}: choose a whole number from 0 up")
     size = PRESETS[preset]
     train, val, test = deal(size, seed, (difficulty.luminance_tie, difficulty.dye_tie))
     single = train[round(overlap * len(train)) :]
-    only = {"visible": sorted(single[::2]), "infrared": sorted(single[1::2])}   # alternating: both modalities lose as many
-    count = {c: size.images * (size.train + size.val + size.test - len(only["visible" if CAMERAS[c].infrared else "infrared"])) for c in CAMERAS}
-    return {"format": FORMAT, "preset": preset, "seed": int(seed), "overlap": float(overlap), "difficulty": asdict(difficulty), "images": size.images,
-            "images_per_camera": {str(c): n for c, n in count.items()}, "ids": {"train": sorted(train), "val": sorted(val), "test": sorted(test)}, "only_in": only}
+    # alternating: both modalities lose as many
+    only = {"visible": sorted(single[::2]), "infrared": sorted(single[1::2])}
+    count = {c: size.images * (size.train + size.val + size.test
+                               - len(only["visible" if CAMERAS[c].infrared else "infrared"])) for c in CAMERAS}
+    return {"format": FORMAT, "preset": preset, "seed": int(seed), "overlap": float(overlap),
+            "difficulty": asdict(difficulty), "images": size.images,
+            "images_per_camera": {str(c): n for c, n in count.items()},
+            "ids": {"train": sorted(train), "val": sorted(val), "test": sorted(test)}, "only_in": only}
 
 
 def complete(root, manifest):
@@ -214,10 +243,13 @@ def complete(root, manifest):
     for name in ("synth.json", "exp/plan.json"):
         if not (root / name).exists(): continue
         found = json.loads((root / name).read_text())
-        differ = [f"{k} is {str(found.get(k)):.80}, not {str(manifest[k]):.80}" for k in manifest if found.get(k) != manifest[k]]
-        if differ: raise ValueError(f"{root} holds another rendering ({'; '.join(differ)}). Choose another root, or delete that folder to render it anew.")
+        differ = [f"{k} is {str(found.get(k)):.80}, not {str(manifest[k]):.80}"
+                  for k in manifest if found.get(k) != manifest[k]]
+        if differ:
+            raise ValueError(f"{root} holds another rendering ({'; '.join(differ)}). Choose another root, or delete that folder to render it anew.")
         return name == "synth.json"
-    if any(p.is_file() and not p.name.startswith(".part-") for p in root.rglob("*")): raise ValueError(f"{root} is not empty and was not made by hil.synth.render (no synth.json, no exp/plan.json). Choose another root.")
+    if any(p.is_file() and not p.name.startswith(".part-") for p in root.rglob("*")):
+        raise ValueError(f"{root} is not empty and was not made by hil.synth.render (no synth.json, no exp/plan.json). Choose another root.")
     return False
 
 
@@ -237,10 +269,13 @@ def render(
     (root / "exp").mkdir(parents=True, exist_ok=True)
     write(root / "exp/plan.json", json.dumps(manifest, indent=1))
     everyone = sorted(sum(manifest["ids"].values(), []))
-    for split, ids in (*manifest["ids"].items(), ("available", everyone)): write(root / f"exp/{split}_id.txt", ",".join(map(str, ids)) + "\n")
+    for split, ids in (*manifest["ids"].items(), ("available", everyone)):
+        write(root / f"exp/{split}_id.txt", ",".join(map(str, ids)) + "\n")
     backdrops = {(c, v): backdrop(c, v) for c in CAMERAS for v in range(VARIANTS)}
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        try: rows = list(tqdm(pool.map(lambda pid: render_person(root, pid, manifest, backdrops, difficulty), everyone), total=len(everyone), desc="rendering", unit=" people", disable=not progress))
+        try:
+            rows = list(tqdm(pool.map(lambda pid: render_person(root, pid, manifest, backdrops, difficulty), everyone),
+                             total=len(everyone), desc="rendering", unit=" people", disable=not progress))
         finally: pool.shutdown(cancel_futures=True)   # an interrupt or an error drops the people not begun
     write(root / "truth.csv", pd.DataFrame(sum(rows, [])).to_csv(index=False))
     for left in root.glob(".part-*"): shutil.rmtree(left, ignore_errors=True)   # of renderings that were killed
@@ -258,11 +293,14 @@ def render_person(
     "Write the missing folders of one person, each in one piece; returns the person's lines of truth."
     person = draw_person(np.random.default_rng([manifest["seed"], pid]), (difficulty.luminance_tie, difficulty.dye_tie))
     split, rows = next(s for s, ids in manifest["ids"].items() if pid in ids), []
-    for c in (c for c, cam in CAMERAS.items() if pid not in manifest["only_in"]["visible" if cam.infrared else "infrared"]):
+    for c in (c for c, cam in CAMERAS.items() if pid not in manifest["only_in"]["visible" if cam.infrared
+        else "infrared"]):
         shots = [draw_shot(manifest["seed"], pid, c, k + 1, difficulty) for k in range(manifest["images"])]
         rows += [truth_row(person, shot, split) for shot, _ in shots]
         folder = root / f"cam{c}" / f"{pid:04d}"
-        if not folder.exists(): write_folder(root, folder, {f"{shot.index:04d}.jpg": picture(person, shot, rng, backdrops, difficulty) for shot, rng in shots})
+        if not folder.exists():
+            write_folder(root, folder, {f"{shot.index:04d}.jpg": picture(person, shot, rng, backdrops, difficulty)
+                                        for shot, rng in shots})
     return rows
 
 
@@ -282,9 +320,12 @@ def write_folder(root, folder, pictures):
 
 def truth_row(person, shot, split):
     "One line of truth.csv."
-    return {"path": f"cam{shot.camid}/{shot.pid:04d}/{shot.index:04d}.jpg", "pid": shot.pid, "camid": shot.camid, "modality": "infrared" if CAMERAS[shot.camid].infrared else "visible", "split": split,
-            "azimuth": round(shot.azimuth, 1), "viewpoint": shot.viewpoint, "upper": person.upper, "lower": person.lower, "pattern": person.pattern, "lower_pattern": person.lower_pattern, "bag": person.bag,
-            "hat": person.hat, "hair": person.hair, "tape": person.tape, "occluded": shot.occluder != "none", "occluder": shot.occluder, "gait_phase": round(shot.phase, 3), "walking": shot.walking}
+    return {"path": f"cam{shot.camid}/{shot.pid:04d}/{shot.index:04d}.jpg", "pid": shot.pid, "camid": shot.camid,
+            "modality": "infrared" if CAMERAS[shot.camid].infrared else "visible", "split": split,
+            "azimuth": round(shot.azimuth, 1), "viewpoint": shot.viewpoint, "upper": person.upper,
+            "lower": person.lower, "pattern": person.pattern, "lower_pattern": person.lower_pattern, "bag": person.bag,
+            "hat": person.hat, "hair": person.hair, "tape": person.tape, "occluded": shot.occluder != "none",
+            "occluder": shot.occluder, "gait_phase": round(shot.phase, 3), "walking": shot.walking}
 
 
 def write(path, text):

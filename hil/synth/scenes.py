@@ -36,14 +36,21 @@ class Camera:
 GREY = (1.0, 1.0, 1.0)
 LAMP = 2.4  # [body heights] from an infrared camera's lamp to the person, about 4 m
 CAMERAS = {
-    1: Camera(False, "hall", 8, (0, 150), (0.4, 0.8, 0.5), 0.45, 1.05, (1.05, 1.0, 0.92), (0.60, 0.57, 0.50), (0.46, 0.44, 0.42), 0.5, 0.012),
-    2: Camera(False, "corridor", 14, (30, 190), (-0.5, 0.9, 0.3), 0.40, 0.92, (1.0, 0.98, 0.90), (0.42, 0.45, 0.50), (0.55, 0.53, 0.48), 0.65, 0.015),
-    3: Camera(True, "corridor", 12, (10, 170), (0, 0.15, 1.0), 0.32, 1.1, GREY, (0.50,) * 3, (0.55,) * 3, 0.6, 0.012, 1.4),
-    4: Camera(False, "garden", 18, (75, -75), (0.8, 0.6, -0.1), 0.50, 1.12, (0.93, 1.0, 1.08), (0.36, 0.42, 0.32), (0.50, 0.48, 0.42), 0.6, 0.012),
-    5: Camera(False, "street", 5, (-20, 200), (-0.7, 0.7, 0.4), 0.55, 0.85, (0.92, 0.97, 1.08), (0.30, 0.33, 0.37), (0.40, 0.40, 0.38), 0.8, 0.02),
-    6: Camera(True, "passage", 16, (50, -120), (0.1, 0.25, 1.0), 0.30, 1.15, GREY, (0.40,) * 3, (0.50,) * 3, 0.69, 0.0156, 2.0),
+    1: Camera(False, "hall", 8, (0, 150), (0.4, 0.8, 0.5), 0.45, 1.05, (1.05, 1.0, 0.92), (0.60, 0.57, 0.50),
+              (0.46, 0.44, 0.42), 0.5, 0.012),
+    2: Camera(False, "corridor", 14, (30, 190), (-0.5, 0.9, 0.3), 0.40, 0.92, (1.0, 0.98, 0.90), (0.42, 0.45, 0.50),
+              (0.55, 0.53, 0.48), 0.65, 0.015),
+    3: Camera(True, "corridor", 12, (10, 170), (0, 0.15, 1.0), 0.32, 1.1, GREY, (0.50,) * 3, (0.55,) * 3, 0.6, 0.012,
+              1.4),
+    4: Camera(False, "garden", 18, (75, -75), (0.8, 0.6, -0.1), 0.50, 1.12, (0.93, 1.0, 1.08), (0.36, 0.42, 0.32),
+              (0.50, 0.48, 0.42), 0.6, 0.012),
+    5: Camera(False, "street", 5, (-20, 200), (-0.7, 0.7, 0.4), 0.55, 0.85, (0.92, 0.97, 1.08), (0.30, 0.33, 0.37),
+              (0.40, 0.40, 0.38), 0.8, 0.02),
+    6: Camera(True, "passage", 16, (50, -120), (0.1, 0.25, 1.0), 0.30, 1.15, GREY, (0.40,) * 3, (0.50,) * 3, 0.69,
+              0.0156, 2.0),
 }
-HEIGHT, WIDTH, MARGIN, VARIANTS, GAMMA = 128, 64, 40, 6, 1.35  # pixels; pixels a background is wider; backgrounds per camera; tone curve
+# pixels; pixels a background is wider; backgrounds per camera; tone curve
+HEIGHT, WIDTH, MARGIN, VARIANTS, GAMMA = 128, 64, 40, 6, 1.35
 
 # %% ../../nbs/2_synth/03_scenes.ipynb #375d067c
 def clouds(
@@ -87,7 +94,8 @@ def street(rng, wall, line, night):
     course = rows // 9
     wall[(rows % 9 == 0) | ((cols + 10 * (course % 2)) % 20 == 0)] *= 0.87
     x = rng.uniform(0, 0.6)
-    panel(wall, line, x, x + rng.uniform(0.2, 0.35), rng.uniform(0.1, 0.3), rng.uniform(0.6, 0.8), rng.uniform(0.7, 1.3))
+    panel(wall, line, x, x + rng.uniform(0.2, 0.35), rng.uniform(0.1, 0.3), rng.uniform(0.6, 0.8),
+          rng.uniform(0.7, 1.3))
 
 
 def garden(rng, wall, line, night):
@@ -107,7 +115,8 @@ def passage(rng, wall, line, night):
     x = rng.uniform(0, 0.3)
     for shift in (0.0, 0.35, 0.7):
         c, d = int((x + shift) * wall.shape[1]), int((x + shift + 0.1) * wall.shape[1])
-        wall[:line, c:d] = wall[:line].mean((0, 1)) * (1.15 - 0.3 * np.linspace(-1, 1, d - c) ** 2)[None, :, None][:, : wall[:, c:d].shape[1]]
+        wall[:line, c:d] = wall[:line].mean((0, 1)) * (1.15 - 0.3 * np.linspace(-1, 1, d - c) ** 2)[None, :, None][:,
+            : wall[:, c:d].shape[1]]
 
 
 PLACES = {f.__name__: f for f in (hall, corridor, street, garden, passage)}
@@ -130,7 +139,8 @@ def backdrop(
     out[line:] *= np.where(joints, 0.86, 1 + 0.25 * (rows - line) / h)[..., None]
     out[line - 2 : line + 2] *= 0.85                                   # dirt in the corner
     out *= (1 + 0.08 * clouds(rng, h, w, 5) + 0.04 * clouds(rng, h, w, 16))[..., None]
-    if cam.infrared:                                                   # the lamp's light thins with the square of the distance
+    # the lamp's light thins with the square of the distance
+    if cam.infrared:
         away = np.full((h, 1, 1), cam.gap)
         away[line:, 0, 0] = cam.gap * ((1 / ((np.arange(line, h) - 0.2 * h) / (0.8 * h)) - 1) / (depth[0, 0] - 1)) + 0.6
         out = (out * (LAMP / (LAMP + away)) ** 2).astype(np.float32)
@@ -141,7 +151,8 @@ def railing(rng, side):
     "A rail across the legs on thin posts."
     y, x = rng.uniform(-0.36, -0.24), rng.uniform(0, 0.15)
     posts = [cone(0, (x + k * 0.15, y, 0), (x + k * 0.15, -0.7, 0), 0.007, 0.007) for k in range(-4, 4)]
-    return [cone(0, (-0.6, y, 0), (0.6, y, 0), 0.014, 0.014), cone(0, (-0.6, y - 0.16, 0), (0.6, y - 0.16, 0), 0.009, 0.009), *posts]
+    return [cone(0, (-0.6, y, 0), (0.6, y, 0), 0.014, 0.014),
+            cone(0, (-0.6, y - 0.16, 0), (0.6, y - 0.16, 0), 0.009, 0.009), *posts]
 
 
 def bin_(rng, side):
@@ -180,11 +191,17 @@ def in_front(
     side = rng.choice((-1, 1))
     if occluder == "person":
         other = draw_person(rng, ties)
-        near = np.array([-side * rng.uniform(0.18, 0.28), 0.5, window[2] * 0.85, window[3] * 0.85])   # closer, hence larger, and beside
-        return body(other, rng.uniform(0, 2 * np.pi)), turn(rng.uniform(0, 360), 10), near, lambda parts, hits: other.materials[paint(other, parts, hits)]
+        # closer, hence larger, and beside
+        near = np.array([-side * rng.uniform(0.18, 0.28), 0.5, window[2] * 0.85, window[3] * 0.85])
+        return body(other, rng.uniform(0, 2 * np.pi)), turn(rng.uniform(0, 360),
+                                                            10), near, lambda parts, hits: other.materials[paint(other,
+            parts, hits)]
     shapes = np.array(PROPS[occluder](rng, side))
     t = rng.uniform(0.15, 0.5)
-    two = np.clip(np.array([[t, t, t, t, 0], [t * 0.7, t * 0.7, t * 0.7, t * 0.7, 0]]) + [*rng.normal(0, 0.03, 3), 0, 0], 0.03, 0.9)
+    two = np.clip(np.array([[t, t, t, t, 0], [t * 0.7, t * 0.7, t * 0.7, t * 0.7, 0]])
+                  + [*rng.normal(0, 0.03, 3), 0, 0], 0.03, 0.9)
     if occluder == "plant": two[1] = 0.10, 0.24, 0.08, 0.62, 0          # leaves: green by day, bright by night
-    scale = window[3]                                                   # props are drawn in picture heights around the centre
-    return shapes, np.eye(3), np.array([0, 0, window[2] / scale, 1.0]), lambda parts, hits: two[parts].astype(np.float32)
+    # props are drawn in picture heights around the centre
+    scale = window[3]
+    return shapes, np.eye(3), np.array([0, 0, window[2] / scale,
+                                        1.0]), lambda parts, hits: two[parts].astype(np.float32)

@@ -72,7 +72,8 @@ def _shares(people, seed):
 
 def _tally(kind, rows):
     "Counts of (modality, identity) rows, named as loaders name them."
-    return {f"{kind} identities": len({p for _, p in rows}), **{f"{kind} {m} images": sum(m == k for k, _ in rows) for m in ("visible", "infrared")}}
+    return {f"{kind} identities": len({p for _, p in rows}),
+            **{f"{kind} {m} images": sum(m == k for k, _ in rows) for m in ("visible", "infrared")}}
 
 
 def plan_sysu(people, images, seed):
@@ -81,10 +82,12 @@ def plan_sysu(people, images, seed):
     split = {"train": train[1:], "val": train[:1], "test": test}
     number = {p: 3 * p + 1 for p in train + test}
     cells = [(c, p) for c in CAMERAS for p in number if (c, p) != (5, test[0])]
-    pictures = [Picture(f"cam{c}/{number[p]:04d}/{k:04d}.jpg", p, c, k, "L" if c == 6 else "RGB") for c, p in cells for k in range(1, images + 1)]
+    pictures = [Picture(f"cam{c}/{number[p]:04d}/{k:04d}.jpg", p, c, k, "L" if c == 6 else "RGB") for c, p in cells
+                for k in range(1, images + 1)]
     ids = {s: sorted(number[p] for p in rows) for s, rows in split.items()}
     count = {str(c): images * sum(cam == c for cam, _ in cells) for c in CAMERAS}
-    return Plan(pictures, {f"exp/{s}_id.txt": ",".join(map(str, i)) + "\n" for s, i in ids.items()}, {}, {"ids": ids, "images_per_camera": count})
+    return Plan(pictures, {f"exp/{s}_id.txt": ",".join(map(str, i)) + "\n" for s, i in ids.items()}, {},
+                {"ids": ids, "images_per_camera": count})
 
 
 def plan_regdb(people, images, seed):
@@ -92,32 +95,39 @@ def plan_regdb(people, images, seed):
     folders, texts, names = {"visible": ("Visible", "v", 1, "RGB"), "infrared": ("Thermal", "t", 3, "L")}, {}, {}
     for p in range(1, people + 1):
         for m, (folder, letter, cam, mode) in folders.items():
-            names[m, p] = [Picture(f"{folder}/{p}/person_{letter}_{p:05d}_{k}.bmp", p, cam, k, mode, (64, 128)) for k in range(1, images + 1)]
+            names[m, p] = [Picture(f"{folder}/{p}/person_{letter}_{p:05d}_{k}.bmp", p, cam, k, mode, (64, 128))
+                           for k in range(1, images + 1)]
     for k in range(1, 11):
         order = np.random.default_rng([seed, k]).permutation(np.arange(1, people + 1))
         for part, ids in (("train", sorted(order[:people // 2])), ("test", sorted(order[people // 2:]))):
             for m, name in (("visible", "visible"), ("infrared", "thermal")):
-                texts[f"idx/{part}_{name}_{k}.txt"] = "".join(f"{x.path} {label}\n" for label, p in enumerate(ids) for x in names[m, p])
+                texts[f"idx/{part}_{name}_{k}.txt"] = "".join(f"{x.path} {label}\n" for label, p in enumerate(ids)
+                                                              for x in names[m, p])
     half = {"train": people // 2, "test": people - people // 2}
-    count = {f"{s} {what}": n * (1 if what == "identities" else images) for s, n in half.items() for what in ("identities", "visible images", "infrared images")}
+    count = {f"{s} {what}": n * (1 if what == "identities" else images) for s, n in half.items()
+             for what in ("identities", "visible images", "infrared images")}
     return Plan(sum(names.values(), []), texts, {**count, "images a person and modality": images}, {})
 
 
 def plan_llcm(people, images, seed):
     "LLCM (Zhang and Wang, CVPR 2023): vis, nir and lists for training; test_vis and test_nir by camera, no near-infrared camera 3."
     train, test = _shares(people, seed)
-    kinds, pictures, texts, rows = {"visible": ("vis", (1, 2, 4, 5), "RGB"), "infrared": ("nir", (3, 6), "L")}, [], {}, {"train": [], "test": []}
+    kinds, pictures, texts, rows = {"visible": ("vis", (1, 2, 4, 5), "RGB"),
+                                    "infrared": ("nir", (3, 6), "L")}, [], {}, {"train": [], "test": []}
     label = {p: i for i, p in enumerate(sorted(train))}
     for m, (name, cams, mode) in kinds.items():
         places = [c for c in range(1, 10) if (m, c) != ("infrared", 3)]
         for i, p in enumerate(train + test):                # every camera sees somebody; everybody passes two more
-            for c in sorted({*places[i % len(test)::len(test)], places[(2 * i + 1) % len(places)], places[(3 * i + 2) % len(places)]}):
+            for c in sorted({*places[i % len(test)::len(test)], places[(2 * i + 1) % len(places)],
+                             places[(3 * i + 2) % len(places)]}):
                 for k in range(1, images + 1):
-                    file, part = f"{p:04d}_c{c:02d}_s{18_0000 + 100 * c + k}_f{1000 * k + c}_{name}.jpg", "train" if p in label else "test"
+                    file, part = (f"{p:04d}_c{c:02d}_s{18_0000 + 100 * c + k}_f{1000 * k + c}_{name}.jpg",
+                                  "train" if p in label else "test")
                     path = f"{name}/{p:04d}/{file}" if p in label else f"test_{name}/cam{c}/{p:04d}/{file}"
                     pictures.append(Picture(path, p, cams[c % len(cams)], 10 * c + k, mode))
                     rows[part].append((m, p))
-                    if p in label: texts[f"idx/train_{name}.txt"] = texts.get(f"idx/train_{name}.txt", "") + f"{path} {label[p]}\n"
+                    if p in label:
+                        texts[f"idx/train_{name}.txt"] = texts.get(f"idx/train_{name}.txt", "") + f"{path} {label[p]}\n"
     texts["idx/test_id.txt"] = ",".join(str(p) for p in sorted(test)) + "\n"
     return Plan(pictures, texts, _tally("train", rows["train"]) | _tally("test", rows["test"]), {})
 
@@ -126,13 +136,15 @@ def plan_folder(people, images, seed):
     "Crops as practitioners have them: visible/** by camera folder, infrared/** with the camera in the name; no list, no identity, names in time order."
     rng, pictures = np.random.default_rng([seed, 7]), []
     shots = [(p, c, k) for p in range(1, people + 1) for c in (1, 4, 3, 6) for k in range(1, images + 1)]
-    visible, infrared = ((".png", "RGB"), (".jpg", "RGB"), (".png", "P")), ((".png", "L"), (".png", "I;16"), (".bmp", "L"))
+    visible, infrared = ((".png", "RGB"), (".jpg", "RGB"), (".png", "P")), ((".png", "L"), (".png", "I;16"),
+        (".bmp", "L"))
     for n, i in enumerate(rng.permutation(len(shots))):
         p, c, k = shots[i]
         suffix, mode = (infrared if CAMERAS[c].infrared else visible)[n % 3]
         place = f"infrared/night_cam{c}_{n:05d}" if CAMERAS[c].infrared else f"visible/cam{c}/2024-03/{n:05d}"
         pictures.append(Picture(place + suffix, p, c, k, mode))
-    return Plan(pictures, {}, {f"{m} images": sum(x.path.startswith(m) for x in pictures) for m in ("visible", "infrared")}, {})
+    return Plan(pictures, {}, {f"{m} images": sum(x.path.startswith(m) for x in pictures)
+                               for m in ("visible", "infrared")}, {})
 
 
 PLANS = {"sysu": plan_sysu, "regdb": plan_regdb, "llcm": plan_llcm, "folder": plan_folder}
@@ -147,13 +159,16 @@ def write_layout(
 ) -> Path:        # root
     "Write a rendered stand-in of one data set; what is already there is kept. Raises ValueError."
     if layout not in PLANS: raise ValueError(f"layout={layout!r}: expected one of {', '.join(PLANS)}")
-    if people < 4 or images < 1: raise ValueError(f"people={people}, images={images}: expected at least 4 people and 1 image")
+    if people < 4 or images < 1:
+        raise ValueError(f"people={people}, images={images}: expected at least 4 people and 1 image")
     root, plan = Path(root), PLANS[layout](people, images, seed)
     manifest = {"layout": layout, "people": people, "images": images, "seed": seed, "counts": plan.counts, **plan.more}
     if (root / "synth.json").is_file() and json.loads((root / "synth.json").read_text()) == manifest: return root
-    if root.exists() and any(root.iterdir()): raise ValueError(f"{root} is not empty, and not this stand-in: choose another root, or delete that folder")
+    if root.exists() and any(root.iterdir()):
+        raise ValueError(f"{root} is not empty, and not this stand-in: choose another root, or delete that folder")
     levers, backdrops = Difficulty(), {(c, v): backdrop(c, v) for c in CAMERAS for v in range(VARIANTS)}
-    persons = {p: draw_person(np.random.default_rng([seed, p]), (levers.luminance_tie, levers.dye_tie)) for p in range(1, people + 1)}
+    persons = {p: draw_person(np.random.default_rng([seed, p]), (levers.luminance_tie, levers.dye_tie))
+               for p in range(1, people + 1)}
     for x in plan.pictures:
         shot, rng = draw_shot(seed, x.pid, x.cam, x.index)
         pixels, size = picture(persons[x.pid], shot, rng, backdrops), x.size or odd_size(rng)

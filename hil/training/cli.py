@@ -55,7 +55,8 @@ def words_of(
 def told(run):
     "One line on what the last epoch brought."
     h = run.history.iloc[-1]
-    print(f"epoch {int(h.epoch)}/{run.config.epochs}: loss {h.loss_total:.3f}" + (f", mAP {100 * h.mAP:.1f} %" if "mAP" in h else "") + f", {h.seconds:.0f} s", flush=True)
+    print(f"epoch {int(h.epoch)}/{run.config.epochs}: loss {h.loss_total:.3f}"
+          + (f", mAP {100 * h.mAP:.1f} %" if "mAP" in h else "") + f", {h.seconds:.0f} s", flush=True)
 
 
 def main(
@@ -80,7 +81,8 @@ def launch(
 ) -> Run:
     "Train on several processes. Raises RunError with what the first one said that failed."
     config = replace(config, run_dir=config.run_dir or str(Path("runs") / time.strftime("%Y%m%d-%H%M%S")))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m", "hil.training.cli", *words_of(config)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m",
+               "hil.training.cli", *words_of(config)]
     lines = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as started:
         for line in started.stdout:
@@ -88,5 +90,6 @@ def launch(
             if line.startswith("epoch "): print(line, end="")
     if started.returncode:
         said = [line.removeprefix("hil.training.cli: ") for line in lines if line.startswith("hil.training.cli: ")]
-        raise RunError(said[0].strip() if said else "the processes failed; the last they said:\n" + "".join(lines[-40:]))
+        raise RunError(said[0].strip() if said else "the processes failed; the last they said:\n"
+                       + "".join(lines[-40:]))
     return Run(config.run_dir)

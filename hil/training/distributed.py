@@ -35,7 +35,8 @@ def joined():
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=12))  # others wait while rank 0 clusters
+    # others wait while rank 0 clusters
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=12))
     try:
         yield
         dist.barrier()  # nobody leaves while another still listens
@@ -48,8 +49,10 @@ def own_device(
     "The GPU of this rank, one each. Raises RunError where there are fewer GPUs than processes."
     if world() == 1 or device.type == "cpu": return device
     local, there = int(os.environ.get("LOCAL_RANK", rank())), torch.cuda.device_count()
-    if device.index is not None: raise RunError(f'device = "{device}" with {world()} processes: each takes a GPU of its own; use device = "auto" or "cuda"')
-    if local >= there: raise RunError(f"process {local} on this machine has no GPU: torch shows {there}; start at most {there} with --nproc_per_node")
+    if device.index is not None:
+        raise RunError(f'device = "{device}" with {world()} processes: each takes a GPU of its own; use device = "auto" or "cuda"')
+    if local >= there:
+        raise RunError(f"process {local} on this machine has no GPU: torch shows {there}; start at most {there} with --nproc_per_node")
     torch.cuda.set_device(local)
     return torch.device("cuda", local)
 
@@ -112,7 +115,8 @@ def in_blocks(
     mine = torch.arange(n).split(size)[rank()::world()]
     parts = [make(idx) for idx in mine]
     if world() == 1: return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
-    out = {name: torch.zeros(n, *shape) for name, shape in from_first(lambda: {name: tuple(x.shape[1:]) for name, x in parts[0].items()}).items()}
+    out = {name: torch.zeros(n, *shape) for name, shape in from_first(lambda: {name: tuple(x.shape[1:])
+        for name, x in parts[0].items()}).items()}
     for idx, part in zip(mine, parts):
         for name, x in part.items(): out[name][idx] = x
     return {name: total_(x) for name, x in out.items()}

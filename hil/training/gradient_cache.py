@@ -96,7 +96,8 @@ class Parts(Whole):
 
     def chance(self, state=None):
         "State of the generators behind stochastic depth; or set it."
-        if state is None: return torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        if state is None:
+            return torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         torch.set_rng_state(state[0])
         if state[1] is not None: torch.cuda.set_rng_state(state[1], self.device)
 
@@ -107,19 +108,25 @@ class Parts(Whole):
         drops = [module for module in self.model.modules() if isinstance(module, DropPath)]
         self.chance(self.state)
         for module in drops: module.rows = sum(n), rows
-        with self.autocast(): return {m: x.float() for m, x in self.body({m: x[self.idx[i][m].to(x.device)] for m, x in self.batch.items()}).items()}
+        with self.autocast():
+            return {m: x.float() for m, x in self.body({m: x[self.idx[i][m].to(x.device)]
+                                                        for m, x in self.batch.items()}).items()}
 
     def forward(self, batch):
         "Outputs of all parts and ranks put together, then the top on the whole batch. Raises RunError if a part would be empty."
         few = min(len(x) for x in batch.values())
-        if few < self.parts * distributed.world(): raise RunError(f"{few} images of one modality in a batch cannot be split into accumulate = {self.parts} parts on {distributed.world()} process(es); lower accumulate")
+        if few < self.parts * distributed.world():
+            raise RunError(f"{few} images of one modality in a batch cannot be split into accumulate = {self.parts} parts on {distributed.world()} process(es); lower accumulate")
         self.batch, self.state = batch, self.chance()
         self.idx = [{m: distributed.share(len(x), i, self.parts) for m, x in batch.items()} for i in range(self.parts)]
-        with torch.set_grad_enabled(self.parts == 1), still(self.model) if self.parts > 1 else nullcontext(): self.outs = [self.part(i) for i in range(self.parts)]
+        with torch.set_grad_enabled(self.parts == 1), still(self.model) if self.parts > 1 else nullcontext():
+            self.outs = [self.part(i) for i in range(self.parts)]
         self.rows = {m: self.together(m, len(x)).requires_grad_() for m, x in batch.items()}
         return {m: {d: f.float() for d, f in both.items()} for m, both in self.top(self.rows).items()}
 
-    def together(self, m, n): return distributed.from_all(n, torch.cat([idx[m] for idx in self.idx]), torch.cat([out[m].detach() for out in self.outs]))
+    def together(self, m, n):
+        return distributed.from_all(n, torch.cat([idx[m] for idx in self.idx]),
+                                    torch.cat([out[m].detach() for out in self.outs]))
 
     def backward(self, total):
         "Down to the outputs at once, then through the body part by part; ranks add up."
@@ -141,6 +148,8 @@ def passage(
     config, # Config
 ): # Whole or Parts
     "The way a run's steps take. Raises RunError for fp16 without a GPU."
-    if config.precision == "fp16" and next(model.parameters()).device.type == "cpu": raise RunError('precision = "fp16" is for GPUs; use "bf16" or "float32" on a CPU')
-    split = config.trainable == "all" and (config.accumulate > 1 or distributed.world() > 1)  # heads alone cost less than talking about them
+    if config.precision == "fp16" and next(model.parameters()).device.type == "cpu":
+        raise RunError('precision = "fp16" is for GPUs; use "bf16" or "float32" on a CPU')
+    # heads alone cost less than talking about them
+    split = config.trainable == "all" and (config.accumulate > 1 or distributed.world() > 1)
     return Parts(model, config.precision, config.accumulate) if split else Whole(model, config.precision)

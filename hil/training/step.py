@@ -27,7 +27,8 @@ class Memories:
 
     def tensors(self):
         "Everything that moves, once."
-        found = [getattr(x, "centers", getattr(x, "features", x)) for kind in (self.cluster, self.banks, self.instance) for both in kind.values() for x in both.values()]
+        found = [getattr(x, "centers", getattr(x, "features", x)) for kind in (self.cluster, self.banks, self.instance)
+                 for both in kind.values() for x in both.values()]
         return list({id(x): x for x in found}.values())
 
 
@@ -49,10 +50,13 @@ def remember(
             for m in group: out.cluster[m][d] = coarse
             if not banks: continue
             sub = sub_clusters.secondary_assign(x, y, config.n_sub, config.seed)
-            bank = vectors.unit(sub_clusters.sub_centers(x, y, sub, config.n_sub, config.shrink) if config.n_sub else coarse.centers[:, None])
+            bank = vectors.unit(sub_clusters.sub_centers(x, y, sub, config.n_sub, config.shrink) if config.n_sub
+                                else coarse.centers[:, None])
             for m in group: out.banks.setdefault(m, {})[d] = bank
             if d == "deep": out.sub.update(zip(group, np.split(sub, [len(labels[group[0]])])))
-    if config.neighbor_weight: out.instance = {m: {d: memory.InstanceMemory(features[m][d], mix=config.instance_mix) for d in DEPTHS} for m in MODALITIES}
+    if config.neighbor_weight:
+        out.instance = {m: {d: memory.InstanceMemory(features[m][d], mix=config.instance_mix) for d in DEPTHS}
+                        for m in MODALITIES}
     return out
 
 # %% ../../nbs/7_training/00_step.ipynb #64675844
@@ -72,16 +76,20 @@ def step_losses(
     "The three losses of HIL, section 3.3 and 3.5."
     out, cross = {}, memories.shared and stage2_epoch >= 0
     if config.cluster_weight:
-        out["cluster"] = config.cluster_weight * sum(memories.cluster[m][d](features[m][d], labels[m]) for m in features for d in DEPTHS)
+        out["cluster"] = config.cluster_weight * sum(memories.cluster[m][d](features[m][d], labels[m])
+                                                     for m in features for d in DEPTHS)
     if memories.banks:
         weight = config.mccl_weight * (.1 if stage2_epoch < config.mccl_warmup else 1) * (2 if cross else 1)
-        out["mccl"] = weight * sum(half_shallow(losses.mccl_loss(features[m], memories.banks[m], labels[m], config.mccl_variant)) for m in features)
+        out["mccl"] = weight * sum(half_shallow(losses.mccl_loss(features[m], memories.banks[m], labels[m],
+            config.mccl_variant)) for m in features)
     if memories.instance:
         pairs = [(m, m, .1) for m in MODALITIES]
         if cross: pairs.append(("visible", "infrared", .01) if stage2_epoch % 2 == 0 else ("infrared", "visible", .1))
         banks = {m: {d: mem.features for d, mem in both.items()} for m, both in memories.instance.items()}
         own = {m: {d: banks[m][d][rows[m]] for d in DEPTHS} for m in features}
-        out["neighbor"] = config.neighbor_weight * sum(w * half_shallow(losses.neighbor_loss(features[a], own[a], banks[b], config.temp)) for a, b, w in pairs)
+        out["neighbor"] = config.neighbor_weight * sum(w
+                                                       * half_shallow(losses.neighbor_loss(features[a], own[a],
+            banks[b], config.temp)) for a, b, w in pairs)
     return out
 
 # %% ../../nbs/7_training/00_step.ipynb #fc470ffd
@@ -91,7 +99,8 @@ def move_memories(features, labels, rows, memories, config):
     for m in features:
         for d in DEPTHS:
             memories.cluster[m][d].update(features[m][d], labels[m], config.memory_update)
-            if memories.instance: memories.instance[m][d].update(features[m][d], rows[m].repeat(len(labels[m]) // len(rows[m])))
+            if memories.instance:
+                memories.instance[m][d].update(features[m][d], rows[m].repeat(len(labels[m]) // len(rows[m])))
             if config.update_sub_centers and memories.banks:
                 moved = losses.update_sub_centers(memories.banks[m][d], features[m][d], labels[m], config.momentum)
                 for other in MODALITIES if memories.shared else (m,): memories.banks[other][d] = moved

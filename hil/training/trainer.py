@@ -22,10 +22,23 @@ from ..core.files import write_atomic
 from ..core.names import DEPTHS, MODALITIES
 from ..core.parallel import keep_freed_memory
 from ..data import layouts
-from ..data.images import cached_images, merge_truth, read_images, table_key, train_table
+from hil.data.images import (
+    cached_images,
+    merge_truth,
+    read_images,
+    table_key,
+    train_table,
+)
 from ..data.samplers import draw_batch, turns
 from ..data.sysu import read_permutation
-from ..data.training_views import CachedViews, PixelViews, cache_views, cached, fast_bfloat16, store_key
+from hil.data.training_views import (
+    CachedViews,
+    PixelViews,
+    cache_views,
+    cached,
+    fast_bfloat16,
+    store_key,
+)
 from ..evaluation import metrics, protocols
 from ..method import cluster, match
 from ..method.rerank import jaccard_distance
@@ -46,7 +59,8 @@ def load_images(
 ) -> pd.DataFrame: # path, pid, camid, modality, split ...; `attrs["root"]`; visible before infrared, training images first
     "The images of a run, rendered or read. Raises hil.core.errors.DataError."
     root = config.data_root or None
-    if config.dataset == "synth": root = render(config.preset, config.render_seed, config.overlap, root, progress=progress)
+    if config.dataset == "synth":
+        root = render(config.preset, config.render_seed, config.overlap, root, progress=progress)
     table = layouts.load(config.dataset, root, config.split, config.expect)
     train = train_table(table, config.train_splits.split("+")).assign(train=True)
     rest = table[table.split == config.evaluate_on].assign(train=False)
@@ -62,7 +76,8 @@ def find_device(
 ) -> torch.device:
     "The device by name; `auto` takes a GPU where there is one. Raises RunError if it is not there."
     if name == "auto": return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch("cpu|cuda(:(0|[1-9][0-9]*))?", name): raise RunError(f'device = {name!r}: expected "auto", "cpu", "cuda" or "cuda:1"')
+    if not re.fullmatch("cpu|cuda(:(0|[1-9][0-9]*))?", name):
+        raise RunError(f'device = {name!r}: expected "auto", "cpu", "cuda" or "cuda:1"')
     if name != "cpu" and int(name.partition(":")[2] or 0) >= torch.cuda.device_count():
         raise RunError(f'device = {name!r}: this machine shows {torch.cuda.device_count()} CUDA devices to torch; use device = "auto" or "cpu"')
     return torch.device(name)
@@ -81,9 +96,11 @@ class Trainer:
         with distributed.first_alone():
             self.run = Run.resume(config) if config.resume else None
             self.images = load_images(config, self.progress)
-        self.known = bool((self.images.pid >= 0).all())  # a folder of crops has no truth: clusters are counted, nothing is scored
+        # a folder of crops has no truth: clusters are counted, nothing is scored
+        self.known = bool((self.images.pid >= 0).all())
         self.protocol = protocols.Protocol.of(config) if self.known else None
-        self.permutation = read_permutation(Path(self.images.attrs["root"]) / "exp" / "rand_perm_cam.mat") if config.draws == "official" else None
+        self.permutation = (read_permutation(Path(self.images.attrs["root"]) / "exp" / "rand_perm_cam.mat")
+                            if config.draws == "official" else None)
         self.tables = {m: self.images[self.images.modality == m] for m in MODALITIES}
         self.pids = {m: t.pid[t.train].to_numpy() for m, t in self.tables.items()}
         torch.manual_seed(config.seed)
@@ -98,7 +115,8 @@ class Trainer:
         "Train every epoch that is not recorded yet."
         state, parameters = self.run.checkpoint(), [p for p in self.model.parameters() if p.requires_grad]
         kinds = {"adam": torch.optim.Adam, "sgd": lambda *a, **k: torch.optim.SGD(*a, momentum=.9, **k)}
-        self.optimizer = kinds[self.config.optimizer](parameters, lr=self.config.lr, weight_decay=self.config.weight_decay)
+        self.optimizer = kinds[self.config.optimizer](parameters, lr=self.config.lr,
+                                                      weight_decay=self.config.weight_decay)
         if state:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -107,11 +125,14 @@ class Trainer:
         self.features, start = self.extract(), time.time()
         if not state: self.record(0, {}, {}, start)
         first = state["epoch"] if state else 0
-        with tqdm(total=self.config.epochs * self.config.iterations, initial=first * self.config.iterations, unit="step", disable=not self.progress) as self.bar:
+        with tqdm(total=self.config.epochs * self.config.iterations, initial=first * self.config.iterations,
+                  unit="step", disable=not self.progress) as self.bar:
             for e in range(first, self.config.epochs):
                 self.bar.set_description(f"epoch {e + 1}/{self.config.epochs}")
                 self.epoch(e)
-                if e == first: log.info("the first epoch took %.0f s; about %.0f s to go", time.time() - start, (time.time() - start) * (self.config.epochs - e - 1))
+                if e == first:
+                    log.info("the first epoch took %.0f s; about %.0f s to go", time.time() - start,
+                             (time.time() - start) * (self.config.epochs - e - 1))
         distributed.wait()
         return self.run
 
@@ -135,7 +156,8 @@ class Trainer:
         "Mean of an image's and its mirror image's features (method, section 1)."
         self.model.eval()
         def rows(m, idx): # both ways through the model
-            both = [self.passage.features({m: self.views.clean(m, idx, flip).to(self.device)})[m] for flip in range(1 + self.config.flip)]
+            both = [self.passage.features({m: self.views.clean(m, idx, flip).to(self.device)})[m]
+                    for flip in range(1 + self.config.flip)]
             return {d: torch.stack([f[d] for f in both]).mean(0).cpu() for d in DEPTHS}
         return {m: distributed.in_blocks(len(t), 512, lambda idx: rows(m, idx)) for m, t in self.tables.items()}
 
@@ -153,13 +175,15 @@ class Trainer:
         if c.supervision == "truth":
             names = np.unique(np.concatenate(list(self.pids.values())))
             return {m: np.searchsorted(names, p) for m, p in self.pids.items()}
-        k1, keep = {"visible": c.k1, "infrared": c.k1_infrared or c.k1}, min(1., c.eps + 1e-6)  # DBSCAN looks no further than eps
+        # DBSCAN looks no further than eps
+        k1, keep = {"visible": c.k1, "infrared": c.k1_infrared or c.k1}, min(1., c.eps + 1e-6)
         def distance(m): return jaccard_distance(self.joined(m), k1[m], c.k2, keep, c.neighbors, seed=c.seed)
         labels = {m: cluster.pseudo_labels(distance(m), c.eps, c.min_samples) for m in MODALITIES}
         for m, y in labels.items():
             if y.max() < 1:
                 alone, few = int((y < 0).sum()), (y < 0).mean() > .5
-                found = f"{alone} outliers and {y.max() + 1} cluster(s), two are needed: " + ("raise eps, or lower min_samples" if few else "lower eps")
+                found = (f"{alone} outliers and {y.max() + 1} cluster(s), two are needed: "
+                         + ("raise eps, or lower min_samples" if few else "lower eps"))
                 raise RunError(f"{m}: {len(y)} images, eps = {c.eps}, min_samples = {c.min_samples}: {found}. The run in {self.run.path} keeps every epoch before this one")
         return labels
 
@@ -171,16 +195,20 @@ class Trainer:
         turn = "visible_to_infrared" if stage2 % 2 == 0 else "infrared_to_visible"
         direction = turn if c.brst_direction == "alternate" else c.brst_direction
         source, target = direction.split("_to_")
-        new = match.transfer(self.joined(source), labels[source], cluster.centroids(self.joined(target), labels[target]), c.matcher, c.level, c.threshold)
-        quality = match.transfer_quality(new, self.pids[source], cluster.majority_pids(labels[target], self.pids[target]), labels[source])
+        new = match.transfer(self.joined(source), labels[source],
+                             cluster.centroids(self.joined(target), labels[target]), c.matcher, c.level, c.threshold)
+        quality = match.transfer_quality(new, self.pids[source],
+                                         cluster.majority_pids(labels[target], self.pids[target]), labels[source])
         if not self.known: quality.pop("precision")
-        return {source: new, target: labels[target]}, {"transfer_direction": direction, **{f"transfer_{k}": v for k, v in quality.items()}}
+        return {source: new, target: labels[target]}, {"transfer_direction": direction,
+                                                       **{f"transfer_{k}": v for k, v in quality.items()}}
 
     def remember(self, labels, shared, stage2): # -> Memories on the device
         "Centres, sub-clusters and instance memories (section 3.2)."
         c = self.config
         features = {m: {d: f.to(self.device) for d, f in self.training(m).items()} for m in MODALITIES}
-        memories = remember(features, labels, c, shared, banks=bool(c.mccl_weight) and stage2 >= 0 and c.supervision == "none")
+        memories = remember(features, labels, c, shared,
+                            banks=bool(c.mccl_weight) and stage2 >= 0 and c.supervision == "none")
         distributed.align(memories.tensors())
         return memories
 
@@ -201,16 +229,19 @@ class Trainer:
         for group in self.optimizer.param_groups: group["lr"] = c.lr * (.1 if late else c.warmup_lr if warming else 1)
         y_all = {m: torch.from_numpy(y).to(self.device) for m, y in labels.items()}
         cams = {m: t.camid[t.train].to_numpy() if c.sampler == "camera" else None for m, t in self.tables.items()}
-        dealt = {m: turns(y, c.batch_ids, c.instances, cams[m], int(rng.integers(2**31))) for m, y in labels.items()} if c.sampler != "random" else {}
+        dealt = {m: turns(y, c.batch_ids, c.instances, cams[m], int(rng.integers(2**31)))
+                 for m, y in labels.items()} if c.sampler != "random" else {}
         self.model.train()
         if c.trainable == "heads": self.model.trunk.eval()
         for step in range(c.iterations):
-            rows = {m: next(batches) for m, batches in dealt.items()} or draw_batch(labels, c.batch_ids, c.instances, memories.shared and c.same_ids, rng)
+            rows = {m: next(batches) for m, batches in dealt.items()} or draw_batch(labels, c.batch_ids, c.instances,
+                memories.shared and c.same_ids, rng)
             batch = {m: self.views.batch(m, idx, views).to(self.device) for m, idx in rows.items()}
             rows = {m: idx.to(self.device) for m, idx in rows.items()}
             y = {m: y_all[m][idx].repeat(len(batch[m]) // len(idx)) for m, idx in rows.items()}
             features = self.passage.forward(batch)
-            self.check_finite({f"{d} {m} features": f for m, both in features.items() for d, f in both.items()}, e, step)
+            self.check_finite({f"{d} {m} features": f for m, both in features.items() for d, f in both.items()}, e,
+                              step)
             losses = step_losses(features, y, rows, memories, c, stage2)
             total = sum(losses.values())
             self.check_finite({f"{k} loss": v for k, v in losses.items()}, e, step)
@@ -226,18 +257,21 @@ class Trainer:
     def check_finite(self, values, e, step):
         "Raise RunError that names what is not finite, and where the run is kept."
         bad = [k for k, v in values.items() if not torch.isfinite(v).all()]
-        if bad: raise RunError(f"epoch {e + 1}, step {step + 1}: NaN or infinity in {', '.join(bad)}. Lower lr (now {self.config.lr}); {self.run.path} keeps the run up to epoch {e}")
+        if bad:
+            raise RunError(f"epoch {e + 1}, step {step + 1}: NaN or infinity in {', '.join(bad)}. Lower lr (now {self.config.lr}); {self.run.path} keeps the run up to epoch {e}")
 
     def evaluate(self): # -> (Metrics, their spread over gallery draws)
         "The protocol of the data set on the images that were held out."
         x = torch.cat([torch.cat(list(self.features[m].values()), 1) for m in MODALITIES])
-        return metrics.mean_metrics(protocols.evaluate_draws(x, self.images[~self.images.train], self.protocol, self.permutation))
+        return metrics.mean_metrics(protocols.evaluate_draws(x, self.images[~self.images.train], self.protocol,
+                                                             self.permutation))
 
     def record(self, number, row, labels, start):
         "Figures to the history, labels and features to the epoch's file, weights to the checkpoint; rank 0 does it."
         if distributed.rank() > 0: return
         metrics, spread = self.evaluate() if self.known else (None, None)
-        best = (self.run.history.mAP + self.run.history.rank1).max() if number and self.known else 0  # as the release chooses
+        # as the release chooses
+        best = (self.run.history.mAP + self.run.history.rank1).max() if number and self.known else 0
         row = {"epoch": number, "stage": 0 if not number else 1 if number <= self.config.stage1_epochs else 2, **row}
         for m, y in labels.get("labels", {}).items():
             q = cluster.cluster_quality(y, self.pids[m])
@@ -246,9 +280,13 @@ class Trainer:
         if self.known: row.update(rank1=metrics.rank(1), mAP=metrics.mAP, mINP=metrics.mINP, mAP_spread=spread.mAP)
         row["seconds"] = time.time() - start
         arrays = {f"{name}_{m}": y.astype(np.int32) for name, both in labels.items() for m, y in both.items()}
-        if self.config.keep_features: arrays.update({f"features_{m}": torch.cat(list(f.values()), 1).half().numpy() for m, f in self.features.items()})
-        state = {"epoch": number, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "scaler": self.passage.scaler.state_dict()}
-        if self.config.select == "test_best" and metrics.mAP + metrics.rank(1) > best: write_atomic(self.run.path / "best.pt", lambda p: torch.save(state, p))
+        if self.config.keep_features:
+            arrays.update({f"features_{m}": torch.cat(list(f.values()), 1).half().numpy()
+                           for m, f in self.features.items()})
+        state = {"epoch": number, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                 "scaler": self.passage.scaler.state_dict()}
+        if self.config.select == "test_best" and metrics.mAP + metrics.rank(1) > best:
+            write_atomic(self.run.path / "best.pt", lambda p: torch.save(state, p))
         self.run.record(row, {**arrays, **({"cmc": metrics.cmc} if self.known else {})}, state)
 
     # -- set-up --------------------------------------------------------------------------------------------------
@@ -258,13 +296,16 @@ class Trainer:
         c, size = self.config, (self.model.height, self.model.width)
         def pixels():
             read = cached_images if c.trainable == "all" else read_images  # pixels that come every epoch stay on disk
-            images = {m: read(t.path, *size, root=self.images.attrs["root"], workers=os.cpu_count(), progress=self.progress) for m, t in self.tables.items()}
+            images = {m: read(t.path, *size, root=self.images.attrs["root"], workers=os.cpu_count(),
+                              progress=self.progress) for m, t in self.tables.items()}
             return PixelViews(images, *size, device=self.device)
         if c.trainable == "all": return pixels()
         n_train = {m: len(p) for m, p in self.pids.items()}
-        key = store_key(table_key(self.images), n_train, size, c.n_views, c.flip, c.seed, fast_bfloat16(self.device), module=self.model.trunk)
+        key = store_key(table_key(self.images), n_train, size, c.n_views, c.flip, c.seed, fast_bfloat16(self.device),
+                        module=self.model.trunk)
         folder = Path(os.environ.get("HIL_HOME", Path.home() / ".cache" / "hil")) / "views"
-        return CachedViews(cached(folder, key, lambda: cache_views(pixels(), self.model.trunk.to(memory_format=torch.channels_last), n_train, c.n_views, c.seed, c.flip, self.progress)))
+        return CachedViews(cached(folder, key, lambda: cache_views(pixels(),
+            self.model.trunk.to(memory_format=torch.channels_last), n_train, c.n_views, c.seed, c.flip, self.progress)))
 
     @torch.no_grad()
     def calibrate(self, most=2048):
