@@ -163,26 +163,19 @@ SHARED = ("evaluate_on", "shots", "draws", "trials", "seed", "device")
 @dataclass(frozen=True)
 class Evaluation:
     "Every setting of evaluate.ipynb."
-    # run folder, or checkpoint file: this kit's, HIL's, SDCL's, AGW's ...; "": the untrained model; {split} is replaced
-    # by RegDB's split
-    checkpoint: str = ""
+    checkpoint: str = ""  # run folder, or checkpoint file: this kit's, HIL's, SDCL's, AGW's ...; "": the untrained model; {split} is replaced by RegDB's split
     model: str = ""  # see hil.models.build.build_model; "": told by the checkpoint, lite0 without one
     depths: str = "auto"  # "auto": deep and shallow where both were trained; "both", "deep" or "shallow"
     flip: str = "auto"  # mean over mirror images: "auto": as the run did, "on" without a run; "on" or "off"
-    # how images come to the model's size: "bilinear" as in training; "lanczos" as in the test code of AGW, SDCL, HIL
-    # and DEEN
-    resize: str = "bilinear"
+    resize: str = "bilinear"  # how images come to the model's size: "bilinear" as in training; "lanczos" as in the test code of AGW, SDCL, HIL and DEEN
     # data
-    # "synth", "sysu", "regdb", "llcm", "folder" (no truth, no scores); "": the run's own, synth without a run
-    dataset: str = ""
+    dataset: str = ""  # "synth", "sysu", "regdb", "llcm", "folder" (no truth, no scores); "": the run's own, synth without a run
     data_root: str = ""  # folder of the data set; "" puts the rendered one into ~/.cache/hil (or $HIL_HOME)
     preset: str = "default"  # synth: "tiny", "default" or "large"
-    # synth: another seed, other people (0 to 8, 10, 11 and 30 to 32 were looked at while settings were chosen)
-    render_seed: int = 9
+    render_seed: int = 9  # synth: another seed, other people (0 to 8, 10, 11 and 30 to 32 were looked at while settings were chosen)
     overlap: float = 1.0  # synth: share of the training people seen in both modalities, 0..1
     split: int = 1  # regdb: which of its ten given splits, 1..10; 0: all ten, their mean and spread
-    # counts to check on load: "published", "stand-in" (of hil.synth.stand_ins) or "any" (differences are logged)
-    expect: str = "published"
+    expect: str = "published"  # counts to check on load: "published", "stand-in" (of hil.synth.stand_ins) or "any" (differences are logged)
     # protocol
     evaluate_on: str = "test"  # "test", or "val" while settings are chosen
     search_mode: str = "every"  # sysu, synth: "all", "indoor", or "every" one of them
@@ -200,16 +193,12 @@ class Evaluation:
 
     def __post_init__(self):
         for f in fields(self): check_type(f.name, getattr(self, f.name), f.default)
-        choices = {"model": ("", *MODELS), "depths": ("auto", "both", *DEPTHS), "flip": ("auto", "on", "off"),
-                   "resize": ("bilinear", "lanczos"), "dataset": ("", *CHOICES["dataset"]),
+        choices = {"model": ("", *MODELS), "depths": ("auto", "both", *DEPTHS), "flip": ("auto", "on", "off"), "resize": ("bilinear", "lanczos"), "dataset": ("", *CHOICES["dataset"]),
                    "search_mode": ("every", *CHOICES["search_mode"]), "direction": ("every", *DIRECTIONS)}
         for name, valid in choices.items(): one_of(name, getattr(self, name), valid)
-        if self.batch < 1 or self.hardest < 1:
-            raise RunError(f"batch = {self.batch}, hardest = {self.hardest}: expected 1 or more")
-        if not 0 <= self.split <= 10:
-            raise RunError(f"split = {self.split}: expected one of RegDB's ten splits, 1 to 10, or 0 for all of them")
-        if self.split == 0 and self.checkpoint and "{split}" not in self.checkpoint:
-            raise RunError('split = 0 evaluates ten splits, each with a model of its own: write {split} into checkpoint, as in "runs/regdb-{split}"')
+        if self.batch < 1 or self.hardest < 1: raise RunError(f"batch = {self.batch}, hardest = {self.hardest}: expected 1 or more")
+        if not 0 <= self.split <= 10: raise RunError(f"split = {self.split}: expected one of RegDB's ten splits, 1 to 10, or 0 for all of them")
+        if self.split == 0 and self.checkpoint and "{split}" not in self.checkpoint: raise RunError('split = 0 evaluates ten splits, each with a model of its own: write {split} into checkpoint, as in "runs/regdb-{split}"')
         if self.dataset or not self.checkpoint: self.config()
 
     @property
@@ -221,17 +210,13 @@ class Evaluation:
     ) -> Config:
         "The data and the protocol as settings of a run. Raises RunError for what excludes each other, or would test on people that were trained on."
         data = {k: getattr(self, k) for k in DATA} | {"dataset": self.dataset or "synth"}
-        if run and not self.dataset:
-            data = {k: getattr(run.config, k) for k in DATA} | ({"data_root": self.data_root} if self.data_root else {})
-        # a recipe says how to train; here only the data set counts
-        if data["preset"] in RECIPES: data["preset"] = "default"
-        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name in DATA[2:]
-                 and getattr(self, f.name) != f.default and (f.name, self.split) != ("split", 0)}
+        if run and not self.dataset: data = {k: getattr(run.config, k) for k in DATA} | ({"data_root": self.data_root} if self.data_root else {})
+        if data["preset"] in RECIPES: data["preset"] = "default"  # a recipe says how to train; here only the data set counts
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name in DATA[2:] and getattr(self, f.name) != f.default and (f.name, self.split) != ("split", 0)}
         if changed := [k for k, v in given.items() if v != data[k]]:
             raise RunError(f"{', '.join(changed)} given, but the data set is that of the run in {run.path}; if you mean another one, set dataset = {run.config.dataset!r} too")
         if self.split == 0:
-            if data["dataset"] != "regdb":
-                raise RunError(f'split = 0 is for dataset = "regdb", which has ten splits; {data["dataset"]} has one')
+            if data["dataset"] != "regdb": raise RunError(f'split = 0 is for dataset = "regdb", which has ten splits; {data["dataset"]} has one')
             data["split"] = split or 1
         same = run is not None and run.config.dataset == data["dataset"]
         if same and run.config.split != data["split"]:
@@ -245,6 +230,5 @@ class Evaluation:
     ) -> list: # Protocol, the one of the pictures first; none for a folder
         "Every setting to be scored in."
         if config.dataset == "folder": return []
-        name, values = ("search_mode", CHOICES["search_mode"]) if config.dataset in ("synth", "sysu") else ("direction",
-            DIRECTIONS)
+        name, values = ("search_mode", CHOICES["search_mode"]) if config.dataset in ("synth", "sysu") else ("direction", DIRECTIONS)
         return [Protocol.of(replace(config, **{name: v})) for v in values if getattr(self, name) in ("every", v)]

@@ -19,21 +19,14 @@ from .recipes import RECIPES, recipe_of
 class Config:
     "Every setting of a run (HIL, section 4.2 and the public release)."
     # data
-    # "synth": the benchmark rendered by the kit; "sysu", "regdb", "llcm": that set in data_root; "folder": unlabelled
-    # crops
-    dataset: str = "synth"
+    dataset: str = "synth"  # "synth": the benchmark rendered by the kit; "sysu", "regdb", "llcm": that set in data_root; "folder": unlabelled crops
     data_root: str = ""  # folder of the data set; "" puts the rendered one into ~/.cache/hil (or $HIL_HOME)
-    # synth: "tiny", "default" or "large"; "sysu", "regdb", "llcm": the paper's recipe for that set, overridden by what
-    # is set here
-    preset: str = "default"
-    # the public release's choices where they differ from the paper (see RELEASE); the report says so
-    release: bool = False
-    # synth: another seed, other people (0 to 8, 10, 11 and 30 to 32 were looked at while settings were chosen)
-    render_seed: int = 9
+    preset: str = "default"  # synth: "tiny", "default" or "large"; "sysu", "regdb", "llcm": the paper's recipe for that set, overridden by what is set here
+    release: bool = False  # the public release's choices where they differ from the paper (see RELEASE); the report says so
+    render_seed: int = 9  # synth: another seed, other people (0 to 8, 10, 11 and 30 to 32 were looked at while settings were chosen)
     overlap: float = 1.0  # synth: share of the training people seen in both modalities, 0..1
     split: int = 1  # regdb: which of its ten given splits, 1..10
-    # counts to check on load: "published", "stand-in" (of hil.synth.stand_ins) or "any" (differences are logged)
-    expect: str = "published"
+    expect: str = "published"  # counts to check on load: "published", "stand-in" (of hil.synth.stand_ins) or "any" (differences are logged)
     train_splits: str = "train"  # "train", or "train+val" (SYSU-MM01's 395 identities)
     evaluate_on: str = "test"  # "test", or "val" while settings are chosen
     search_mode: str = "all"  # gallery cameras: "all" or "indoor"
@@ -45,13 +38,11 @@ class Config:
     model: str = "lite0"  # see hil.models.build.build_model
     weights: str = ""  # "": the model's own pretrained weights; "random"; or a checkpoint file
     trainable: str = "heads"  # "heads": frozen trunk, views computed once; "all": the whole network on fresh views
-    # vit, agw: a fraction of the GPU memory for a third more time, the same result
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = False  # vit, agw: a fraction of the GPU memory for a third more time, the same result
     compile: bool = False  # vit, agw: blocks through torch.compile
     dropout: float = 0.3  # in the heads
     n_views: int = 1  # heads: augmented draws kept of each training view
-    # features are means over an image and its mirror image; lite0 pools left and right together as it is
-    flip: bool = False
+    flip: bool = False  # features are means over an image and its mirror image; lite0 pools left and right together as it is
     # schedule (paper: 30 + 30 epochs of 100 iterations, SGD 3.5e-5 on a ViT)
     stage1_epochs: int = 1  # modalities apart
     stage2_epochs: int = 6  # HIL: one label space
@@ -59,16 +50,13 @@ class Config:
     batch_ids: int = 24  # pseudo-identities a batch and modality (paper: 8)
     instances: int = 4  # images of each (paper: 16)
     same_ids: bool = True  # stage 2: both halves of a batch hold the same pseudo-identities (release: drawn apart)
-    # "random": drawn anew each step; "camera": identities by turns, other cameras first (release); "no_camera": by
-    # turns
-    sampler: str = "random"
+    sampler: str = "random"  # "random": drawn anew each step; "camera": identities by turns, other cameras first (release); "no_camera": by turns
     optimizer: str = "adam"  # "adam" or "sgd" (paper; momentum 0.9)
     lr: float = 7e-4  # learning rate
     warmup_lr: float = 0.2  # share of it in stage 1, so that the two stems stay together until labels cross
     lr_drop: float = 0.7  # after this share of the epochs the learning rate is a tenth
     weight_decay: float = 5e-4
-    # parts in which a batch passes the network, with trainable "all"; the gradients are those of the whole batch
-    accumulate: int = 1
+    accumulate: int = 1  # parts in which a batch passes the network, with trainable "all"; the gradients are those of the whole batch
     precision: str = "float32"  # of the network: "float32", "bf16" or "fp16" (GPU); losses and memories stay float32
     # coarse clusters, each modality alone
     eps: float = 0.6  # DBSCAN on the Jaccard distance (0.6 SYSU-MM01, 0.3 RegDB)
@@ -76,8 +64,7 @@ class Config:
     k1: int = 30  # neighbours of the k-reciprocal sets, itself included
     k1_infrared: int = 12  # the same in infrared, where a person has half as many images; 0: as k1
     k2: int = 6  # neighbours of the query expansion
-    # or "ivf": approximate, worth it from about 50,000 images a modality on (recall 0.95, measured and logged)
-    neighbors: str = "exact"
+    neighbors: str = "exact"  # or "ivf": approximate, worth it from about 50,000 images a modality on (recall 0.95, measured and logged)
     # secondary clusters
     n_sub: int = 9  # sub-clusters K a cluster (9 SYSU-MM01, 2 RegDB); 0 switches them off
     shrink: float = 0.9  # a: how far sub-centres are pulled to the coarse centre
@@ -90,8 +77,7 @@ class Config:
     # losses
     temp: float = 0.05  # tau
     momentum: float = 0.1  # share of a cluster memory row that stays
-    # "mean": the batch mean; "sample": each in turn (release); "hard": the least similar one
-    memory_update: str = "mean"
+    memory_update: str = "mean"  # "mean": the batch mean; "sample": each in turn (release); "hard": the least similar one
     cluster_weight: float = 1.0  # cluster contrast; 0 switches it off
     mccl_weight: float = 1.0  # multi-centre contrast; 0 switches it off
     mccl_warmup: int = 4  # stage-2 epochs in which it counts a tenth (paper: 20 of 30)
@@ -101,8 +87,7 @@ class Config:
     # run
     supervision: str = "none"  # "none"; "truth" trains on the true identities: the ceiling of a report, never HIL
     select: str = "last"  # "last" epoch; "test_best" looks at the test labels as the release does, and says so
-    # with select "test_best": after so many stage-2 epochs go on from the best checkpoint (release: 20); 0: never
-    reload_epoch: int = 0
+    reload_epoch: int = 0  # with select "test_best": after so many stage-2 epochs go on from the best checkpoint (release: 20); 0: never
     seed: int = 0  # of everything random
     device: str = "auto"  # "auto", "cpu", "cuda" or "cuda:1"
     run_dir: str = ""  # folder of the run; "" makes runs/<date-time>
@@ -113,8 +98,7 @@ class Config:
         for f in fields(self): check_type(f.name, getattr(self, f.name), f.default)
         for name, valid in CHOICES.items(): one_of(name, getattr(self, name), valid)
         for name, (low, high) in RANGES.items():
-            if not low <= getattr(self, name) <= high:
-                raise RunError(f"{name} = {getattr(self, name)}: expected a value from {low} to {high}")
+            if not low <= getattr(self, name) <= high: raise RunError(f"{name} = {getattr(self, name)}: expected a value from {low} to {high}")
         for broken, advice in contradictions(self):
             if broken: raise RunError(advice)
 
