@@ -37,6 +37,12 @@ class Run:
         self.config = Config(**saved["config"])
 
     @classmethod
+    def check_free(cls, config):
+        "Refuse to begin a run where there is one already. Raises RunError."
+        if config.run_dir and (Path(config.run_dir) / "config.json").exists():
+            raise RunError(f"{config.run_dir}: holds a run already; set resume = True to go on with it, or another run_dir")
+
+    @classmethod
     def create(cls, config, images):
         "Begin a run in `config.run_dir`. Raises RunError if one is there."
         path = Path(config.run_dir or Path("runs") / time.strftime("%Y%m%d-%H%M%S"))

@@ -71,20 +71,20 @@ def step_losses(
     rows, # {modality: int [Q]} images of the batch; B is a multiple of Q
     memories, # Memories
     config, # Config
-    stage2_epoch, # 0, 1 ...; negative in stage 1
+    epoch, # 0, 1 ... of the stage
 ): # {"cluster", "mccl", "neighbor"}: weighted scalars; terms that are off are missing
     "The three losses of HIL, section 3.3 and 3.5."
-    out, cross = {}, memories.shared and stage2_epoch >= 0
+    out = {}
     if config.cluster_weight:
         out["cluster"] = config.cluster_weight * sum(memories.cluster[m][d](features[m][d], labels[m])
                                                      for m in features for d in DEPTHS)
     if memories.banks:
-        weight = config.mccl_weight * (.1 if stage2_epoch < config.mccl_warmup else 1) * (2 if cross else 1)
+        weight = config.mccl_weight * (.1 if epoch < config.mccl_warmup else 1) * (2 if memories.shared else 1)
         out["mccl"] = weight * sum(half_shallow(losses.mccl_loss(features[m], memories.banks[m], labels[m],
             config.mccl_variant)) for m in features)
     if memories.instance:
         pairs = [(m, m, .1) for m in MODALITIES]
-        if cross: pairs.append(("visible", "infrared", .01) if stage2_epoch % 2 == 0 else ("infrared", "visible", .1))
+        if memories.shared: pairs.append([("visible", "infrared", .01), ("infrared", "visible", .1)][epoch % 2])
         banks = {m: {d: mem.features for d, mem in both.items()} for m, both in memories.instance.items()}
         own = {m: {d: banks[m][d][rows[m]] for d in DEPTHS} for m in features}
         out["neighbor"] = config.neighbor_weight * sum(w
