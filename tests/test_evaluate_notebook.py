@@ -21,7 +21,7 @@ from hil.models.build import build_model
 from hil.plots import sheets
 from hil.runs.config import Config
 from hil.runs.folder import Run
-from hil.training.trainer import load_images
+from hil.training.run_images import load_images
 
 NOTEBOOK = Path(__file__).parents[1] / "nbs" / "evaluate.ipynb"
 PICTURES = {"## How soon the right person comes", "## The map", "## Which cameras understand each other",

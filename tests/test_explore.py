@@ -27,16 +27,11 @@ from hil.explore.app import (
 from hil.explore.coordinates import Maps, layout, procrustes
 from hil.explore.journal import Journal, export_labels, read_labels
 from hil.explore.knob_view import KnobView
-from hil.explore.session import (
-    COLORINGS,
-    as_session,
-    changed_since,
-    coloring,
-    identities,
-    nearest,
-)
-from hil.explore.source import compact, join_labels, open_source
-from hil.explore.what_if import Graph, Transfer
+from hil.explore.colorings import COLORINGS, changed_since, coloring
+from hil.explore.session import as_session, identities, nearest_identities
+from hil.explore.source import join_labels, open_source
+from hil.explore.what_if import Graph, transfer_between
+from hil.method.labels import compact
 from hil.method import match
 from hil.method.cluster import centroids, pseudo_labels
 from hil.method.neighbors import knn, knn_blocks
@@ -208,7 +203,7 @@ def test_transfer_agrees_with_match(direction):
     table, x = people(10, 7, spread=.9)
     kind, source = table.modality.to_numpy(), direction.split("_")[0]
     apart = join_labels(Graph(x, kind, {**SMALL, "eps": .7}).cluster()).apart
-    way = Transfer(x, apart, kind, direction, table.pid.to_numpy())
+    way = transfer_between(x, apart, kind, direction, table.pid.to_numpy())
     labels, protos = compact(apart[kind == source])[0], centroids(x[kind != source], compact(apart[kind != source])[0])
     for matcher in match.MATCHERS:
         for level in ("sample", "cluster"):
@@ -322,7 +317,7 @@ def test_click_a_point_then_an_identity_then_a_neighbour(app):
     assert view.sheet_.title.startswith(s.name(s.identity) + ":") and view.sheet_.on == [inside]
     old = s.identity
     view.near.children[0].click()
-    assert s.identity == nearest(s,
+    assert s.identity == nearest_identities(s,
                                  old)[0][0] and set(app.map.scatter.widget.selection) == set(np.flatnonzero(s.labels.identity == s.identity))
     s.select([])
     view.entered(0)

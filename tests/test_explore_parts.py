@@ -17,8 +17,8 @@ from hil.explore.journal import Journal
 from hil.explore.knob_view import in_turns
 from hil.explore.map_view import MapView
 from hil.explore.retrieval_view import RetrievalView
-from hil.explore.session import as_session, identities, nearest
-from hil.explore.what_if import Graph, Transfer
+from hil.explore.session import as_session, identities, nearest_identities
+from hil.explore.what_if import Graph, transfer_between
 
 SMALL = dict(k1=8, k1_infrared=8, k2=2, min_samples=3, n_sub=2, threshold=.5)
 
@@ -64,7 +64,7 @@ def test_figures_of_identities_are_those_counted_by_hand(tmp_path):
     def cosine(a, b):
         return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
     for code, centre in centres.items():
-        found = nearest(s, code)
+        found = nearest_identities(s, code)
         assert [c for c, _ in found] == sorted((c for c in centres if c != code),
                                                key=lambda c: -cosine(centres[c], centre))[:3]
     q = s.source.quality(s.labels.identity)
@@ -95,7 +95,7 @@ def test_a_match_is_right_where_both_clusters_are_mostly_one_person():
     # a stranger in cluster 2
     pid[kind == "visible"] = np.where(pid[kind == "visible"] == 2, 99, pid[kind == "visible"])
     pid[(kind == "infrared") & (pid == 4)] = -1                                             # nobody knows cluster 4
-    way = Transfer(x, apart.to_numpy(), kind, pid=pid)
+    way = transfer_between(x, apart.to_numpy(), kind, pid=pid)
     rows = way.table("one_way", "cluster").set_index("source")
     assert (rows.target == rows.index).all() and rows.correct.to_dict() == {0: True, 1: True, 2: False, 3: True,
         4: None, 5: True}

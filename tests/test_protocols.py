@@ -272,9 +272,9 @@ def test_a_whole_network_reads_the_cache(hil_home, roots, tmp_path):
     from hil.training.trainer import Trainer
     config = Config(dataset="regdb", data_root=str(roots["regdb"]), expect="stand-in", trainable="all",
                     run_dir=str(tmp_path / "run"), **QUICK)
-    trainer = Trainer(config, progress=False)
+    trainer = Trainer(config, progress=False).prepare()
     cached = trainer.views.images["visible"]
-    assert cached.dtype == torch.uint8 and len(cached) == len(trainer.tables["visible"]) and list((hil_home / "pixels").glob("*-stamps.npy"))
+    assert cached.dtype == torch.uint8 and len(cached) == len(trainer.images.tables["visible"]) and list((hil_home / "pixels").glob("*-stamps.npy"))
     trainer.features = trainer.extract()
 
 
@@ -283,11 +283,11 @@ def test_broken_data_stops_before_a_run_begins(hil_home, roots, tmp_path):
     root = shutil.copytree(roots["llcm"], tmp_path / "llcm")
     shutil.rmtree(root / "test_vis/cam2")
     config = Config(dataset="llcm", data_root=str(root), expect="stand-in", run_dir=str(tmp_path / "run"), **QUICK)
-    with pytest.raises(DataError, match="test_vis without cam2"): Trainer(config, progress=False)
+    with pytest.raises(DataError, match="test_vis without cam2"): Trainer(config, progress=False).fit()
     with pytest.raises(DataError, match="rendered stand-in"):
-        Trainer(replace(config, data_root=str(roots["llcm"]), expect="published"), progress=False)
+        Trainer(replace(config, data_root=str(roots["llcm"]), expect="published"), progress=False).fit()
     with pytest.raises(DataError, match="rand_perm_cam.mat: no such file"):
-        Trainer(replace(config, dataset="sysu", data_root=str(roots["sysu"]), draws="official"), progress=False)
+        Trainer(replace(config, dataset="sysu", data_root=str(roots["sysu"]), draws="official"), progress=False).fit()
     assert not (tmp_path / "run").exists()
 
 

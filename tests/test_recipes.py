@@ -130,8 +130,11 @@ def test_reload_goes_back_to_the_best(small, tmp_path, monkeypatch, select, back
                             stage2_epochs=2, iterations=1), progress=False)
     monkeypatch.setattr(trainer, "evaluate", lambda: (Metrics(np.ones(1), next(scores), 0.),
                                                       Metrics(np.zeros(1), 0., 0.)))
-    coarse = trainer.coarse
-    monkeypatch.setattr(trainer, "coarse", lambda: (seen.append(trainer.joined("visible").clone()), coarse())[1])
+    label = trainer.label
+    def labelled(stage):
+        seen.append(trainer.joined()["visible"].clone())
+        return label(stage)
+    monkeypatch.setattr(trainer, "label", labelled)
     trainer.fit()
     assert len(seen) == 2 and bool((seen[0] == seen[1]).all()) == back
     for file in tmp_path.rglob("*.pt"): file.unlink()

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -32,12 +31,14 @@ from hil.evaluation.encode import load_encoder
 from hil.method import match
 from hil.method.cluster import centroids, pseudo_labels
 from hil.method.losses import mccl_loss
+from hil.method.labels import Rules, apart_labels
 from hil.method.memory import ClusterMemory, InstanceMemory
 from hil.method.rerank import jaccard_distance
 from hil.runs.config import CHOICES, Config
 from hil.runs.folder import Run
 from hil.training.step import Memories, move_memories, remember, step_losses
-from hil.training.trainer import Trainer, find_device
+from hil.training.run_images import find_device
+from hil.training.trainer import Trainer
 
 
 def same_runs(a, b):
@@ -66,8 +67,8 @@ from hil.training import trainer
 from hil.runs.config import Config
 die = lambda: os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[1] == "step":  # in the middle of the second epoch
-    def check_finite(self, values, e, step):
-        if (e, step) == (1, 2): die()
+    def check_finite(self, values, where):
+        if where == "epoch 2, step 3": die()
     trainer.Trainer.check_finite = check_finite
 else:  # while the second epoch's checkpoint is written; its figures are there already
     save = torch.save
@@ -285,21 +286,21 @@ def test_what_an_epoch_is_given(small, tmp_path, monkeypatch):
         seeds[-1].append(rng.bit_generator.state["state"]["state"])
         return draw_batch(labels, ids, instances, both, rng)
     def watch(trainer):
-        batch, coarse = trainer.views.batch, trainer.coarse
-        def first():
+        batch, label = trainer.prepare().views.batch, trainer.label
+        def first(stage):
             seeds.append([torch.initial_seed()])
-            return coarse()
+            return label(stage)
         def views(m, idx, generator):
             seeds[-1].append(generator.initial_seed())
             return batch(m, idx, generator)
-        trainer.coarse, trainer.views.batch = first, views
+        trainer.label, trainer.views.batch = first, views
         return trainer
     monkeypatch.setattr("hil.training.trainer.step_losses", losses)
     monkeypatch.setattr("hil.training.trainer.draw_batch", draw)
     for k, changes in enumerate((dict(), dict(seed=1), dict(same_ids=False))):
         told.clear(), together.clear()
         watch(Trainer(small(run_dir=str(tmp_path / str(k)), iterations=1, trials=1, **changes), progress=False)).fit()
-        assert told == [-1, 0, 1] and together == [False, *[changes.get("same_ids") is not False] * 2]
+        assert told == [0, 0, 1] and together == [False, *[changes.get("same_ids") is not False] * 2]
         (tmp_path / str(k) / "checkpoint.pt").unlink()
     for kind in zip(*seeds[:6]): assert len(set(kind)) == 6, kind        # torch, batches, views: 2 seeds x 3 epochs
     assert seeds[6:] == seeds[:3]
@@ -307,14 +308,12 @@ def test_what_an_epoch_is_given(small, tmp_path, monkeypatch):
 
 def test_an_epoch_keeps_what_was_clustered_and_what_was_matched(small, tmp_path):
     trainer, seen = Trainer(small(run_dir=str(tmp_path), **SHORT), progress=False), {}
-    coarse, transfer = trainer.coarse, trainer.match
-    def clustered():
-        seen["labels"] = coarse()
-        return seen["labels"]
-    def matched(*args):
-        seen["final"], moved = transfer(*args)
-        return seen["final"], moved
-    trainer.coarse, trainer.match = clustered, matched
+    label = trainer.label
+    def labelled(stage):
+        labels, quality = label(stage)
+        seen.update(labels=labels.apart, final=labels.final)
+        return labels, quality
+    trainer.label = labelled
     z = trainer.fit().epoch(1)
     for name, both in seen.items():
         for m in MODALITIES: np.testing.assert_array_equal(z[f"{name}_{m}"], both[m], err_msg=f"{name}, {m}")
@@ -328,7 +327,7 @@ def test_best_is_the_first_epoch_with_the_highest_score(small, tmp_path, scores,
     "Rank-1 + mAP, as the release chooses: the last case has its best mAP elsewhere."
     trainer = Trainer(small(run_dir=str(tmp_path), select="test_best", stage1_epochs=0, stage2_epochs=3, iterations=1,
                             trials=1), progress=False)
-    trainer.features = trainer.extract()
+    trainer.features = trainer.prepare().extract()
     (metrics, spread), left = trainer.evaluate(), list(scores)
     def evaluated():
         rank1, mAP = left.pop(0)
@@ -420,13 +419,13 @@ def test_labels_are_those_of_the_whole_distance(monkeypatch, noise):
     def storing(*args, **options):
         stored.append(jaccard_distance(*args, **options))
         return stored[-1]
-    monkeypatch.setattr("hil.training.trainer.jaccard_distance", storing)
+    monkeypatch.setattr("hil.method.labels.jaccard_distance", storing)
     kinds = set()
     for eps in (.3, .6, .9, 1 - 1e-9, *np.unique(every["visible"].data)[10:-10:100].tolist()):
         want = {m: pseudo_labels(d, eps, 4) for m, d in every.items()}
         if min(y.max() for y in want.values()) < 1: continue
         config = Config(eps=eps, k1=12, k1_infrared=0, k2=4)
-        got = Trainer.coarse(SimpleNamespace(config=config, joined=x.get))
+        got = apart_labels(x, Rules.of(config))
         for m in MODALITIES: np.testing.assert_array_equal(got[m], want[m], err_msg=f"{m}, eps = {eps}")
         assert all(s.data.max() <= eps + 1e-5 for s in stored[-2:]), "nothing is stored that DBSCAN would not look at"
         kinds.add(tuple(want["visible"]))
@@ -540,7 +539,7 @@ def test_a_loss_that_is_not_finite(quick, stage):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("where", ["shallow infrared features", "mccl loss"])
 def test_what_is_not_finite_is_named_before_it_is_learned(small, tmp_path, monkeypatch, where, value):
-    trainer = Trainer(small(run_dir=str(tmp_path), **SHORT), progress=False)
+    trainer = Trainer(small(run_dir=str(tmp_path), **SHORT), progress=False).prepare()
     if "loss" in where:
         monkeypatch.setattr("hil.training.trainer.step_losses",
                             lambda *args: {**step_losses(*args), "mccl": torch.tensor(value)})

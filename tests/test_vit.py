@@ -235,7 +235,7 @@ def test_the_trainer_trains_it_end_to_end(small, tmp_path):
     from hil.training.trainer import Trainer
     trainer = Trainer(small(model="vit_tiny_ics", run_dir=str(tmp_path / "a"), gradient_checkpointing=True, **RUN),
                       progress=False)
-    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    before = {k: v.clone() for k, v in trainer.prepare().model.state_dict().items()}
     run = trainer.fit()
     assert np.isfinite(run.history.loss_total.iloc[-1]) and run.epoch(1)["features_visible"].shape[1] == 2 * 96 and trainer.model.gradient_checkpointing
     after, none = (run.checkpoint()["model"],

@@ -15,7 +15,8 @@ from .knob_view import KnobView, in_turns
 from .map_view import MapView
 from .match_view import MatchView
 from .retrieval_view import RetrievalView
-from .session import COLORINGS, as_session
+from .colorings import COLORINGS
+from .session import as_session
 from .time_view import TimeView
 from .view import View
 from .widgets import Frame

@@ -16,7 +16,7 @@ from ..core.text import counted, percent
 from ..core.vectors import unit_rows
 from .identity_view import identities_of
 from .journal import apply, export_labels
-from .session import nearest
+from .session import nearest_identities
 from .source import sub_clusters
 from .view import View
 from .widgets import Frame
@@ -179,7 +179,7 @@ class CurationView(View):
         s, rows = self.session, identities_of(self.session)
         options = (("choose", -1), *((f"{name} ({k})", int(c))
                                      for name, k, c in zip(rows["name"], rows.images, rows.code)))
-        near = [c for c, _ in nearest(s, s.identity, 1)] if s.identity >= 0 else []
+        near = [c for c, _ in nearest_identities(s, s.identity, 1)] if s.identity >= 0 else []
         for control, value in ((self.one, s.identity), (self.other, near[0] if near else -1)):
             if control.options != options: control.options = options
             control.value = value

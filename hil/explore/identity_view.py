@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..core.names import COLORS, MARKERS
 from ..core.text import counted, percent
-from .session import identities, nearest
+from .session import identities, nearest_identities
 from .source import sub_clusters
 from .view import View, grouped
 from ..plots import sheets
@@ -43,7 +43,7 @@ class IdentityView(View):
         if s.identity >= 0: self.show_identity()
         else: self.show_selection()
         self.near.children = [self.door(code, cosine)
-                              for code, cosine in (nearest(s, s.identity) if s.identity >= 0 else [])]
+                              for code, cosine in (nearest_identities(s, s.identity) if s.identity >= 0 else [])]
 
     def door(self, code, cosine):
         "A button that opens a neighbouring identity."

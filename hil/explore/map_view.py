@@ -14,7 +14,7 @@ import pandas as pd
 from jscatter import Scatter
 
 from ..core.text import counted, percent
-from .session import COLORINGS, coloring, values
+from .colorings import COLORINGS, coloring, values
 from .view import View
 from .widgets import Frame, announced
 from ..plots import maps

@@ -74,22 +74,21 @@ def step_losses(
     epoch, # 0, 1 ... of the stage
 ): # {"cluster", "mccl", "neighbor"}: weighted scalars; terms that are off are missing
     "The three losses of HIL, section 3.3 and 3.5."
-    out = {}
+    out, temp = {}, config.temp
     if config.cluster_weight:
-        out["cluster"] = config.cluster_weight * sum(memories.cluster[m][d](features[m][d], labels[m])
-                                                     for m in features for d in DEPTHS)
+        terms = [memories.cluster[m][d](features[m][d], labels[m]) for m in features for d in DEPTHS]
+        out["cluster"] = config.cluster_weight * sum(terms)
     if memories.banks:
-        weight = config.mccl_weight * (.1 if epoch < config.mccl_warmup else 1) * (2 if memories.shared else 1)
-        out["mccl"] = weight * sum(half_shallow(losses.mccl_loss(features[m], memories.banks[m], labels[m],
-            config.mccl_variant)) for m in features)
+        both, late = 2 if memories.shared else 1, 1 if epoch >= config.mccl_warmup else .1
+        terms = [losses.mccl_loss(features[m], memories.banks[m], labels[m], config.mccl_variant) for m in features]
+        out["mccl"] = config.mccl_weight * late * both * sum(map(half_shallow, terms))
     if memories.instance:
         pairs = [(m, m, .1) for m in MODALITIES]
         if memories.shared: pairs.append([("visible", "infrared", .01), ("infrared", "visible", .1)][epoch % 2])
         banks = {m: {d: mem.features for d, mem in both.items()} for m, both in memories.instance.items()}
         own = {m: {d: banks[m][d][rows[m]] for d in DEPTHS} for m in features}
-        out["neighbor"] = config.neighbor_weight * sum(w
-                                                       * half_shallow(losses.neighbor_loss(features[a], own[a],
-            banks[b], config.temp)) for a, b, w in pairs)
+        terms = [w * half_shallow(losses.neighbor_loss(features[a], own[a], banks[b], temp)) for a, b, w in pairs]
+        out["neighbor"] = config.neighbor_weight * sum(terms)
     return out
 
 # %% ../../nbs/7_training/00_step.ipynb #fc470ffd
