@@ -28,10 +28,9 @@ from hil.data.training_views import (
     store_key,
 )
 from hil.evaluation.encode import load_encoder
-from hil.method import match
 from hil.method.cluster import centroids, pseudo_labels
 from hil.method.losses import mccl_loss
-from hil.method.labels import Rules, apart_labels
+from hil.method.labels import Rules, Transfer, apart_labels
 from hil.method.memory import ClusterMemory, InstanceMemory
 from hil.method.rerank import jaccard_distance
 from hil.runs.config import CHOICES, Config
@@ -515,13 +514,13 @@ def test_one_cluster(quick):
 
 def test_nothing_is_lost_when_an_epoch_fails(small, tmp_path, monkeypatch):
     "No identity survives the second transfer: the first epoch stays, and can be gone on with."
-    calls, transfer = [], match.transfer
-    def refuse(*args):
+    calls, send = [], Transfer.send
+    def refuse(way, *args):
         calls.append(1)
-        return transfer(*args) if len(calls) == 1 else np.full(len(args[1]), -1)
+        return send(way, *args) if len(calls) == 1 else np.full(len(way.labels), -1)
     config = small(**{**SHORT, "stage2_epochs": 2}, run_dir=str(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr(match, "transfer", refuse)
+        patch.setattr(Transfer, "send", refuse)
         with pytest.raises(RunError,
                            match="no pseudo-identity with images of both modalities is left to train on; try a lower threshold or another matcher"):
             Trainer(config, progress=False).fit()
