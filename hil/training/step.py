@@ -11,9 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..core import vectors
 from ..core.names import DEPTHS, MODALITIES
-from ..method import cluster, losses, memory, sub_clusters
+from ..core.vectors import unit
+from ..method.cluster import centroids
+from ..method.losses import mccl_loss, neighbor_loss, update_sub_centers
+from ..method.memory import ClusterMemory, InstanceMemory
+from ..method.sub_clusters import secondary_assign, sub_centers
 
 # %% ../../nbs/7_training/00_step.ipynb #b493dae1
 @dataclass
@@ -46,16 +49,16 @@ def remember(
         y = np.concatenate([labels[m] for m in group])
         for d in DEPTHS:
             x = torch.cat([features[m][d] for m in group])
-            coarse = memory.ClusterMemory(cluster.centroids(x, y), config.temp, config.momentum)
+            coarse = ClusterMemory(centroids(x, y), config.temp, config.momentum)
             for m in group: out.cluster[m][d] = coarse
             if not banks: continue
-            sub = sub_clusters.secondary_assign(x, y, config.n_sub, config.seed)
-            bank = vectors.unit(sub_clusters.sub_centers(x, y, sub, config.n_sub, config.shrink) if config.n_sub
+            sub = secondary_assign(x, y, config.n_sub, config.seed)
+            bank = unit(sub_centers(x, y, sub, config.n_sub, config.shrink) if config.n_sub
                                 else coarse.centers[:, None])
             for m in group: out.banks.setdefault(m, {})[d] = bank
             if d == "deep": out.sub.update(zip(group, np.split(sub, [len(labels[group[0]])])))
     if config.neighbor_weight:
-        out.instance = {m: {d: memory.InstanceMemory(features[m][d], mix=config.instance_mix) for d in DEPTHS}
+        out.instance = {m: {d: InstanceMemory(features[m][d], mix=config.instance_mix) for d in DEPTHS}
                         for m in MODALITIES}
     return out
 
@@ -80,14 +83,14 @@ def step_losses(
         out["cluster"] = config.cluster_weight * sum(terms)
     if memories.banks:
         both, late = 2 if memories.shared else 1, 1 if epoch >= config.mccl_warmup else .1
-        terms = [losses.mccl_loss(features[m], memories.banks[m], labels[m], config.mccl_variant) for m in features]
+        terms = [mccl_loss(features[m], memories.banks[m], labels[m], config.mccl_variant) for m in features]
         out["mccl"] = config.mccl_weight * late * both * sum(map(half_shallow, terms))
     if memories.instance:
         pairs = [(m, m, .1) for m in MODALITIES]
         if memories.shared: pairs.append([("visible", "infrared", .01), ("infrared", "visible", .1)][epoch % 2])
         banks = {m: {d: mem.features for d, mem in both.items()} for m, both in memories.instance.items()}
         own = {m: {d: banks[m][d][rows[m]] for d in DEPTHS} for m in features}
-        terms = [w * half_shallow(losses.neighbor_loss(features[a], own[a], banks[b], temp)) for a, b, w in pairs]
+        terms = [w * half_shallow(neighbor_loss(features[a], own[a], banks[b], temp)) for a, b, w in pairs]
         out["neighbor"] = config.neighbor_weight * sum(terms)
     return out
 
@@ -101,5 +104,5 @@ def move_memories(features, labels, rows, memories, config):
             if memories.instance:
                 memories.instance[m][d].update(features[m][d], rows[m].repeat(len(labels[m]) // len(rows[m])))
             if config.update_sub_centers and memories.banks:
-                moved = losses.update_sub_centers(memories.banks[m][d], features[m][d], labels[m], config.momentum)
+                moved = update_sub_centers(memories.banks[m][d], features[m][d], labels[m], config.momentum)
                 for other in MODALITIES if memories.shared else (m,): memories.banks[other][d] = moved
