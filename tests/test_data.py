@@ -324,7 +324,7 @@ def test_unreadable_images_are_named(tmp_path):
                            match=rf"{name}: cannot be read as an image .*{why}.*Copy this file again") as caught:
             read_images(["good.jpg"] * 5 + [name] + ["good.jpg"] * 5, 64, 32, root=tmp_path)
         assert caught.value.__suppress_context__
-    with pytest.raises(DataError, match="gone.jpg: no such image.*load_sysu again"):
+    with pytest.raises(DataError, match="gone.jpg: no such image.*load the data set again"):
         read_images(["gone.jpg"], 64, 32, root=tmp_path)
     (tmp_path / "folder.jpg").mkdir()
     with pytest.raises(DataError, match="folder.jpg: cannot be read"):
@@ -364,7 +364,7 @@ def test_table_key_changes_with_files_and_rows_only(mini, tmp_path):
     assert table_key(table) == key
     mini.rename(tmp_path / "moved")                              # a moved folder keeps its caches
     assert table_key(load_sysu(tmp_path / "moved")) == key
-    with pytest.raises(DataError, match="no such image.*load_sysu again"): table_key(table)
+    with pytest.raises(DataError, match="no such image.*load the data set again"): table_key(table)
 
 
 def test_merge_truth(mini):

@@ -45,7 +45,7 @@ def frame(
     shape,     # [11] one rounded cone, body coordinates
     rotation,  # [3, 3] body -> camera
 ):
-    "Camera -> shape coordinates: rows are the shape's x, its axis and its (squeezed) z; with the first ball's centre and the length."
+    "Rows x, axis and (squeezed) z of a shape in camera coordinates; both balls' centres there; their distance."
     a, b = rotation @ shape[AX:BX], rotation @ shape[BX:RA]
     axis = shape[BX:RA] - shape[AX:BX]
     length = max(np.sqrt((axis**2).sum()), 1e-6)
@@ -66,7 +66,7 @@ def first_hit(
     ra, rb,      # radii
     hollow,      # True: side only
 ):
-    "Distance to the nearest surface along the ray and where it lies: 0 side, 1 first ball, 2 second ball (FAR if it misses)."
+    "Distance along the ray to the nearest surface (FAR: none) and which it is: 0 side, 1 first ball, 2 second ball."
     best, where = FAR, 0
     s = (ra - rb) / length
     if abs(s) < 1:
@@ -127,7 +127,7 @@ def cast(
 
 @njit(cache=True, nogil=True)
 def describe(nearest, depth, side, shapes, frames, origins, lengths, rotation, left, top, sx, sy, hits):
-    "Rows [hits, 9] for the pixels that `cast` hit: normal, point in body coordinates, place along and around the shape, depth."
+    "Rows [hits, 9] of the pixels that `cast` hit: normal, point in body coordinates, place along and around, depth."
     out, k = np.empty((9, hits), np.float32), 0        # column after column: numpy reads each as one run
     for row in range(nearest.shape[0]):
         for col in range(nearest.shape[1]):
@@ -136,13 +136,15 @@ def describe(nearest, depth, side, shapes, frames, origins, lengths, rotation, l
             m, a, length, s = frames[i], origins[i], lengths[i], (shapes[i, RA] - shapes[i, RB]) / lengths[i]
             x, y, z = left + (col + 0.5) / sx, top - (row + 0.5) / sy, -depth[row, col]
             u, v, w = x - a[0], y - a[1], z - a[2]
-            hx, hy, hz = m[0, 0] * u + m[0, 1] * v + m[0, 2] * w, m[1, 0] * u + m[1, 1] * v + m[1, 2] * w, m[2,
-                0] * u + m[2, 1] * v + m[2, 2] * w
+            hx = m[0, 0] * u + m[0, 1] * v + m[0, 2] * w
+            hy = m[1, 0] * u + m[1, 1] * v + m[1, 2] * w
+            hz = m[2, 0] * u + m[2, 1] * v + m[2, 2] * w
             # the cone leans: its normal has the slope s/c
             if side[row, col] == 0: rise = s / np.sqrt(1 - s * s) * np.sqrt(hx * hx + hz * hz)
             else: rise = hy - length * (side[row, col] - 1)
-            nx, ny, nz = m[0, 0] * hx + m[1, 0] * rise + m[2, 0] * hz, m[0, 1] * hx + m[1, 1] * rise + m[2,
-                1] * hz, m[0, 2] * hx + m[1, 2] * rise + m[2, 2] * hz
+            nx = m[0, 0] * hx + m[1, 0] * rise + m[2, 0] * hz
+            ny = m[0, 1] * hx + m[1, 1] * rise + m[2, 1] * hz
+            nz = m[0, 2] * hx + m[1, 2] * rise + m[2, 2] * hz
             norm = max(np.sqrt(nx * nx + ny * ny + nz * nz), 1e-9)
             out[NX, k], out[NY, k], out[NZ, k] = nx / norm, ny / norm, nz / norm
             for c in range(3): out[PX + c, k] = rotation[0, c] * x + rotation[1, c] * y + rotation[2, c] * z
@@ -158,7 +160,7 @@ def shade(
     gloss=0.0,    # [n] or number: strength of the highlight (leather shines, wool does not)
     lamp=None,    # distance of a lamp at the camera [body heights]; None: daylight, which knows no distance
 ):
-    "Light that leaves each hit point towards the camera [n], for a surface of reflectance 1 (Lambert's law, ambient term, inverse square for a lamp)."
+    "Light from each hit point to the camera [n] at reflectance 1: Lambert's law, ambient term, inverse square."
     normal = hits[:, NX:PX]
     facing = np.maximum(normal @ (np.asarray(light) / np.linalg.norm(light)).astype(np.float32), 0)
     sharp = facing * facing * facing
@@ -175,12 +177,12 @@ def expose(
     noise,   # [H, W, C] sensor noise, added before the tone curve
     gamma,   # tone curve: value = light ** (1 / gamma)
 ):
-    "Picture uint8 [H, W, C]: mean of 2 x 2 sub-pixels (anti-aliasing), gain, Gaussian blur of 5 taps, noise, tone curve, 8 bits."
+    "Picture uint8 [H, W, C]: mean of 2 x 2 sub-pixels (anti-aliasing), gain, blur of 5 taps, noise, tone curve."
     height, width, channels = noise.shape
     taps = np.exp(-(np.arange(-2, 3) ** 2) / (2 * blur * blur)).astype(np.float32)
     taps /= taps.sum()
-    gain, small, rows, out = gain.astype(np.float32) * np.float32(0.25), np.empty((height, width),
-        np.float32), np.empty((height, width), np.float32), np.empty((height, width, channels), np.uint8)
+    gain, out = gain.astype(np.float32) * np.float32(0.25), np.empty((height, width, channels), np.uint8)
+    small, rows = np.empty((height, width), np.float32), np.empty((height, width), np.float32)
     curve = np.round(255 * (np.arange(4096) / 4095) ** (1 / gamma)).astype(np.uint8)
     for c in range(channels):
         for i in range(height):
