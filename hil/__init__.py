@@ -1,7 +1,7 @@
 """Hierarchical Identity Learning (HIL) for unsupervised visible-infrared person re-identification.
 
-The front door: `from hil import jaccard_distance, brst, Config, Trainer, explore`. A name is loaded when it is first asked for,
-so `import hil` takes milliseconds. Everything else lives in the wings `hil.core`, `hil.data`, ... `hil.explore`.
+The front door: `from hil import jaccard_distance, brst, Config, Trainer, explore`. A name is loaded when it is first
+asked for, so `import hil` takes milliseconds. Everything else lives in the wings, `hil.core` to `hil.explore`.
 """
 __version__ = "0.2.0"
 
@@ -24,23 +24,25 @@ _HOMES = {name: module for module, names in {  # {name: the module below hil tha
 
 __all__ = ["__version__", *_HOMES]
 
-TYPE_CHECKING = False  # type checkers take it for true; tests/test_front_door.py holds this block to the table
+TYPE_CHECKING = False  # a type checker takes it for true; tests/test_front_door.py holds this block to the table
 if TYPE_CHECKING:
-    from .core.errors import DataError, RunError
-    from .evaluation.metrics import evaluate_llcm, evaluate_regdb, evaluate_sysu
-    from .evaluation.protocols import Protocol
-    from .explore.app import explore
-    from .method.cluster import centroids, cluster_quality, pseudo_labels
-    from .method.losses import mccl_loss, neighbor_loss
-    from .method.match import brst, transfer
-    from .method.memory import ClusterMemory, InstanceMemory
-    from .method.neighbors import knn
-    from .method.rerank import jaccard_distance
-    from .method.sub_clusters import secondary_cluster
-    from .models.build import build_model
-    from .runs.config import Config
-    from .runs.folder import Run
-    from .training.trainer import Trainer
+    from .core.errors import DataError as DataError, RunError as RunError
+    from .evaluation.metrics import evaluate_llcm as evaluate_llcm, evaluate_regdb as evaluate_regdb
+    from .evaluation.metrics import evaluate_sysu as evaluate_sysu
+    from .evaluation.protocols import Protocol as Protocol
+    from .explore.app import explore as explore
+    from .method.cluster import centroids as centroids, cluster_quality as cluster_quality
+    from .method.cluster import pseudo_labels as pseudo_labels
+    from .method.losses import mccl_loss as mccl_loss, neighbor_loss as neighbor_loss
+    from .method.match import brst as brst, transfer as transfer
+    from .method.memory import ClusterMemory as ClusterMemory, InstanceMemory as InstanceMemory
+    from .method.neighbors import knn as knn
+    from .method.rerank import jaccard_distance as jaccard_distance
+    from .method.sub_clusters import secondary_cluster as secondary_cluster
+    from .models.build import build_model as build_model
+    from .runs.config import Config as Config
+    from .runs.folder import Run as Run
+    from .training.trainer import Trainer as Trainer
 
 
 def __getattr__(name):

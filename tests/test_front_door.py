@@ -44,14 +44,14 @@ explore(source, features=None, **options)
 # settings of 0.1.0 and their defaults
 SETTINGS = """
 dataset='synth' data_root='' preset='default' release=False render_seed=9 overlap=1.0 split=1 expect='published'
-train_splits='train' evaluate_on='test' search_mode='all' shots=1 direction='infrared_to_visible' draws='seeded' trials=10
-model='lite0' weights='' trainable='heads' gradient_checkpointing=False compile=False dropout=0.3 n_views=1 flip=False
-stage1_epochs=1 stage2_epochs=6 iterations=36 batch_ids=24 instances=4 same_ids=True sampler='random' optimizer='adam'
-lr=0.0007 warmup_lr=0.2 lr_drop=0.7 weight_decay=0.0005 accumulate=1 precision='float32' eps=0.6 min_samples=4 k1=30
-k1_infrared=12 k2=6 neighbors='exact' n_sub=9 shrink=0.9 update_sub_centers=False matcher='brst' threshold=0.8
-level='cluster' brst_direction='alternate' temp=0.05 momentum=0.1 memory_update='mean' cluster_weight=1.0 mccl_weight=1.0
-mccl_warmup=4 mccl_variant='published' neighbor_weight=1.0 instance_mix='unit' supervision='none' select='last'
-reload_epoch=0 seed=0 device='auto' run_dir='' resume=False keep_features=True
+train_splits='train' evaluate_on='test' search_mode='all' shots=1 direction='infrared_to_visible' draws='seeded'
+trials=10 model='lite0' weights='' trainable='heads' gradient_checkpointing=False compile=False dropout=0.3 n_views=1
+flip=False stage1_epochs=1 stage2_epochs=6 iterations=36 batch_ids=24 instances=4 same_ids=True sampler='random'
+optimizer='adam' lr=0.0007 warmup_lr=0.2 lr_drop=0.7 weight_decay=0.0005 accumulate=1 precision='float32' eps=0.6
+min_samples=4 k1=30 k1_infrared=12 k2=6 neighbors='exact' n_sub=9 shrink=0.9 update_sub_centers=False matcher='brst'
+threshold=0.8 level='cluster' brst_direction='alternate' temp=0.05 momentum=0.1 memory_update='mean'
+cluster_weight=1.0 mccl_weight=1.0 mccl_warmup=4 mccl_variant='published' neighbor_weight=1.0 instance_mix='unit'
+supervision='none' select='last' reload_epoch=0 seed=0 device='auto' run_dir='' resume=False keep_features=True
 """
 
 
@@ -69,9 +69,9 @@ def load(name):
 # ---- what the door says -------------------------------------------------------------------------------------------
 
 def test_import_is_quick_and_loads_nothing():
-    loaded, seconds = python("import sys, time; start = time.perf_counter(); import hil; took = time.perf_counter() - start\n"
-                             "print(' '.join(sys.modules)); print(took)").splitlines()
-    assert not HEAVY & set(loaded.split()) and float(seconds) < .2
+    seconds, *loaded = python("import sys, time; start = time.perf_counter(); import hil\n"
+                              "print(time.perf_counter() - start, *sys.modules)").split()
+    assert not HEAVY & set(loaded) and float(seconds) < .2
 
 
 def test_import_time_is_that_of_one_file():
@@ -110,16 +110,23 @@ def test_help_lists_the_names():
 
 @pytest.mark.parametrize("first", ["import hil; hil.explore", "from hil.explore.app import explore as function"])
 def test_explore_is_called_whatever_was_imported_before(first):
-    assert python(f"{first}\nfrom hil import explore\nimport hil, hil.explore.app as app\n"
-                  "app.Explorer, app.as_session = (lambda session: ['shown', session]), (lambda *given, **more: [given, more])\n"
-                  "print(explore('runs/x', xy=1) == hil.explore('runs/x', xy=1) == app.explore('runs/x', xy=1), hil.explore.app is app)"
-                  ) == "True True"
+    assert python(f"""{first}
+from hil import explore
+import hil, hil.explore.app as app
+app.as_session, app.Explorer = lambda *given, **options: (given, options), lambda session: session
+for function in (explore, hil.explore, app.explore):
+    assert function("runs/x", xy=1) == (("runs/x", None), {{"xy": 1}})
+print(hil.explore.app is app)""") == "True"
 
 
 def test_explore_without_the_notebook_extra_says_what_to_install():
     "An empty entry in sys.modules is a module that cannot be imported."
-    assert python("import sys; sys.modules['ipywidgets'] = None\nfrom hil import explore\n"
-                  "try: explore('runs/x')\nexcept ImportError as error: print(error)").endswith("pip install 'hil[notebook]'")
+    message = python("""import sys
+sys.modules["ipywidgets"] = None
+from hil import explore
+try: explore("runs/x")
+except ImportError as error: print(error)""")
+    assert message.startswith("explore needs ipywidgets") and message.endswith("pip install 'hil[notebook]'")
 
 
 # ---- as in 0.1.0 --------------------------------------------------------------------------------------------------
@@ -128,7 +135,8 @@ def signature(words):
     "`knn(features, k=1)`, read from the object that the front door hands out: names, order and defaults."
     thing = hil
     for word in words.split("."): thing = getattr(thing, word)
-    return f"{words}(" + ", ".join(str(p.replace(annotation=p.empty)) for p in inspect.signature(thing).parameters.values()) + ")"
+    parameters = [p.replace(annotation=p.empty) for p in inspect.signature(thing).parameters.values()]
+    return f"{words}({', '.join(map(str, parameters))})"
 
 
 @pytest.mark.parametrize("line", SIGNATURES.split("\n")[1:-1])
@@ -197,7 +205,7 @@ def test_golden_instance_memory(momentum, key):
 
 @pytest.mark.parametrize("a, b", [("rgb", "rgb"), ("ir", "ir"), ("rgb", "ir")])
 def test_golden_losses(a, b):
-    "Epoch 0 of the release's trainer: its losses hold factors of their own (0.5 on the shallow level, 0.1 from visible to infrared)."
+    "Epoch 0 of the release's trainer, whose losses hold factors: 0.5 if shallow, 0.1 from visible to infrared."
     g = {k: torch.from_numpy(np.atleast_1d(v)) for k, v in load("trainer_regdb").items()}
     levels = {"deep": ("", 1), "shallow": ("_s", .5)}
     f, query, memory = ({level: g[f"{key}{end}"].double() for level, (end, _) in levels.items()}

@@ -7,7 +7,7 @@ from types import ModuleType
 
 
 class _Explore(ModuleType):
-    "This folder and the function `hil.explore.app.explore` share one name at the front door: so the folder can be called."
+    "The folder and its function share the name `hil.explore`, so the folder can be called."
     def __call__(self,
         source, # run folder, Run, Session, or DataFrame (path, camid, modality, optional pid, label, train)
         features=None, # [N, D] features of the DataFrame's rows
