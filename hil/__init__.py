@@ -22,7 +22,7 @@ _HOMES = {name: module for module, names in {  # {name: the module below hil tha
     "training.trainer": "Trainer",
     "explore.app": "explore"}.items() for name in names.split()}
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 TYPE_CHECKING = False  # a type checker takes it for true; tests/test_front_door.py holds this block to the table
 if TYPE_CHECKING:
