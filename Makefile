@@ -11,6 +11,8 @@ RUN := $(RUN)
 BIN := .venv/bin
 STAMP := .venv/.made-for-$(FAISS)
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+# what reads the browser's code; it comes from npm when it is first used
+BIOME ?= npx --yes @biomejs/biome@2.6.8 lint --error-on-warnings
 # these take minutes, or write files, and are checked by running them through papermill in tests/
 LONG := ^([_.]|train|ablation|evaluate)
 
@@ -18,15 +20,18 @@ LONG := ^([_.]|train|ablation|evaluate)
 export MALLOC_MMAP_THRESHOLD_ := 1000000000
 export MALLOC_TRIM_THRESHOLD_ := 1000000000
 
-.PHONY: help setup train test lab bench export notebooks clean
+.PHONY: help setup train test lint test-wheel coverage lab bench export notebooks clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make setup      install into .venv, once (GPU machine: make setup FAISS=gpu)"
 	@echo "make train      train HIL on the embedded benchmark; the report is in runs/"
-	@echo "make test       run the notebooks and the tests"
+	@echo "make test       check the code, run the notebooks and the tests"
+	@echo "make lint       check the code only: ruff, pyright, biome"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make bench      measure speed and memory (everyday size: ARGS=--quick)"
+	@echo "make test-wheel install the wheel with pip into an empty environment and use it there"
+	@echo "make coverage   count what the tests enter; the table is nbs/bench/coverage.txt"
 	@echo "make export     write hil/ from the notebooks, clean the notebooks"
 	@echo "make notebooks  run all lessons again and keep their outputs"
 	@echo "make clean      remove .venv and caches; runs/ stays"
@@ -44,7 +49,7 @@ $(STAMP): settings.ini setup.py pyproject.toml constraints.txt
 	@echo "[2/3] $$(grep '^torch==' constraints.txt) (the largest download)"
 	@$(PIP) "$$(grep '^torch==' constraints.txt)"
 	@echo "[3/3] JupyterLab, scikit-learn, faiss-$(FAISS) and the rest (about a minute)"
-	@$(PIP) -e ".[$(FAISS),dev]"
+	@$(PIP) -e ".[$(FAISS),notebook,dev]"
 	@rm -f .venv/.made-for-*
 	@touch $@
 	@echo "done: .venv is ready"
@@ -60,13 +65,35 @@ train: setup
 	@$(BIN)/python tests/browser.py
 	@touch $@
 
-# both parts always run; pytest comes last, because its last line counts the tests
+# three tools, all of which always run; pyright and biome need Node.js
+lint: setup
+	@command -v node >/dev/null || { echo "pyright and biome need Node.js 18 or newer, e.g. apt-get install nodejs npm"; exit 1; }
+	@failed=0; \
+	$(BIN)/ruff check || failed=1; \
+	$(BIN)/pyright || failed=1; \
+	$(if $(wildcard hil/explore/static/*.js),$(BIOME) hil/explore/static || failed=1;) \
+	exit $$failed
+
+# all parts always run; pytest comes last, because its last line counts the tests
 test: setup .venv/.browser
-	@echo "== notebooks as tests"
-	@OMP_NUM_THREADS=1 $(BIN)/nbdev-test nbs --n-workers 2 --skip-file-re '$(LONG)' --timing && notebooks=0 || notebooks=1; \
+	@failed=0; \
+	echo "== lint"; \
+	$(MAKE) --no-print-directory lint || failed=1; \
+	echo "== notebooks as tests"; \
+	OMP_NUM_THREADS=1 $(BIN)/nbdev-test nbs --n-workers 2 --skip-file-re '$(LONG)' --timing || failed=1; \
 	echo "== pytest (with the check that hil/ is what the notebooks export)"; \
-	test $$notebooks = 0 || echo "notebooks FAILED, see above"; \
-	$(BIN)/python -m pytest $(ARGS) && exit $$notebooks
+	test $$failed = 0 || echo "lint or notebooks FAILED, see above"; \
+	$(BIN)/python -m pytest $(ARGS) && exit $$failed
+
+test-wheel: setup
+	@HIL_WHEEL=pip $(BIN)/python -m pytest tests/test_install.py $(ARGS)
+
+coverage: setup .venv/.browser
+	@rm -rf build/coverage && mkdir -p build/coverage
+	@$(BIN)/coverage run -m pytest $(ARGS) || echo "some tests failed; the table counts what they entered"
+	@$(BIN)/coverage combine -q && $(BIN)/coverage json -q -o build/coverage/report.json
+	@$(BIN)/python tests/coverage_table.py build/coverage/report.json > nbs/bench/coverage.txt
+	@head -3 nbs/bench/coverage.txt
 
 lab: setup
 	@$(BIN)/jupyter lab nbs
