@@ -11,8 +11,6 @@ RUN := $(RUN)
 BIN := .venv/bin
 STAMP := .venv/.made-for-$(FAISS)
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
-# what reads the browser's code; it comes from npm when it is first used
-BIOME ?= npx --yes @biomejs/biome@2.6.8 lint --error-on-warnings
 # these take minutes, or write files, and are checked by running them through papermill in tests/
 LONG := ^([_.]|train|ablation|evaluate)
 
@@ -41,11 +39,13 @@ setup: $(STAMP)
 
 $(STAMP): settings.ini setup.py pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-	  { echo "hil needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>/dev/null || echo not there). Name another one: make setup PYTHON=python3.12"; exit 1; }
+	  { echo "hil needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>/dev/null || echo not there)."; \
+	    echo "Name another one: make setup PYTHON=python3.12"; exit 1; }
 	@case "$(FAISS)" in cpu|gpu) ;; *) echo "FAISS=$(FAISS): expected cpu or gpu"; exit 1;; esac
 	@echo "[1/3] $$($(PYTHON) -V) -> .venv"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip uninstall -q -y --disable-pip-version-check $(if $(filter gpu,$(FAISS)),faiss-cpu,faiss-gpu) 2>/dev/null || true
+	@$(BIN)/python -m pip uninstall -q -y --disable-pip-version-check \
+	  $(if $(filter gpu,$(FAISS)),faiss-cpu,faiss-gpu) 2>/dev/null || true
 	@echo "[2/3] $$(grep '^torch==' constraints.txt) (the largest download)"
 	@$(PIP) "$$(grep '^torch==' constraints.txt)"
 	@echo "[3/3] JupyterLab, scikit-learn, faiss-$(FAISS) and the rest (about a minute)"
@@ -65,13 +65,18 @@ train: setup
 	@$(BIN)/python tests/browser.py
 	@touch $@
 
-# three tools, all of which always run; pyright and biome need Node.js
-lint: setup
-	@command -v node >/dev/null || { echo "pyright and biome need Node.js 18 or newer, e.g. apt-get install nodejs npm"; exit 1; }
+# pyright and biome, which reads the browser's code, need Node.js
+node_modules/.package-lock.json: package.json
+	@command -v npm >/dev/null || { echo "Node.js 20 or newer is needed, e.g. apt-get install nodejs npm"; exit 1; }
+	@npm install --no-package-lock --no-audit --no-fund --silent
+	@touch $@
+
+# all three always run
+lint: setup node_modules/.package-lock.json
 	@failed=0; \
 	$(BIN)/ruff check || failed=1; \
 	$(BIN)/pyright || failed=1; \
-	$(if $(wildcard hil/explore/static/*.js),$(BIOME) hil/explore/static || failed=1;) \
+	npm run --silent lint || failed=1; \
 	exit $$failed
 
 # all parts always run; pytest comes last, because its last line counts the tests
@@ -79,10 +84,12 @@ test: setup .venv/.browser
 	@failed=0; \
 	echo "== lint"; \
 	$(MAKE) --no-print-directory lint || failed=1; \
+	echo "== the browser's code"; \
+	npm test --silent || failed=1; \
 	echo "== notebooks as tests"; \
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test nbs --n-workers 2 --skip-file-re '$(LONG)' --timing || failed=1; \
 	echo "== pytest (with the check that hil/ is what the notebooks export)"; \
-	test $$failed = 0 || echo "lint or notebooks FAILED, see above"; \
+	test $$failed = 0 || echo "something before pytest FAILED, see above"; \
 	$(BIN)/python -m pytest $(ARGS) && exit $$failed
 
 test-wheel: setup
@@ -110,5 +117,5 @@ notebooks: setup
 	@$(BIN)/python tests/execute.py nbs/[0-9]_*/*.ipynb nbs/tutorials/*.ipynb
 
 clean:
-	rm -rf .venv build dist *.egg-info _proc .pytest_cache .hypothesis
+	rm -rf .venv node_modules build dist *.egg-info _proc .pytest_cache .hypothesis
 	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
