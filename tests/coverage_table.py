@@ -30,7 +30,7 @@ def main(report):
         never += [f"  {name}: {part or 'at top level'}" for part, s in parts.items()
                   if s["num_statements"] and not s["covered_lines"]]
     print(f"{100 * reached / lines:.1f} % of {lines:,} lines of hil/ are entered by pytest (make coverage).")
-    print("Functions compiled by numba run as machine code and are not counted; tests/ compares them with references.\n")
+    print("Functions that numba compiles run as machine code and are not counted; tests hold them to references.\n")
     print("Modules below 100 %:", *sorted(below, key=lambda row: float(row.split()[0])), sep="\n")
     print("\nFunctions that no test enters:", *(never or ["  none"]), sep="\n")
 

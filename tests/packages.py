@@ -2,6 +2,7 @@
 import importlib.metadata
 import re
 from configparser import ConfigParser
+from functools import lru_cache
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -33,16 +34,28 @@ def lowest(requirement):
     raise ValueError(f"settings.ini, {requirement}: expected one lower bound, e.g. {requirement.name}>=1.0")
 
 
+def further(distribution, extras):
+    "What a distribution requires on this machine, with the extras named."
+    for requirement in map(Requirement, distribution.requires or []):
+        marker = requirement.marker
+        if marker is None or any(marker.evaluate({"extra": extra}) for extra in extras): yield requirement
+
+
 def brought(requirements):
-    "{name: installed distribution} of the requirements and of everything that they require in turn on this machine."
+    "{name: installed distribution} of the requirements and of all that they require in turn."
     found, seen, left = {}, set(), list(requirements)
     while left:
         requirement = left.pop()
-        name, extras = canonicalize_name(requirement.name), {"", *requirement.extras}
-        if (name, *sorted(extras)) in seen: continue
-        seen.add((name, *sorted(extras)))
+        name, extras = canonicalize_name(requirement.name), ("", *sorted(requirement.extras))
+        if (name, extras) in seen: continue
+        seen.add((name, extras))
         found[name] = importlib.metadata.distribution(name)
-        for further in map(Requirement, found[name].requires or []):
-            wanted = further.marker is None or any(further.marker.evaluate({"extra": extra}) for extra in extras)
-            if wanted: left.append(further)
+        left += further(found[name], extras)
     return found
+
+
+@lru_cache
+def owners():
+    "{name that is imported: names of the distributions that bring it}, as installed."
+    return {name: {canonicalize_name(owner) for owner in distributions}
+            for name, distributions in importlib.metadata.packages_distributions().items()}

@@ -3,7 +3,6 @@
 The environment is made in seconds: the packages of the base install, and those alone, are linked into it from the one
 that runs the tests. HIL_WHEEL=pip installs them with pip instead (`make test-wheel`: minutes, needs the network).
 """
-import importlib.metadata
 import os
 import re
 import shutil
@@ -14,8 +13,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from conftest import SMALL
-from packages import ROOT, asked, brought, pins
+from packages import ROOT, asked, brought, owners, pins
 
 pytestmark = pytest.mark.slow
 BASE_WINGS = ("core", "data", "synth", "models", "method", "evaluation", "runs", "training")
@@ -77,8 +77,7 @@ def test_a_source_archive_holds_what_the_build_reads():
 
 def test_nothing_else_can_be_imported(python):
     ours = {"hil", *brought(asked(""))}
-    others = sorted(name for name, owners in importlib.metadata.packages_distributions().items()
-                    if name.isidentifier() and not {re.sub("[-_.]+", "-", owner).lower() for owner in owners} & ours)
+    others = sorted(name for name, by in owners().items() if name.isidentifier() and not by & ours)
     assert {"IPython", "ipywidgets", "matplotlib", "umap", "faiss", "pytest", "pyarrow"} <= set(others)
     found = run(python, "-I", "-c", "import sys; from importlib.util import find_spec\n"
                                     "print(*[name for name in sys.argv[1:] if find_spec(name)])", *others)
