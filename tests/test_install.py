@@ -13,7 +13,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
 from conftest import SMALL
 from packages import ROOT, asked, brought, owners, pins
 

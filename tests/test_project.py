@@ -10,11 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
+from packages import EXTRAS, ROOT, SETTINGS, asked, brought, lowest, owners, pins
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import hil
-from packages import EXTRAS, ROOT, SETTINGS, asked, brought, lowest, owners, pins
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
