@@ -18,15 +18,18 @@ LONG := ^([_.]|train|ablation|evaluate)
 export MALLOC_MMAP_THRESHOLD_ := 1000000000
 export MALLOC_TRIM_THRESHOLD_ := 1000000000
 
-.PHONY: help setup train test lab bench export notebooks clean
+.PHONY: help setup train test lint test-wheel coverage lab bench export notebooks clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make setup      install into .venv, once (GPU machine: make setup FAISS=gpu)"
 	@echo "make train      train HIL on the embedded benchmark; the report is in runs/"
-	@echo "make test       run the notebooks and the tests"
+	@echo "make test       check the code, run the notebooks and the tests"
+	@echo "make lint       check the code only: ruff, pyright, biome"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make bench      measure speed and memory (everyday size: ARGS=--quick)"
+	@echo "make test-wheel install the wheel with pip into an empty environment and use it there"
+	@echo "make coverage   count what the tests enter; the table is nbs/bench/coverage.txt"
 	@echo "make export     write hil/ from the notebooks, clean the notebooks"
 	@echo "make notebooks  run all lessons again and keep their outputs"
 	@echo "make clean      remove .venv and caches; runs/ stays"
@@ -36,15 +39,17 @@ setup: $(STAMP)
 
 $(STAMP): settings.ini setup.py pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-	  { echo "hil needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>/dev/null || echo not there). Name another one: make setup PYTHON=python3.12"; exit 1; }
+	  { echo "hil needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>/dev/null || echo not there)."; \
+	    echo "Name another one: make setup PYTHON=python3.12"; exit 1; }
 	@case "$(FAISS)" in cpu|gpu) ;; *) echo "FAISS=$(FAISS): expected cpu or gpu"; exit 1;; esac
 	@echo "[1/3] $$($(PYTHON) -V) -> .venv"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip uninstall -q -y --disable-pip-version-check $(if $(filter gpu,$(FAISS)),faiss-cpu,faiss-gpu) 2>/dev/null || true
+	@$(BIN)/python -m pip uninstall -q -y --disable-pip-version-check \
+	  $(if $(filter gpu,$(FAISS)),faiss-cpu,faiss-gpu) 2>/dev/null || true
 	@echo "[2/3] $$(grep '^torch==' constraints.txt) (the largest download)"
 	@$(PIP) "$$(grep '^torch==' constraints.txt)"
 	@echo "[3/3] JupyterLab, scikit-learn, faiss-$(FAISS) and the rest (about a minute)"
-	@$(PIP) -e ".[$(FAISS),dev]"
+	@$(PIP) -e ".[$(FAISS),notebook,dev]"
 	@rm -f .venv/.made-for-*
 	@touch $@
 	@echo "done: .venv is ready"
@@ -60,13 +65,42 @@ train: setup
 	@$(BIN)/python tests/browser.py
 	@touch $@
 
-# both parts always run; pytest comes last, because its last line counts the tests
+# pyright and biome, which reads the browser's code, need Node.js
+node_modules/.package-lock.json: package.json
+	@command -v npm >/dev/null || { echo "Node.js 20 or newer is needed, e.g. apt-get install nodejs npm"; exit 1; }
+	@npm install --no-package-lock --no-audit --no-fund --silent
+	@touch $@
+
+# all three always run
+lint: setup node_modules/.package-lock.json
+	@failed=0; \
+	$(BIN)/ruff check || failed=1; \
+	$(BIN)/pyright || failed=1; \
+	npm run --silent lint || failed=1; \
+	exit $$failed
+
+# all parts always run; pytest comes last, because its last line counts the tests
 test: setup .venv/.browser
-	@echo "== notebooks as tests"
-	@OMP_NUM_THREADS=1 $(BIN)/nbdev-test nbs --n-workers 2 --skip-file-re '$(LONG)' --timing && notebooks=0 || notebooks=1; \
+	@failed=0; \
+	echo "== lint"; \
+	$(MAKE) --no-print-directory lint || failed=1; \
+	echo "== the browser's code"; \
+	npm test --silent || failed=1; \
+	echo "== notebooks as tests"; \
+	OMP_NUM_THREADS=1 $(BIN)/nbdev-test nbs --n-workers 2 --skip-file-re '$(LONG)' --timing || failed=1; \
 	echo "== pytest (with the check that hil/ is what the notebooks export)"; \
-	test $$notebooks = 0 || echo "notebooks FAILED, see above"; \
-	$(BIN)/python -m pytest $(ARGS) && exit $$notebooks
+	test $$failed = 0 || echo "something before pytest FAILED, see above"; \
+	$(BIN)/python -m pytest $(ARGS) && exit $$failed
+
+test-wheel: setup
+	@HIL_WHEEL=pip $(BIN)/python -m pytest tests/test_install.py $(ARGS)
+
+coverage: setup .venv/.browser
+	@rm -rf build/coverage && mkdir -p build/coverage
+	@$(BIN)/coverage run -m pytest $(ARGS) || echo "some tests failed; the table counts what they entered"
+	@$(BIN)/coverage combine -q && $(BIN)/coverage json -q -o build/coverage/report.json
+	@$(BIN)/python tests/coverage_table.py build/coverage/report.json > nbs/bench/coverage.txt
+	@head -3 nbs/bench/coverage.txt
 
 lab: setup
 	@$(BIN)/jupyter lab nbs
@@ -83,5 +117,5 @@ notebooks: setup
 	@$(BIN)/python tests/execute.py nbs/[0-9]_*/*.ipynb nbs/tutorials/*.ipynb
 
 clean:
-	rm -rf .venv build dist *.egg-info _proc .pytest_cache .hypothesis
+	rm -rf .venv node_modules build dist *.egg-info _proc .pytest_cache .hypothesis
 	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
