@@ -84,7 +84,7 @@ def test_a_visit(page, lab):
     says(page, ".hil-graph h4", "clustered images get a label")
     page.locator(".hil-graph path").last.click()
     says(page, ".hil-matches h4", "the same person")
-    assert page.locator(".hil-matches .hil-sheet figure").count() > 1
+    page.locator(".hil-matches .hil-sheet figure").nth(1).wait_for()
     shoot(page, "match")
     before = page.locator(".hil-graph h4").inner_text()
     page.locator(".hil-threshold .noUi-handle").focus()                                              # t

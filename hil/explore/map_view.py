@@ -8,10 +8,10 @@ import base64
 from functools import lru_cache
 
 import ipywidgets as w
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from jscatter import Scatter
+from matplotlib.colors import to_hex, to_rgb
 
 from ..core.text import counted, percent
 from .colorings import COLORINGS, coloring, values
@@ -21,108 +21,112 @@ from ..plots import maps
 
 # %% ../../nbs/9_explore/08_map_view.ipynb #9338a9ce
 @lru_cache(4096)
-def lifted(color): # hex -> hex
+def lifted(
+    color, # hex
+) -> str: # hex
     "A colour too dark for a dark ground, lighter."
-    rgb = np.array(plt.matplotlib.colors.to_rgb(color))
-    return plt.matplotlib.colors.to_hex(rgb * .55 + .45) if rgb ** 2.2 @ [.2126, .7152, .0722] < .09 else str(color)
+    rgb = np.array(to_rgb(color))
+    luminance = rgb ** 2.2 @ [.2126, .7152, .0722]
+    return to_hex(.55 * rgb + .45) if luminance < .09 else str(color)
 
-
-SCALE = (-1.12, 1.12) # of the map: every epoch in the same frame, with a margin
+# %% ../../nbs/9_explore/08_map_view.ipynb #464aa06f
+SCALE = (-1.12, 1.12) # of both axes: every epoch in the same frame, with a margin
 
 
 class MapView(View):
     "All clustered images on a plane; lasso selects, hover shows the image."
-    def __init__(self, session, height=430):
+    def __init__(self, session, height=430): # height of the plot in pixels
         super().__init__(session)
-        with announced(session.maps, session.epoch): n, xy = session.source.n, session.maps.xy(session.epoch)
-        cards = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "color": pd.Categorical(["#000000"] * n), "image": "",
-                              "about": ""})
-        self.scatter = Scatter("x", "y", data=cards, height=height, x_scale=SCALE, y_scale=SCALE,
-                               size=int(np.clip(1200 / n ** .5, 3, 8)), opacity=.8, axes=False)
-        self.scatter.tooltip(True, properties=["about"], preview="image", preview_type="image",
-                             preview_image_size="contain", preview_image_height=120, histograms=False, size="small")
-        self.scatter.options(transition_points=True, transition_points_duration=700)
-        self.scatter.widget._handle_tooltip = self.hovered                     # one picture at a time, on demand
-        self.frame = Frame()
-        self.color = w.Dropdown(options=[(label, by)
-                                         for by, label in COLORINGS.items() if by != "person" or session.source.truth],
-                                         value=session.color, description="colour by", layout=w.Layout(width="290px"))
+        with announced(session.maps, session.epoch): xy = session.maps.xy(session.epoch)
+        self.scatter, self.frame = self.plot(xy, height), Frame()
+        choices = [(label, by) for by, label in COLORINGS.items() if by != "person" or session.source.truth]
+        self.color = w.Dropdown(options=choices, value=session.color, description="colour by",
+                                layout=w.Layout(width="290px")).add_class("hil-color")
         self.nothing = w.Button(description="clear selection", tooltip="select nothing (Esc)",
                                 layout=w.Layout(width="120px"))
-        self.color.add_class("hil-color")
+        self.widget = w.VBox([w.HBox([self.color, self.nothing]), self.scatter.widget, self.frame]).add_class("hil-map")
         w.link((self.color, "value"), (session, "color"))
         self.nothing.on_click(lambda _: session.select([]))
         self.scatter.widget.observe(self.lassoed, "selection")
         self.frame.observe(lambda change: self.theme(change.new), "dark")
         self.watch(self.mark, "selection")
         self.watch(self.paint, "color", "version")
-        self.watch(self.move, "epoch")
+        self.watch(lambda: self.paint(animate=True), "epoch")
         self.paint()
-        self.widget = w.VBox([w.HBox([self.color, self.nothing]), self.scatter.widget, self.frame]).add_class("hil-map")
 
-    def theme(self, dark):
-        "Ground of the plot, as the page is; colours that would drown in a dark one are lifted."
-        ink = [1., 1., 1., 1.] if dark else [0., 0., 0., 1.]
-        # its traits: `Scatter.background` would switch axes and legend on
-        shown = self.scatter.widget
-        shown.background_color = [.067, .067, .067, 1.] if dark else [1., 1., 1., 1.]
-        shown.color_selected, shown.color_hover = ink, ink
-        # colours only: the points stay as they are
+    def plot(self, xy, height): # float [n, 2], pixels -> Scatter
+        "The points, and a card under the pointer that is filled when it is asked for."
+        cards = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "image": "", "about": ""})
+        size = int(np.clip(1200 / len(cards) ** .5, 3, 8))
+        scatter = Scatter("x", "y", data=cards, height=height, x_scale=SCALE, y_scale=SCALE, size=size, opacity=.8,
+                          axes=False)
+        scatter.tooltip(True, properties=["about"], preview="image", preview_type="image", histograms=False,
+                        preview_image_size="contain", preview_image_height=120, size="small")
+        scatter.options(transition_points=True, transition_points_duration=700)
+        scatter.widget._handle_tooltip = self.hovered # private: test_map_view_and_jupyter_scatter
+        return scatter
+
+    def theme(self, dark): # whether the page is dark
+        "Ground and colours of the plot, as the page is; the points stay."
+        ink, ground = ([1.] * 4, [.067, .067, .067, 1.]) if dark else ([0., 0., 0., 1.], [1.] * 4)
+        shown = self.scatter.widget # its traits: `Scatter.background` would switch axes and legend on
+        shown.background_color, shown.color_selected, shown.color_hover = ground, ink, ink
         self.scatter.color(map=self.shades())
         self.explain()
 
-    def paint(self, animate=False):
-        "Colours, legend and the line under the map."
+    def paint(self, animate=False): # whether points glide to their places
+        "Colours, places, legend and the line under the map."
         s = self.session
-        colors, legend = coloring(s, s.color)
-        kinds, codes = np.unique(colors, return_inverse=True)
-        self._kinds, self._legend = kinds, legend
-        self.scatter.color(by=pd.Categorical.from_codes(codes.ravel(), kinds), map=self.shades())
-        xy = s.maps.xy(s.epoch)
-        self.scatter.xy(xy[:, 0], xy[:, 1], SCALE, SCALE, animate=animate)
+        colors, self._legend = coloring(s, s.color)
+        self._kinds, codes = np.unique(colors, return_inverse=True)
+        self.scatter.color(by=pd.Categorical.from_codes(codes.ravel(), self._kinds), map=self.shades())
+        x, y = s.maps.xy(s.epoch).T
+        self.scatter.xy(x, y, SCALE, SCALE, animate=animate)
         self.explain()
 
-    def shades(self): # {hex of a point: hex it is drawn in}
-        return {str(c): lifted(c) if self.frame.dark else str(c) for c in self._kinds}
+    def shade(self, color): # hex -> hex it is drawn in
+        return lifted(str(color)) if self.frame.dark else str(color)
+
+    def shades(self): return {str(c): self.shade(c) for c in self._kinds}
 
     def explain(self):
         "Legend and line under the map."
-        self.frame.key = [[label, lifted(str(c)) if self.frame.dark else str(c), "dot"] for label, c in self._legend]
+        self.frame.key = [[label, self.shade(color), "dot"] for label, color in self._legend]
         self.say()
 
-    def move(self): self.paint(animate=True)
-
     def say(self):
-        s, q = self.session, self.session.source.quality(self.session.labels.identity)
-        self.frame.note = (f"{counted(len(s.selection), 'image')} selected" if len(s.selection)
-                           else f"{s.source.n:,} images: {self.finding(q)}")
+        s = self.session
+        chosen = len(s.selection)
+        self.frame.note = f"{counted(chosen, 'image')} selected" if chosen else f"{s.source.n:,} images: {self.finding()}"
 
-    def finding(self, q):
-        return f"{counted(q['identities'], 'identity').replace('identitys', 'identities')}, {counted(q['outliers'], 'outlier')}" + (f"; agreement with truth (ARI) {percent(q['ari'])}" if "ari" in q else "")
+    def finding(self): # -> what the colours show, in words
+        q = self.session.source.quality(self.session.labels.identity)
+        agreement = f"; agreement with truth (ARI) {percent(q['ari'])}" if "ari" in q else ""
+        return f"{counted(q['identities'], 'identity')}, {counted(q['outliers'], 'outlier')}{agreement}"
 
     def lassoed(self, change):
-        "What the user drew becomes the selection."
+        "What the user drew becomes the selection, unless it is what `mark` has just drawn."
         images = np.sort(np.asarray([] if change.new is None else change.new, int))
-        # else it is our own mark
         if not np.array_equal(images, np.sort(self.session.selection)): self.session.select(images)
 
     def mark(self):
         "What another view selected is marked on the map."
-        now = self.scatter.widget.selection
-        if not np.array_equal(np.sort(self.session.selection), np.sort([] if now is None else now)):
-            self.scatter.widget.selection = np.asarray(self.session.selection, np.uint32)
+        shown, images = self.scatter.widget, self.session.selection
+        now = [] if shown.selection is None else shown.selection
+        if not np.array_equal(np.sort(images), np.sort(now)): shown.selection = np.asarray(images, np.uint32)
         self.say()
 
-    def hovered(self, event):
+    def hovered(self, event): # {"index": image number}
         "Answer the browser's question for one image's card."
         i, s = int(event["index"]), self.session
-        about = f"{s.name(int(s.labels.identity[i]))}, cluster {s.name(int(s.labels.apart[i]))}, camera {s.source.camid[i]}" + (f", person {s.source.pid_name[i]}" if s.source.pid[i] >= 0 else "")
+        identity, cluster = (s.name(int(codes[i])) for codes in (s.labels.identity, s.labels.apart))
+        about = f"{identity}, cluster {cluster}, {self.origin(i)}"
         picture = "data:image/jpeg;base64," + base64.b64encode(s.source.thumbs([i], 120)[0]).decode()
         self.scatter.widget.send({"type": "tooltip", "index": i, "preview": picture, "properties": {"about": about}})
 
     def static(self): # Figure
         "The map in its present colours, and beside it by modality."
-        s, n = self.session, self.session.source.n
-        rows = maps.sample_rows(n, 4000, s.source.modality[:n], 0)
+        s, modality = self.session, self.session.source.modality[:self.session.source.n]
+        rows = maps.sample_rows(len(modality), 4000, modality, 0)
         columns = {by: values(s, by)[rows] for by in dict.fromkeys((s.color, "modality"))}
-        return maps.umap_panels(s.maps.xy(s.epoch)[rows], columns, modality=s.source.modality[:n][rows], total=n)
+        return maps.umap_panels(s.maps.xy(s.epoch)[rows], columns, modality=modality[rows], total=len(modality))

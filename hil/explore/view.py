@@ -15,61 +15,74 @@ from ..core.names import COLORS
 from .widgets import Sheet
 
 # %% ../../nbs/9_explore/07_view.ipynb #16ce8a4b
-STILL = "Neither widgets nor pictures are shown here. To explore, run the cell in JupyterLab; a picture without widgets: .static(), and .static().savefig('look.png') keeps it."
+STILL = ("Neither widgets nor pictures are shown here. To explore, run the cell in JupyterLab; a picture without "
+         "widgets: .static(), and .static().savefig('look.png') keeps it.")
 
 
 class View:
     "One look at a session: `widget` when live, `static()` everywhere else."
-    def __init__(self, session): self.session, self.awake, self._late = session, True, {}
+    def __init__(self, session): # hil.explore.session.Session
+        self.session, self.awake = session, True
+        self._missed = {} # what to call after sleep, each once, in order
 
-    # call `what()` when one of the session's traits changes; a view that nobody sees does it when it is looked at
-    def watch(self, what, *names):
-        self.session.observe(lambda change: what() if self.awake else self._late.update({what: None}), names)
+    def watch(self, what, *names): # function without arguments, traits of the session
+        "Call `what` when one of the traits changes; a view that nobody sees does it when it is looked at."
+        def changed(change):
+            if self.awake: what()
+            else: self._missed[what] = None
+        self.session.observe(changed, names)
 
-    def wake(self, awake=True): # bool
+    def wake(self, awake=True): # False: fall asleep
         "A tab that is not shown sleeps, and catches up when it is opened."
         self.awake = awake
-        late, self._late = (list(self._late), {}) if awake else ([], self._late)
-        for what in late: what()
+        if not awake: return
+        missed, self._missed = self._missed, {}
+        for what in missed: what()
 
-    def sheet(self, **traits): # a Sheet whose clicks select in the session
+    def sheet(self, **traits): # -> a Sheet whose clicks select in the session
         return Sheet(lambda ids: self.session.source.thumbs(ids, 96), self.clicked, **traits)
 
     def clicked(self, image, add=False): # image number
         "A click on a thumbnail selects it; with shift it joins, or leaves, what is selected."
-        if image >= self.session.source.n: self.session.image = image # held out: for retrieval only
-        elif add:
-            self.session.select(np.setxor1d(self.session.selection, [image]), self.session.identity)
-            self.session.image = image
-        else: self.session.image = image
+        s = self.session
+        if add and image < s.source.n: s.select(np.setxor1d(s.selection, [image]), s.identity) # others: retrieval only
+        s.image = image
 
-    def pictures(self, ids): # list of uint8 [H, W, 3]
+    def pictures(self, ids): # -> list of uint8 [H, W, 3]
         "Thumbnails as arrays, for a still picture."
         return [np.asarray(Image.open(io.BytesIO(b))) for b in self.session.source.thumbs(ids, 96)]
 
-    def cell(self, i, color=None, caption=None): # one thumbnail of a sheet
+    def cell(self, i, color=None, caption=None): # -> one thumbnail of a sheet
         source = self.session.source
-        who = f", person {source.pid_name[i]}" if source.pid[i] >= 0 else ""
-        return [int(i), color or COLORS[source.modality[i]], caption or f"cam {source.camid[i]}",
-                f"{source.paths[i]}, camera {source.camid[i]}{who}"]
+        color, caption = color or COLORS[source.modality[i]], caption or f"cam {source.camid[i]}"
+        return [int(i), color, caption, f"{source.paths[i]}, {self.origin(i)}"]
 
-    def who(self, images): # text: the commonest people of some images, where known
-        known = self.session.source.pid_name[images][self.session.source.pid[images] >= 0]
-        return "" if not len(known) else "\n" + ", ".join(f"person {p} ({n})"
-                                                          for p, n in pd.Series(known).value_counts().iloc[:3].items())
+    def origin(self, i): # -> camera and, where known, person of an image
+        source = self.session.source
+        person = f", person {source.pid_name[i]}" if source.pid[i] >= 0 else ""
+        return f"camera {source.camid[i]}{person}"
 
-    def static(self): raise NotImplementedError
+    def who(self, images): # -> a line with the three commonest people of some images; "" where nobody is known
+        source = self.session.source
+        people = pd.Series(source.pid_name[images][source.pid[images] >= 0]).value_counts().iloc[:3]
+        return "\n" + ", ".join(f"person {p} ({n})" for p, n in people.items()) if len(people) else ""
+
+    def static(self): raise NotImplementedError # Figure
 
     def __repr__(self):
-        return f"{type(self).__name__}({self.session.source.name}: {self.session.source.n:,} clustered images, epoch {self.session.epoch})"
+        source = self.session.source
+        return f"{type(self).__name__}({source.name}: {source.n:,} clustered images, epoch {self.session.epoch})"
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         png = io.BytesIO()
         self.static().canvas.print_png(png)
-        return {"text/plain": f"{self!r}\n{STILL}", "image/png": base64.b64encode(png.getvalue()).decode(),
-                **{k: v for k, v in self.widget._repr_mimebundle_().items() if k != "text/plain"}}
+        live = {k: v for k, v in self.widget._repr_mimebundle_().items() if k != "text/plain"}
+        return {"text/plain": f"{self!r}\n{STILL}", "image/png": base64.b64encode(png.getvalue()).decode(), **live}
 
 
-def grouped(cells, most=400): # -> at most so many of the cells
+def grouped(
+    cells, # thumbnails of a sheet
+    most=400, # at most so many are kept
+) -> list:
     "Thin out a long row of thumbnails evenly."
     return cells if len(cells) <= most else [cells[i] for i in np.linspace(0, len(cells) - 1, most).round().astype(int)]
