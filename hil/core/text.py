@@ -27,7 +27,8 @@ def counted(
     word, # in the singular
 ) -> str: # "1 image", "2,000 images"
     "A number with its noun."
-    return f"{n:,} {word}" + ("" if n == 1 else "s")
+    plural = f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
+    return f"{n:,} {word if n == 1 else plural}"
 
 
 def duration(
