@@ -6,9 +6,10 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import papermill
 from sklearn.metrics import average_precision_score
 
-from hil.core.names import MARKERS
+from hil.core.names import MODALITIES
 from hil.core.text import duration
 from hil.explore.app import explore
 from hil.explore.coordinates import Maps
@@ -24,8 +25,9 @@ SMALL = dict(k1=8, k1_infrared=8, k2=2, min_samples=3, n_sub=2, threshold=.5)
 
 
 @pytest.fixture(autouse=True)
-# maps, graphs and answers are kept here, and by no other test
-def home(monkeypatch, tmp_path): monkeypatch.setenv("HIL_HOME", str(tmp_path))
+def home(monkeypatch, tmp_path):
+    "Maps, graphs and answers are kept here, and by no other test."
+    monkeypatch.setenv("HIL_HOME", str(tmp_path))
 
 
 def people(n=8, k=6, seed=0, spread=.4, **columns):
@@ -33,7 +35,7 @@ def people(n=8, k=6, seed=0, spread=.4, **columns):
     rng, who = np.random.default_rng(seed), np.tile(np.repeat(np.arange(k), n), 2)
     table = pd.DataFrame({"path": [f"{i}.jpg" for i in range(len(who))],
                           "camid": np.where(np.arange(len(who)) < n * k, 1 + np.arange(len(who)) % 2, 3),
-                          "modality": np.repeat([*MARKERS], n * k), "pid": who})
+                          "modality": np.repeat(MODALITIES, n * k), "pid": who})
     x = (rng.standard_normal((k, 16))[who] + spread * rng.standard_normal((len(who), 16))).astype(np.float32)
     return table.assign(**columns), x
 
@@ -43,8 +45,7 @@ def session(tmp_path, table, x, **options):
     return as_session(table, x, xy=x[clustered, :2], journal=tmp_path / "j.jsonl", **{**SMALL, **options})
 
 
-# ---- figures
-# ------------------------------------------------------------------------------------------------------------
+# ---- figures --------------------------------------------------------------------------------------------------------
 
 def test_figures_of_identities_are_those_counted_by_hand(tmp_path):
     table, x = people()
@@ -55,18 +56,15 @@ def test_figures_of_identities_are_those_counted_by_hand(tmp_path):
     assert rows.images.tolist() == [32, 16, 16, 16] and rows.name.tolist() == ["0", "2", "3", "4"]
     for row in rows.itertuples():
         inside = (label == int(row.name)).to_numpy()
-        centre = x[inside].mean(0)
+        centre, pid = x[inside].mean(0), table.pid[inside]
         assert row.visible == row.infrared == inside.sum() / 2 and row.cameras == table.camid[inside].nunique() == 3
-        assert row.people == table.pid[inside].nunique() and row.purity == table.pid[inside].value_counts().max() / inside.sum()
+        assert row.people == pid.nunique() and row.purity == pid.value_counts().max() / inside.sum()
         assert row.tightness == pytest.approx(np.mean([u @ centre / np.linalg.norm(centre) for u in unit[inside]]),
                                               abs=.02)
     centres = {int(row.code): x[(s.labels.identity == row.code)].mean(0) for row in rows.itertuples()}
-    def cosine(a, b):
-        return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
-    for code, centre in centres.items():
-        found = nearest_identities(s, code)
-        assert [c for c, _ in found] == sorted((c for c in centres if c != code),
-                                               key=lambda c: -cosine(centres[c], centre))[:3]
+    for code in centres:
+        cosine = {c: a @ centres[code] / np.linalg.norm(a) for c, a in centres.items() if c != code}
+        assert [c for c, _ in nearest_identities(s, code)] == sorted(cosine, key=cosine.get, reverse=True)[:3]
     q = s.source.quality(s.labels.identity)
     # 16 of the 80 labelled are with a stranger
     assert q["identities"] == 4 and q["outliers"] == 16 and q["purity"] == 64 / 80
@@ -92,19 +90,17 @@ def test_a_match_is_right_where_both_clusters_are_mostly_one_person():
     table, x = people()
     kind, apart = table.modality.to_numpy(), table.pid + 6 * (table.modality == "infrared")
     pid = table.pid.to_numpy().copy()
-    # a stranger in cluster 2
-    pid[kind == "visible"] = np.where(pid[kind == "visible"] == 2, 99, pid[kind == "visible"])
-    pid[(kind == "infrared") & (pid == 4)] = -1                                             # nobody knows cluster 4
+    pid[(kind == "visible") & (pid == 2)] = 99 # a stranger in cluster 2
+    pid[(kind == "infrared") & (pid == 4)] = -1 # nobody knows cluster 4
     way = transfer_between(x, apart.to_numpy(), kind, pid=pid)
     rows = way.table("one_way", "cluster").set_index("source")
-    assert (rows.target == rows.index).all() and rows.correct.to_dict() == {0: True, 1: True, 2: False, 3: True,
-        4: None, 5: True}
+    assert (rows.target == rows.index).all()
+    assert rows.correct.to_dict() == {0: True, 1: True, 2: False, 3: True, 4: None, 5: True}
     assert way.quality(way.send("one_way", "cluster")) == dict(precision=4 / 6, coverage=1.)
     assert way.quality(np.where(way.labels < 3, way.labels, -1)) == dict(precision=2 / 3, coverage=.5)
 
 
-# ---- retrieval
-# ----------------------------------------------------------------------------------------------------------
+# ---- retrieval ------------------------------------------------------------------------------------------------------
 
 def test_retrieval_scores_and_the_hard_ones_first(tmp_path):
     table, x = people(spread=2.5, train=np.arange(96) % 8 < 4)
@@ -114,33 +110,32 @@ def test_retrieval_scores_and_the_hard_ones_first(tmp_path):
         ranked, cosine = view.rank(i)
         hit = source.pid[ranked] == source.pid[i]
         ap, first = scores[i] = view.score(i, ranked)
-        assert ap == pytest.approx(average_precision_score(hit, cosine)) and hit[first - 1] and not hit[:first
-            - 1].any()
+        assert ap == pytest.approx(average_precision_score(hit, cosine))
+        assert hit[first - 1] and not hit[:first - 1].any()
     asked = []
     for _ in range(3):
         view.hard.click()
         asked.append(view.session.image)
     assert [scores[i][0] for i in asked] == sorted(ap for ap, _ in scores.values())[:3] and len(set(asked)) == 3
-    source.pid[asked[0]] = 77
-    # nobody in the other modality is this person
+    source.pid[asked[0]] = 77 # nobody in the other modality is this person
     assert view.score(asked[0], view.rank(asked[0])[0]) is None
 
 
-# ---- corrections
-# --------------------------------------------------------------------------------------------------------
+# ---- corrections ----------------------------------------------------------------------------------------------------
 
 def test_splitting_in_two_takes_the_smaller_person_out(tmp_path):
     table, x = people(spread=.1)
-    s = session(tmp_path, table.assign(label=np.where((table.pid == 1) & (np.arange(96) % 2 == 0), 0, table.pid)), x)
+    astray = (table.pid == 1) & (table.index % 2 == 0)
+    s = session(tmp_path, table.assign(label=table.pid.where(~astray, 0)), x)
     view = CurationView(s)
     s.open(0)
     view.do("split in two")
-    assert set(np.flatnonzero(s.labels.identity == s.identity)) == set(np.flatnonzero((table.pid == 1)
-        & (np.arange(96) % 2 == 0))) and s.name(s.identity) == "N0"
+    assert ((s.labels.identity == s.identity) == astray).all() and s.name(s.identity) == "N0"
     assert [k for k, _ in view.steps()] == [0, 1] and view.steps()[1][1] > view.steps()[0][1]
     s.select([0, 1])
     for _ in range(80): view.do("split selection")
-    assert len(view.steps()) <= 60 and view.steps()[0][0] == 0 and view.steps()[-1][0] == 81 and s.labels.names[-1] == "N80"
+    done = [k for k, _ in view.steps()]
+    assert len(done) <= 60 and done[0] == 0 and done[-1] == 81 and s.labels.names[-1] == "N80"
     s.open(2)
     view.other.value = 2
     view.do("merge")
@@ -160,15 +155,14 @@ def test_a_journal_is_kept_from_strangers_and_from_two_writers(tmp_path):
         with pytest.raises(ValueError, match=words): Journal(file, paths, [0] * 4, ["A"])
 
 
-# ---- linked, asleep and awake
-# ---------------------------------------------------------------------------------------------
+# ---- linked, asleep and awake ---------------------------------------------------------------------------------------
 
 def test_a_tab_that_nobody_sees_sleeps_and_catches_up(tmp_path):
     table, x = people()
     app = explore(table, x, xy=x[:, :2], journal=tmp_path / "j", **SMALL)
-    def tab(name):
-        return setattr(app.tabs, "selected_index", app.tabs.titles.index(name))
-    tab("Retrieval"), tab("Identity")
+    def tab(name): app.tabs.selected_index = app.tabs.titles.index(name)
+    tab("Retrieval")
+    tab("Identity")
     old, title = app.views["Retrieval"].results.rows, app.views["Identity"].sheet_.title
     app.session.image = 7
     assert app.views["Retrieval"].results.rows is old
@@ -201,12 +195,11 @@ def test_turns_can_be_stopped():
     now, later = asyncio.run(visit())
     assert now == later
     seen = []
-    in_turns(seen.append(i) for i in range(5))                                              # no event loop: all at once
+    in_turns(seen.append(i) for i in range(5)) # no event loop: all at once
     assert seen == [0, 1, 2, 3, 4]
 
 
-# ---- waiting, and where nothing can be shown
-# ----------------------------------------------------------------------------------
+# ---- waiting, and where nothing can be shown ------------------------------------------------------------------------
 
 def test_a_large_map_is_announced_once(monkeypatch, tmp_path):
     monkeypatch.setattr("hil.explore.widgets.LARGE", 0)
@@ -214,16 +207,15 @@ def test_a_large_map_is_announced_once(monkeypatch, tmp_path):
     class Handle: update = staticmethod(shown.append)
     monkeypatch.setattr("hil.explore.widgets.display", lambda notice, display_id: shown.append(notice) or Handle)
     table, x = people()
-    # the second one reads what the first has kept
-    for _ in range(2): MapView(as_session(table, x, journal=tmp_path / "j", **SMALL))
+    for _ in range(2): MapView(as_session(table, x, journal=tmp_path / "j", **SMALL)) # the second reads what is kept
     first, last = shown
-    assert repr(first).startswith("drawing the map of 96 images, duration ") and f"animation:hil-wait {first.seconds:.0f}s" in first._repr_html_()
+    assert repr(first).startswith("drawing the map of 96 images, duration ")
+    assert f"animation:hil-wait {first.seconds:.0f}s" in first._repr_html_()
     assert repr(last).startswith("The map of 96 images took ") and "animation" not in last._repr_html_()
     monkeypatch.setattr("hil.explore.widgets.LARGE", 10 ** 6)
     (tmp_path / "maps").rename(tmp_path / "gone")
     MapView(as_session(table, x, journal=tmp_path / "j", **SMALL))
-    # a small one is not announced
-    assert len(shown) == 2
+    assert len(shown) == 2 # a small one is not announced
 
 
 def test_a_keys_epoch_is_announced_with_all_the_maps_it_needs(tmp_path):
@@ -239,7 +231,7 @@ def test_a_keys_epoch_is_announced_with_all_the_maps_it_needs(tmp_path):
     heard = []
     app.time.frame.observe(lambda change: heard.append(change.new), "note")
     app.pressed(",")
-    assert len(heard) == 1 and heard[0].startswith("Epoch 2")                               # its map was there
+    assert len(heard) == 1 and heard[0].startswith("Epoch 2") # its map was there
     app.pressed(",")
     assert heard[1].startswith("drawing the map of epoch 1, duration ") and heard[2].startswith("Epoch 1")
 
@@ -247,7 +239,8 @@ def test_a_keys_epoch_is_announced_with_all_the_maps_it_needs(tmp_path):
 def test_text_where_nothing_can_be_shown(tmp_path):
     table, x = people()
     app = explore(table, x, xy=x[:, :2], name="mine", journal=tmp_path / "j", **SMALL)
-    assert repr(app) == "Explorer(mine: 96 clustered images, epoch 0)" and repr(app.view("Knobs")).startswith("KnobView(mine")
+    assert repr(app) == "Explorer(mine: 96 clustered images, epoch 0)"
+    assert repr(app.view("Knobs")).startswith("KnobView(mine")
     text = app._repr_mimebundle_()["text/plain"]
     assert text.startswith(repr(app)) and "JupyterLab" in text and ".static()" in text
     app.static().savefig(tmp_path / "look.png")
@@ -255,7 +248,6 @@ def test_text_where_nothing_can_be_shown(tmp_path):
 
 
 def test_papermill_leaves_a_picture_of_every_view(tmp_path):
-    from conftest import papermill
     done = papermill("9_explore/00_app", tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     cells = {c.source.splitlines()[-1]: c.outputs

@@ -72,7 +72,7 @@ class Maps:
         if not isinstance(xy, dict): xy = {} if xy is None else {source.epochs[-1]: xy}
         for epoch, given in xy.items():
             if np.shape(given) != (source.n, 2):
-                raise ValueError(f"xy: shape {list(np.shape(given))}; expected [{source.n}, 2], a row a clustered image")
+                raise ValueError(f"xy: shape {list(np.shape(given))}; expected [{source.n}, 2], one for each image")
             self._kept[epoch] = _fit(np.asarray(given, np.float32))
         self.given = bool(self._kept)
 

@@ -8,8 +8,9 @@ import ipywidgets as w
 import numpy as np
 import pandas as pd
 
-from ..core.names import COLORS, MARKERS
+from ..core.names import COLORS, MODALITIES
 from ..core.text import counted, percent
+from .controls import button, control, side_by_side
 from .session import identities, nearest_identities
 from .source import sub_clusters
 from .view import View, grouped
@@ -20,19 +21,15 @@ class IdentityView(View):
     "One identity's sub-clusters, visible and infrared side by side; or what is selected."
     def __init__(self, session):
         super().__init__(session)
-        self.sheet_ = self.sheet(columns=[*MARKERS],
+        self.sheet_ = self.sheet(columns=[*MODALITIES], key=[[m, COLORS[m], "frame"] for m in MODALITIES],
                                  empty="every image is an outlier in this epoch: raise eps (tab Knobs)",
                                  on_row=self.entered)
-        self.n_sub = w.IntSlider(value=session.source.settings["n_sub"], min=0, max=12, description="sub-clusters K",
-                                 style={"description_width": "100px"}, continuous_update=False,
-                                 layout=w.Layout(width="300px"))
-        self.n_sub.add_class("hil-k")
-        self.near = w.HBox(layout=w.Layout(flex_flow="row wrap"))
-        self.n_sub.observe(lambda change: self.show(), "value")
+        self.n_sub = control(w.IntSlider, "sub-clusters K", 300, 100, "hil-k", self.show, min=0, max=12,
+                             value=session.source.settings["n_sub"], continuous_update=False)
+        self.near = side_by_side()
         self.watch(self.show, "selection", "identity", "version", "epoch")
         self.watch(lambda: setattr(self.sheet_, "on", [self.session.image]), "image")
-        self.widget = w.VBox([w.HBox([self.n_sub, self.near], layout=w.Layout(flex_flow="row wrap")),
-                              self.sheet_]).add_class("hil-identity")
+        self.widget = w.VBox([side_by_side(self.n_sub, self.near), self.sheet_]).add_class("hil-identity")
         self.show()
 
     def entered(self, row): # a row's head was clicked
@@ -42,16 +39,17 @@ class IdentityView(View):
         s, self._codes = self.session, []
         if s.identity >= 0: self.show_identity()
         else: self.show_selection()
-        self.near.children = [self.door(code, cosine)
-                              for code, cosine in (nearest_identities(s, s.identity) if s.identity >= 0 else [])]
+        near = nearest_identities(s, s.identity) if s.identity >= 0 else []
+        self.near.children = [self.door(code, cosine) for code, cosine in near]
 
     def door(self, code, cosine):
         "A button that opens a neighbouring identity."
-        b = w.Button(description=f"{self.session.name(code)} ({cosine:.2f})",
-                     tooltip="open this near identity; in brackets the cosine of the centres",
-                     layout=w.Layout(width="auto"))
-        b.on_click(lambda _: self.session.open(code))
-        return b
+        return button(f"{self.session.name(code)} ({cosine:.2f})", lambda: self.session.open(code),
+                      "open this near identity; in brackets the cosine of the centres")
+
+    def sides(self, images, most=400): # -> thumbnails [visible, infrared] of a row, thinned out
+        kinds = self.session.source.modality[images]
+        return [grouped([self.cell(i) for i in images[kinds == m]], most) for m in MODALITIES]
 
     def sub(self): # (images, their sub-clusters)
         "Sub-clusters of the open identity: the recorded ones, or made with another K."
@@ -61,25 +59,27 @@ class IdentityView(View):
         return images, sub_clusters(s.features()[images], np.zeros(len(images), int), self.n_sub.value)
 
     def show_identity(self):
-        s = self.session
         images, sub = self.sub()
-        rows = []
-        for k in pd.Series(sub).value_counts(sort=True).index:
-            part = images[sub == k]
-            sides = [[self.cell(i) for i in part if s.source.modality[i] == m] for m in MARKERS]
-            rows.append({"head": f"sub-cluster {k}",
-                         "note": f"{counted(len(part), 'image')}\ncameras {', '.join(map(str, np.unique(s.source.camid[part])))}" + self.who(part), "sides": [grouped(c) for c in sides], "go": False})
-        self.sheet_.title, self.sheet_.rows = self.finding(images, len(rows)), rows
-        self.sheet_.key = [[m, COLORS[m], "frame"] for m in MARKERS]
+        order = pd.Series(sub).value_counts(sort=True).index
+        parts = {k: images[sub == k] for k in order}
+        self.sheet_.title = self.finding(len(order))
+        self.sheet_.rows = [dict(head=f"sub-cluster {k}", note=self.note(part, cameras=True), sides=self.sides(part),
+                                 go=False) for k, part in parts.items()]
 
-    def finding(self, images, n_sub):
+    def note(self, images, cameras=False):
+        "What stands under a row's head."
+        seen = ", ".join(map(str, np.unique(self.session.source.camid[images])))
+        return counted(len(images), "image") + (f"\ncameras {seen}" if cameras else "") + self.who(images)
+
+    def finding(self, n_sub):
         "One line about the open identity."
-        s = self.session
-        rows = identities_of(s)
+        s, rows = self.session, identities_of(self.session)
         row = rows[rows.code == s.identity].iloc[0]
-        mixed = ("" if not row.people >= 1 else "; one person" if row.people == 1
-                 else f"; {int(row.people)} people MIXED, purity {percent(row.purity)}")
-        return f"{s.name(s.identity)}: {row.visible} visible and {row.infrared} infrared images of {counted(int(row.cameras), 'camera')} in {counted(n_sub, 'sub-cluster')}, tightness {row.tightness:.2f}{mixed}"
+        people = ("" if not row.people >= 1 else "; one person" if row.people == 1
+                  else f"; {int(row.people)} people MIXED, purity {percent(row.purity)}")
+        return (f"{s.name(s.identity)}: {row.visible} visible and {row.infrared} infrared images of "
+                f"{counted(int(row.cameras), 'camera')} in {counted(n_sub, 'sub-cluster')}, "
+                f"tightness {row.tightness:.2f}{people}")
 
     def show_selection(self):
         s, y = self.session, self.session.labels.identity
@@ -87,14 +87,18 @@ class IdentityView(View):
         images, most = (s.selection, 150) if len(s.selection) else (np.flatnonzero(y >= 0), 6)
         found = pd.Series(y[images]).value_counts()
         self._codes = sorted(found.index, key=lambda c: (c < 0, -found[c], c))[:60]
-        parts = {c: images[y[images] == c] for c in self._codes}
-        rows = [{"head": s.name(int(c)), "go": bool(c >= 0), "note": counted(len(part), "image") + self.who(part),
-                 "sides": [grouped([self.cell(i) for i in part if s.source.modality[i] == m], most) for m in MARKERS]}
-                 for c, part in parts.items()]
-        out, people = int(found.get(-1, 0)), counted(len(found) - (-1 in found.index), "identity").replace("identitys",
-            "identities")
-        self.sheet_.title = f"Selection: {counted(len(images), 'image')} of {people}" + (f", {counted(out, 'outlier')}" if out else "") if len(s.selection) else f"{people}, the largest first: click a name to open it, or draw a lasso on the map"
-        self.sheet_.rows, self.sheet_.key = rows, [[m, COLORS[m], "frame"] for m in MARKERS]
+        parts = {int(c): images[y[images] == c] for c in self._codes}
+        self.sheet_.title = self.overview(found)
+        self.sheet_.rows = [dict(head=s.name(c), note=self.note(part), sides=self.sides(part, most), go=c >= 0)
+                            for c, part in parts.items()]
+
+    def overview(self, found): # images of each identity that is shown, -1 = outliers
+        "One line about what is selected, or about all identities."
+        people, out = counted(int((found.index >= 0).sum()), "identity"), int(found.get(-1, 0))
+        if not len(self.session.selection):
+            return f"{people}, the largest first: click a name to open it, or draw a lasso on the map"
+        return f"Selection: {counted(int(found.sum()), 'image')} of {people}" + (
+            f", {counted(out, 'outlier')}" if out else "")
 
     def static(self): # Figure
         "The open identity, or the largest one, as a sheet."

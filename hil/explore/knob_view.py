@@ -13,11 +13,12 @@ from sklearn.metrics import adjusted_rand_score
 
 from ..core.names import COLORS
 from ..core.text import counted, duration, percent
+from .controls import button, control, side_by_side
 from .view import View
 from .widgets import Curves
 from ..plots.curves import eps_curve
 
-# %% ../../nbs/9_explore/12_knob_view.ipynb #5525092e
+# %% ../../nbs/9_explore/12_knob_view.ipynb #46b2190c
 def in_turns(
     steps, # iterator whose steps do the work
     after=.05, # seconds until the first one
@@ -32,7 +33,7 @@ def in_turns(
     else: loop.call_later(after, turn)
     return lambda: state.update(on=False)
 
-
+# %% ../../nbs/9_explore/12_knob_view.ipynb #5525092e
 AT_ONCE = 4000 # images whose graph is built (in under a second) before the view shows
 # radii of the curves, the coarse ones first
 GRID = tuple(float(e) for e in np.round(np.r_[np.arange(.2, .81, .1), np.arange(.25, .76, .1)], 2))
@@ -42,42 +43,33 @@ class KnobView(View):
     "eps, min_samples and k1 live on the epoch's cached neighbour graph (HIL section 3.1)."
     def __init__(self, session):
         super().__init__(session)
-        s, wide = session.source.settings, dict(style={"description_width": "94px"}, layout=w.Layout(width="300px"),
-                                                continuous_update=False)
-        self.eps = w.FloatSlider(value=s["eps"], min=.1, max=.95, step=.01, description="radius eps",
-                                 **{**wide, "continuous_update": True})
-        self.min_samples = w.IntSlider(value=s["min_samples"], min=1, max=20, description="min_samples", **wide)
-        self.k1 = w.IntSlider(value=0, min=0, max=60, description="k1 (0: own)", **wide)
-        self.n_sub = w.IntSlider(value=s["n_sub"], min=0, max=12, description="sub-clusters K", **wide)
-        for name in ("eps", "min_samples", "k1", "n_sub"): getattr(self, name).add_class(f"hil-{name}")
-        self.apply = w.Button(description="show in all views", button_style="primary",
-                              tooltip="cluster the epoch again with these settings; nothing is written",
-                              layout=w.Layout(width="auto"))
-        self.reset = w.Button(description="back to the run's own", layout=w.Layout(width="auto"))
-        self.curves, self._stop = Curves(self.pick,
-                                         empty="the curves come as soon as the neighbour graph is there"), lambda: None
-        self.bar = w.FloatProgress(min=0, max=1, layout=w.Layout(width="180px"))
-        self.left = w.HTML()
+        told, self._stop = session.source.settings, lambda: None
+        def knob(label, mark, heard, kind=w.IntSlider, continuous_update=False, **traits):
+            return control(kind, label, 300, 94, mark, heard, continuous_update=continuous_update, **traits)
+        self.eps = knob("radius eps", "hil-eps", lambda: self.ask(False), w.FloatSlider, True, value=told["eps"],
+                        min=.1, max=.95, step=.01)
+        self.min_samples = knob("min_samples", "hil-min_samples", self.ask, value=told["min_samples"], min=1, max=20)
+        self.k1 = knob("k1 (0: own)", "hil-k1", self.ask, value=0, min=0, max=60)
+        self.n_sub = knob("sub-clusters K", "hil-n_sub", None, value=told["n_sub"], min=0, max=12)
+        self.apply = button("show in all views", lambda: session.replace(self.labels()),
+                            "cluster the epoch again with these settings; nothing is written", button_style="primary")
+        self.reset = button("back to the run's own", self.back)
+        self.curves = Curves(self.pick, empty="the curves come as soon as the neighbour graph is there")
+        self.bar, self.left = w.FloatProgress(min=0, max=1, layout=w.Layout(width="180px")), w.HTML()
         self.building = w.HBox([self.bar, self.left], layout=w.Layout(display="none")).add_class("hil-building")
-        self.eps.observe(lambda change: self.ask(False), "value")
-        for control in (self.min_samples, self.k1): control.observe(lambda change: self.ask(), "value")
-        self.apply.on_click(lambda _: session.replace(self.labels()))
-        self.reset.on_click(lambda _: self.back())
         self.watch(self.ask, "epoch")
-        self.widget = w.VBox([w.HBox([self.eps, self.min_samples, self.k1, self.n_sub],
-                                     layout=w.Layout(flex_flow="row wrap")), w.HBox([self.apply, self.reset]),
-                                     self.building, self.curves]).add_class("hil-knobs")
+        self.widget = w.VBox([side_by_side(self.eps, self.min_samples, self.k1, self.n_sub),
+                              side_by_side(self.apply, self.reset), self.building, self.curves]).add_class("hil-knobs")
         self.ask()
 
-    # as `Graph.cluster` takes them
-    def settings(self): return round(self.eps.value, 2), self.min_samples.value, self.k1.value or None
+    def settings(self): return round(self.eps.value, 2), self.min_samples.value, self.k1.value or None # of a Graph
 
     def labels(self): # -> {modality: int [n]}
         "Clusters under the present settings."
         return self.session.graph().cluster(*self.settings())
 
     def quality(self, m, labels): # -> agreement with truth, or how many neighbours stay together
-        "Adjusted Rand index where truth is known (an outlier is alone), else the share of 5 neighbours in the same cluster."
+        "Adjusted Rand index (an outlier is alone); without truth, the share of 5 neighbours in an image's cluster."
         source = self.session.source
         if not source.truth: return self.session.graph().kept_together(m, labels)
         alone = np.where(labels < 0, labels.max(initial=-1) + 1 + np.arange(len(labels)), labels)
@@ -85,10 +77,14 @@ class KnobView(View):
 
     def answer(self):
         "The finding for the present settings, and the mark in the curves."
-        name = "ARI" if self.session.source.truth else "neighbours kept together"
-        told = [f"{m} {counted(int(y.max(initial=-1)) + 1, 'cluster')}, {counted(int((y < 0).sum()), 'outlier')}, {name} {percent(self.quality(m, y))}" for m, y in self.labels().items() if len(y)]
+        told = [self.finding(m, y) for m, y in self.labels().items() if len(y)]
         self.curves.title = f"eps {self.eps.value:.2f}: " + "; ".join(told)
         self.curves.panels = [{**p, "now": round(self.eps.value, 2)} for p in self.curves.panels]
+
+    def finding(self, m, y): # a modality and its labels, int [n]
+        name = "ARI" if self.session.source.truth else "neighbours kept together"
+        return (f"{m} {counted(int(y.max(initial=-1)) + 1, 'cluster')}, {counted(int((y < 0).sum()), 'outlier')}, "
+                f"{name} {percent(self.quality(m, y))}")
 
     def ask(self, curves=True): # whether the curves change too
         "A knob moved: answer at once where the graph allows it; the rest follows in turns."
@@ -118,17 +114,18 @@ class KnobView(View):
         "Steps: the neighbour graph, behind a bar."
         if not self.curves.panels: self.curves.title = "Who is near whom? Asked once for each epoch, then kept on disk"
         for share, left in graph.build(k1):
+            wait = f", duration {duration(left)} left" if np.isfinite(left) else " ..."
             self.building.layout.display, self.bar.value = "", share
-            self.left.value = f"neighbour graph: {percent(share)}" + (f", duration {duration(left)} left"
-                if np.isfinite(left) else " ...")
+            self.left.value = f"neighbour graph: {percent(share)}{wait}"
             yield share
         self.building.layout.display = "none"
 
-    def panels(self, df):
+    def panels(self, df): # rows of `Graph.curve`
+        "The three charts: clusters, outliers and quality against the radius."
         def panel(column, title, y, share=False):
             lines = [dict(name=m, color=COLORS[m], dash="none" if m == "visible" else "6 3", x=part.eps.tolist(),
                           y=[None if np.isnan(v) else float(v) for v in part[column]])
-                          for m, part in df.groupby("modality", sort=False)]
+                     for m, part in df.groupby("modality", sort=False)]
             return dict(title=title, x="radius eps", y=y, now=round(self.eps.value, 2), share=share, lines=lines)
         word = ("agreement with truth", "ARI") if self.session.source.truth else ("neighbours kept together", "share")
         return [panel("clusters", "clusters", "number"), panel("outliers", "outliers", "images"),
@@ -137,11 +134,14 @@ class KnobView(View):
     def pick(self, eps): self.eps.value = eps # a point of a curve was clicked
 
     def back(self):
-        s = self.session.source.settings
-        self.eps.value, self.min_samples.value, self.k1.value = s["eps"], s["min_samples"], 0
+        "The run's own settings and clusters again."
+        told = self.session.source.settings
+        self.eps.value, self.min_samples.value, self.k1.value = told["eps"], told["min_samples"], 0
         self.session.replace(None)
 
     def static(self): # Figure
-        people = len(np.unique(self.session.source.pid[:self.session.source.n])) if self.session.source.truth else None
-        return eps_curve(self.session.graph().curve(self.quality, None, self.min_samples.value, self.k1.value or None),
-                         self.eps.value, people)
+        "The curves as a picture."
+        _, *others = self.settings()
+        source = self.session.source
+        people = len(np.unique(source.pid[:source.n])) if source.truth else None
+        return eps_curve(self.session.graph().curve(self.quality, None, *others), self.eps.value, people)
