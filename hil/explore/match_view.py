@@ -116,6 +116,6 @@ class MatchView(View):
         "The same graph as a picture."
         names = self.session.labels.names
         table = self.table()
-        return maps.match_graph(table.assign(source=[names[int(c)] for c in table.source],
+        return maps.match_graph_plot(table.assign(source=[names[int(c)] for c in table.source],
                                              target=[names[int(c)] for c in table.target]), self.way.source,
                                              self.way.target)
