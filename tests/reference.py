@@ -1,4 +1,4 @@
-"""Slow and plain: what the fast functions must agree with, one row at a time, as one would read them out of the papers."""
+"""Slow and plain: what the fast functions must agree with, one row at a time, as one would read it in the papers."""
 import warnings
 
 import numpy as np
@@ -40,11 +40,11 @@ def dense_jaccard(features, k1=30, k2=6, rank=None):
         away = -np.sum((x[i] - x[members]) ** 2, axis=1)
         weights[i, members] = np.exp(away) / np.exp(away).sum()
     weights = np.stack([weights[rank[i, :k2]].mean(0) for i in range(n)])
-    users = [np.flatnonzero(column) for column in weights.T]              # who gives weight to l
+    users = [np.flatnonzero(column) for column in weights.T]              # who gives weight to j
     distance = np.empty((n, n))
     for i in range(n):
         shared = np.zeros(n)
-        for l in np.flatnonzero(weights[i]): shared[users[l]] += np.minimum(weights[i, l], weights[users[l], l])
+        for j in np.flatnonzero(weights[i]): shared[users[j]] += np.minimum(weights[i, j], weights[users[j], j])
         distance[i] = 1 - shared / (2 - shared)
     return np.maximum(distance, 0)
 
@@ -100,7 +100,7 @@ def label_transfer(features, labels, prototypes, threshold=0.5):
 
 
 def neighbor_loss(features, queries, memories, temp=0.05, ratio=0.9):
-    "Neighbour consistency as the release writes it: similarities for the mask, again for the loss, dense masks, autograd through everything."
+    "Neighbour consistency as the release writes it: dense masks, every similarity twice, autograd through all."
     near = {level: queries[level] @ memories[level].T for level in queries}                       # [B, N]
     mask = torch.stack([s > ratio * s.amax(1, keepdim=True) for s in near.values()]).all(0)
     losses = {}
@@ -115,7 +115,8 @@ def mccl_loss(features, banks):
     inverse, chosen = {}, {}
     for level, f in features.items():
         distance = torch.cdist(normalize(f, dim=1), banks[level].flatten(0, 1)).unflatten(1, banks[level].shape[:2])
-        nearest, n = distance.min(2).values, distance.min(2).values.min(1).indices
+        nearest = distance.min(2).values
+        n = nearest.min(1).indices
         own = torch.zeros_like(nearest, dtype=torch.bool).scatter(1, n[:, None], True)
         pos = (1 / distance[own]).mean(1)
         neg = (1 / nearest)[~own].view(len(f), -1).mean(1)

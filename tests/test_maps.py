@@ -31,13 +31,13 @@ CASES = {
     "umap all outliers": lambda: maps.umap_panels(XY, {"cluster": np.full(N, -1)}),
     "umap missing labels": lambda: maps.umap_panels(XY[:2], {"cluster": [None, np.nan]}),
     "umap empty": lambda: maps.umap_panels(np.zeros((0, 2)), {"id": []}),
-    "graph": lambda: maps.match_graph(TABLE),
-    "graph back, no truth": lambda: maps.match_graph(TABLE.drop(columns="correct"), "infrared", "visible"),
-    "graph some truth": lambda: maps.match_graph(TABLE.assign(correct=[True, None, np.nan, False], similarity=np.nan)),
-    "graph one": lambda: maps.match_graph(TABLE[:1]),
-    "graph all refused": lambda: maps.match_graph(TABLE.assign(n_accepted=0)),
-    "graph few": lambda: maps.match_graph(TABLE, max_clusters=1),
-    "graph empty": lambda: maps.match_graph(TABLE[:0]),
+    "graph": lambda: maps.match_graph_plot(TABLE),
+    "graph back, no truth": lambda: maps.match_graph_plot(TABLE.drop(columns="correct"), "infrared", "visible"),
+    "graph some truth": lambda: maps.match_graph_plot(TABLE.assign(correct=[True, None, np.nan, False], similarity=np.nan)),
+    "graph one": lambda: maps.match_graph_plot(TABLE[:1]),
+    "graph all refused": lambda: maps.match_graph_plot(TABLE.assign(n_accepted=0)),
+    "graph few": lambda: maps.match_graph_plot(TABLE, max_clusters=1),
+    "graph empty": lambda: maps.match_graph_plot(TABLE[:0]),
 }
 
 
@@ -51,8 +51,8 @@ def test_axes_are_named():
 
 
 def test_titles_tell_figures_one_can_check():
-    assert "70 % of 27 samples accepted, 95 % of them right (of the refused, 0 % would have been)" in said(maps.match_graph(TABLE))
-    assert said(maps.match_graph(TABLE)) != said(maps.match_graph(TABLE.assign(n_accepted=1)))
+    assert "70 % of 27 samples accepted, 95 % of them right (of the refused, 0 % would have been)" in said(maps.match_graph_plot(TABLE))
+    assert said(maps.match_graph_plot(TABLE)) != said(maps.match_graph_plot(TABLE.assign(n_accepted=1)))
 
 
 def test_purity_is_that_of_hand_counted_neighbours():
@@ -62,15 +62,6 @@ def test_purity_is_that_of_hand_counted_neighbours():
     assert share == pytest.approx(2 / 3) and chance == pytest.approx(2 / 9)
     # ten of each person: 9 of 10
     assert axes_titles(maps.umap_panels(XY, {"p": PID}, features=FEATURES))[0].startswith("p: 90 %")
-
-
-def test_neighbours_equal_a_full_sort():
-    unit = maps._unit(FEATURES)
-    cos = unit @ unit.T
-    np.fill_diagonal(cos, -np.inf)
-    near, sim = maps._neighbors(unit, 7, block=32)
-    np.testing.assert_allclose(sim, -np.sort(-cos, axis=1)[:, :7])
-    assert not (near == np.arange(N)[:, None]).any()
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 9, 10, 40, N])

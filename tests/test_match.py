@@ -34,23 +34,23 @@ GOLDEN = np.load(Path(__file__).parent / "golden" / "label_transfer.npz")
 def test_release_labels(case, data, t, source, target):
     x, y = GOLDEN[f"s{case}_{source}_features"], GOLDEN[f"s{case}_{source}_labels"]
     p, wanted = GOLDEN[f"s{case}_{target}_prototypes"], GOLDEN[f"{data}{case}_{source}_from_{target}"]
-    assert (brst(x, y, p, t) == wanted).all() and (brst(torch.tensor(x), torch.tensor(y), torch.tensor(p),
-                                                        t) == wanted).all()
+    assert (brst(x, y, p, t) == wanted).all()
+    assert (brst(torch.tensor(x), torch.tensor(y), torch.tensor(p), t) == wanted).all()
 
 
 def world(seed, n=40, n_targets=5, d=6):
     rng = np.random.default_rng(seed)
     labels = np.r_[np.arange(4), rng.integers(-1, 4, n - 4)]
-    return rng.normal(size=(n, d)).astype(np.float32) + rng.normal(size=(5,
-        d)).astype(np.float32)[labels], labels, rng.normal(size=(n_targets, d)).astype(np.float32)
+    noise, people, prototypes = (rng.normal(size=(rows, d)).astype(np.float32) for rows in (n, 5, n_targets))
+    return noise + people[labels], labels, prototypes
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.integers(0, 2**31), st.integers(4, 50), st.integers(1, 8), st.integers(1, 9), st.sampled_from([0.0, 0.3, 0.5, 0.8, 1.0]))
+@given(st.integers(0, 2**31), st.integers(4, 50), st.integers(1, 8), st.integers(1, 9),
+       st.sampled_from([0.0, 0.3, 0.5, 0.8, 1.0]))
 def test_agrees_with_the_reference(seed, n, n_targets, d, t):
     x, labels, p = world(seed, n, n_targets, d)
-    # a cosine equal to its own limit: left to rounding
-    if d == 1 or t == 1: t = 0.5 if d > 1 else 0.0
+    if d == 1 or t == 1: t = 0.5 if d > 1 else 0.0            # a cosine equal to its own limit: left to rounding
     assert (brst(x, labels, p, t) == label_transfer(x, labels, p, t)).all()
 
 
@@ -114,14 +114,13 @@ def test_table_counts_every_sample_once():
     x, labels, p = world(5)
     table = match_table(x, labels, p, 0.5)
     assert list(table) == ["source", "target", "n_samples", "n_accepted", "similarity", "threshold"]
-    assert table.n_samples.sum() == (labels >= 0).sum() and table.n_accepted.sum() == (brst(x, labels, p,
-        0.5) >= 0).sum()
-    assert (table.source >= 0).all()
+    assert table.n_samples.sum() == (labels >= 0).sum() and (table.source >= 0).all()
+    assert table.n_accepted.sum() == (brst(x, labels, p, 0.5) >= 0).sum()
 
 
 def test_quality_by_hand():
-    assert transfer_quality([0, 1, -1, -1], [5, 5, 6, 6], [5, 6], labels=[0, 0, 1, -1]) == dict(precision=0.5,
-        coverage=2 / 3)
+    quality = transfer_quality([0, 1, -1, -1], [5, 5, 6, 6], [5, 6], labels=[0, 0, 1, -1])
+    assert quality == dict(precision=0.5, coverage=2 / 3)
     assert np.isnan(transfer_quality(match_none([[1.0]], [0], [[1.0]]), [1], [1])["precision"])
 
 

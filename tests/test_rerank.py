@@ -1,5 +1,7 @@
-"""hil.method.rerank against the release's figures, against the slow reference, and against what must hold for any data."""
+"""hil.method.neighbors and rerank against the release's figures, the slow reference and what must hold for any data."""
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,11 @@ from hypothesis import strategies as st
 from reference import as_dense, dense_jaccard, nearest
 
 from hil.core.vectors import unit_rows
+from hil.method.cluster import centroids, pseudo_labels
+from hil.method.match import brst
 from hil.method.neighbors import _half_product, knn, knn_blocks, knn_recall
 from hil.method.rerank import jaccard_distance
+from hil.method.sub_clusters import secondary_cluster
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "jaccard_n600_d64.npz")
 
@@ -49,7 +54,8 @@ def test_agrees_with_the_reference(seed, n, d, k1, data):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.integers(0, 2**31), st.integers(1, 150), st.integers(1, 20), st.integers(1, 60), st.integers(1, 60), st.data())
+@given(st.integers(0, 2**31), st.integers(1, 150), st.integers(1, 20), st.integers(1, 60), st.integers(1, 60),
+       st.data())
 def test_half_of_the_product_orders_equals_by_number(seed, n, d, block, width, data):
     "Small whole numbers: their products are exact, whatever the order of summation, and full of ties."
     x, k = np.random.default_rng(seed).integers(-2, 3, size=(n, d)).astype(np.float32), data.draw(st.integers(1, n))
@@ -61,14 +67,14 @@ def test_half_of_the_product_orders_equals_by_number(seed, n, d, block, width, d
 
 
 def test_pieces_one_below_the_other_are_the_whole():
-    # more than one tile each way
-    x = np.random.default_rng(0).normal(size=(5000, 40))
-    # a tile of other shape may round a near tie the other way
-    assert (np.concatenate(list(knn_blocks(x, 20))) == knn(x, 20)).mean() > .9999
+    x = np.random.default_rng(0).normal(size=(5000, 40))                # more than one tile each way
+    same = np.concatenate(list(knn_blocks(x, 20))) == knn(x, 20)
+    assert same.mean() > .9999                                         # a tile of other shape may round a tie otherwise
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**31), st.integers(1, 60), st.sampled_from([1, 2, 3, 8]), st.sampled_from([1, 2, 3, 5, 30]), st.booleans())
+@given(st.integers(0, 2**31), st.integers(1, 60), st.sampled_from([1, 2, 3, 8]), st.sampled_from([1, 2, 3, 5, 30]),
+       st.booleans())
 def test_form_of_the_result(seed, n, d, k1, copies):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, d))
@@ -105,8 +111,7 @@ def test_number_types_and_containers():
 
 
 def test_equal_rows_and_one_dimension():
-    # all equal, N < k1: one clique
-    assert np.abs(as_dense(jaccard_distance(np.ones((20, 3)), 30, 6))).max() < 1e-6
+    assert np.abs(as_dense(jaccard_distance(np.ones((20, 3)), 30, 6))).max() < 1e-6           # N < k1: one clique
     line = as_dense(jaccard_distance(np.r_[np.full(6, 2.), np.full(6, -1.)][:, None], 6, 3))    # D = 1: two directions
     assert np.abs(line - (1 - np.kron(np.eye(2), np.ones((6, 6))))).max() < 1e-6
     crowd = jaccard_distance(np.ones((500, 4)), 5, 2)                                         # far more copies than k1
@@ -123,7 +128,8 @@ def test_keep_bounds_what_is_stored():
 
 @pytest.mark.parametrize("bad, message", [
     ([[1, 0], [np.nan, 0]], "row 1 holds NaN"), ([[1, 0], [0, 1], [np.inf, 0]], "row 2 holds NaN or infinity"),
-    ([[1, 0], [0, np.nan]], "row 1 holds NaN"), ([[1e-300, 1], [np.nan, np.nan]], "row 1 holds NaN"), ([[0, 0], [1, 0]], "row 0 is all zeros"), ([1, 2, 3], r"shape \[N, D\]"), (np.empty((0, 4)), r"shape \[N, D\]")])
+    ([[1, 0], [0, np.nan]], "row 1 holds NaN"), ([[1e-300, 1], [np.nan, np.nan]], "row 1 holds NaN"),
+    ([[0, 0], [1, 0]], "row 0 is all zeros"), ([1, 2, 3], r"shape \[N, D\]"), (np.empty((0, 4)), r"shape \[N, D\]")])
 def test_bad_features(bad, message):
     for function in (jaccard_distance, lambda x: knn(x, 2)):
         with pytest.raises(ValueError, match=message): function(bad)
@@ -160,8 +166,7 @@ def test_approximate_neighbours_find_nearly_all(caplog):
     assert (found[:, 0] == np.arange(len(x))).all() and all(len(set(row)) == 30 for row in found.tolist())
     assert (found == knn(x, 30, "ivf")).all() and (found != knn(x, 30, "ivf", seed=1)).any()      # a seed, a result
     exact = (found == knn(x, 30)).all(1)
-    # it does leave something out
-    assert .05 < exact.mean() < 1
+    assert .05 < exact.mean() < 1                                                                # something is left out
 
 
 def test_approximate_distance_is_close_and_exact_stays_the_default():
@@ -172,16 +177,14 @@ def test_approximate_distance_is_close_and_exact_stays_the_default():
 
 
 def test_a_recall_that_is_missed_is_a_warning(caplog):
-    # no clusters: no list helps
-    x = np.random.default_rng(0).normal(size=(6000, 32))
+    x = np.random.default_rng(0).normal(size=(6000, 32))                # no clusters: no list helps
     with caplog.at_level(logging.INFO, "hil.method.neighbors"): found = knn(x, 30, "ivf", recall=.999)
     assert caplog.records[-1].levelno == logging.WARNING and 0 < knn_recall(x, found) < .999
     assert all(len(set(row)) == 30 for row in found.tolist()), "who is met again in another deal is listed once"
 
 
 def test_more_recall_costs_more_lists(caplog):
-    # no clusters: neighbours lie in many lists
-    x = np.random.default_rng(0).normal(size=(4000, 6))
+    x = np.random.default_rng(0).normal(size=(4000, 6))                 # no clusters: neighbours lie in many lists
     with caplog.at_level(logging.INFO, "hil.method.neighbors"):
         low, high = (knn_recall(x, knn(x, 30, "ivf", recall=r)) for r in (.3, .98))
     assert .3 <= low < high and high > .96 and all(record.levelno == logging.INFO for record in caplog.records)
@@ -189,10 +192,9 @@ def test_more_recall_costs_more_lists(caplog):
 
 def test_rows_whose_lists_hold_too_few_are_searched_exactly():
     x = np.random.default_rng(0).normal(size=(4000, 16))
-    # eight lists hold about 320 rows
-    found = knn(x, 900, "ivf", recall=.1)
-    assert (found >= 0).all() and all(len(set(row)) == 900
-                                      for row in found[::100].tolist()) and (found[::100] == knn(x, 900)[::100]).all()
+    found = knn(x, 900, "ivf", recall=.1)                               # eight lists hold about 320 rows
+    assert (found >= 0).all() and (found[::100] == knn(x, 900)[::100]).all()
+    assert all(len(set(row)) == 900 for row in found[::100].tolist())
 
 
 @settings(max_examples=30, deadline=None)
@@ -203,8 +205,37 @@ def test_approximate_neighbours_of_odd_worlds(seed, n, d, copies):
     x = rng.normal(size=(n, d))
     if copies: x = x[rng.integers(max(n // 20, 1), size=n)]
     found = knn(x, 30, "ivf")
-    assert found.shape == (n, min(30, n)) and (found[:, 0] == np.arange(n)).all() and all(len(set(row)) == len(row)
-        for row in found.tolist())
+    assert found.shape == (n, min(30, n)) and (found[:, 0] == np.arange(n)).all()
+    assert all(len(set(row)) == len(row) for row in found.tolist())
+
+
+def answers(folder):
+    "What the method says of 400 images, as arrays; the sub-process below asks the same without faiss."
+    x = crowd(40, 10).astype(np.float32)
+    labels = pseudo_labels(jaccard_distance(x, 20))
+    mu = centroids(x, labels)
+    np.savez(folder / "answers.npz", near=knn(x, 9), recall=knn_recall(x, knn(x, 9)), labels=labels,
+             distance=as_dense(jaccard_distance(x, 20)), bank=secondary_cluster(x, labels, 2),
+             new=brst(x, labels, mu, .8))
+    return dict(np.load(folder / "answers.npz"))
+
+
+def test_nothing_exact_needs_faiss(tmp_path):
+    code = f"""
+import sys
+from pathlib import Path
+sys.modules["faiss"] = None                       # as if it were not installed
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import test_rerank
+test_rerank.answers(Path("."))
+try: test_rerank.knn(test_rerank.crowd(40), 9, "ivf")
+except ValueError as error: assert "pip install faiss-cpu" in str(error)
+else: raise AssertionError("ivf without faiss")
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    without = dict(np.load(tmp_path / "answers.npz"))
+    for name, value in answers(tmp_path).items(): assert (value == without[name]).all(), name
+    assert without["recall"] == 1 and without["labels"].max() > 5
 
 
 def test_bad_neighbours():

@@ -11,7 +11,7 @@ from pictures import check_drawing, png, said
 from PIL import Image
 
 from hil.core import names, text
-from hil.plots import curves, maps, style
+from hil.plots import curves, style
 
 HISTORY = pd.DataFrame({"epoch": range(4), "stage": [1, 1, 2, 2], "loss_total": [3, 2, 1, 0.5],
                         "clusters_visible": [5, 6, 7, 8], "clusters_infrared": [4, 5, 6, 7],

@@ -26,7 +26,7 @@ def in_parts(
 def keep_freed_memory(
     size=1 << 30, # bytes
 ):
-    "Tell glibc to reuse freed blocks of up to `size` bytes instead of returning them; on other systems nothing happens."
+    "Tell glibc to keep freed blocks of up to `size` bytes for reuse; on other systems nothing happens."
     if not sys.platform.startswith("linux"): return
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"): return

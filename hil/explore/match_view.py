@@ -123,4 +123,4 @@ class MatchView(View):
         "The same graph as a picture."
         table, names = self.table(), np.array(self.session.labels.names)
         table = table.assign(**{side: names[table[side].astype(int)] for side in ("source", "target")})
-        return maps.match_graph(table, self.way.source, self.way.target)
+        return maps.match_graph_plot(table, self.way.source, self.way.target)
