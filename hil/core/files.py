@@ -37,8 +37,8 @@ def put_in_place(part, path):
         with open(part, "rb+") as f: os.fsync(f.fileno())
         os.replace(part, path)
     except OSError as error:
-        raise DataError(f"{path}: was written, but could not be put in its place ({error}). What stood there is untouched. "
-                        "Look for a full disk, a folder that is read-only, or a program that has the file open; "
+        raise DataError(f"{path}: was written, but could not be put in its place ({error}). What stood there is "
+                        "untouched. Look for a full disk, a read-only folder, or a program that has the file open; "
                         "then try again, or choose a folder on another disk.") from error
 
 # %% ../../nbs/0_core/03_files.ipynb #b72e4f47
@@ -126,7 +126,7 @@ def save_npz(
     path, # written exactly there
     arrays, # {name: array}
 ):
-    "Several arrays, as `.npz`; not deflated, which takes a second an epoch and saves a tenth of half-precision features."
+    "Several arrays, as `.npz`; not deflated: that takes a second an epoch and saves a tenth of 16-bit features."
     with open(path, "wb") as f: np.savez(f, **arrays)
 
 # %% ../../nbs/0_core/03_files.ipynb #bf93d4be

@@ -24,13 +24,13 @@ from .config import Config, idle
 # %% ../../nbs/6_runs/02_folder.ipynb #1760f93b
 FORMAT = 1  # of the run folder
 # what a process that was killed leaves behind
-HALF_WRITTEN = re.compile(r"\.[0-9]+-([0-9]+-)?(config\.json|images\.csv|history\.csv|checkpoint\.pt|best\.pt|[0-9]+\.npz)")
+HALF_WRITTEN = re.compile(r"\.[0-9]+-([0-9]+-)?(config\.json|(images|history)\.csv|(checkpoint|best)\.pt|[0-9]+\.npz)")
 # settings that change no result
 FREE = {"run_dir", "resume", "device", "gradient_checkpointing", "compile"}
 
 # %% ../../nbs/6_runs/02_folder.ipynb #369cdf1a
 class Run:
-    "A run folder: `Run(path)` opens one, `Run.create(config, images)` begins one, `Run.resume(config)` goes on with one."
+    "A run folder: `Run(path)` opens one, `Run.create(config, images)` begins one, `Run.resume(config)` goes on."
     def __init__(self, path):
         self.path = Path(path)
         if not (self.path / "config.json").is_file():
@@ -38,8 +38,8 @@ class Run:
                            "run_dir must be the folder that a run was written to")
         saved = json.loads((self.path / "config.json").read_text())
         if saved.get("format") != FORMAT:
-            raise RunError(f"{self.path}: written in format {saved.get('format')} by hil {saved.get('version')}, this is "
-                           f"hil {__version__} with format {FORMAT}; open it with that version, or start a new run")
+            raise RunError(f"{self.path}: written in format {saved.get('format')} by hil {saved.get('version')}, this "
+                           f"is hil {__version__} with format {FORMAT}; open it with that version, or start a new run")
         self.config = Config.saved(saved["config"])
 
     @classmethod
@@ -58,7 +58,7 @@ class Run:
 
     @classmethod
     def resume(cls, config):
-        "Open the run in `config.run_dir` to go on with it. Raises RunError if there is none, or one with other settings."
+        "Open the run in `config.run_dir` to go on with it. Raises RunError where there is none, or another one."
         run = cls(config.run_dir)
         run.check_resumable(config)
         return run
