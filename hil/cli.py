@@ -79,7 +79,7 @@ def explore_notebook(
 
 
 def open_explorer(
-    run: str,
+    run: Path,
     root: str = "",
 ):
     """Open a run in JupyterLab, and press Run there. The run is only read.
@@ -94,7 +94,7 @@ def open_explorer(
         raise RunError('hil explore opens JupyterLab, which is not installed here; '
                        'install it: pip install "hil[notebook]"')
     with tempfile.TemporaryDirectory(prefix="hil-explore-") as folder:
-        file = Path(folder) / f"{Path(run).resolve().name}.ipynb"
+        file = Path(folder) / f"{run.resolve().name}.ipynb"
         file.write_text(json.dumps(explore_notebook(run, root), indent=1))
         return subprocess.run([sys.executable, "-m", "jupyterlab", str(file)]).returncode
 

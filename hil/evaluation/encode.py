@@ -152,10 +152,10 @@ def calibrate(
     if not hasattr(model, "calibrate"): return
     part = pd.concat([t.iloc[:: -(-len(t) // most)] for _, t in table.groupby("modality")])
     part.attrs = table.attrs
-    pixels, rows = PixelViews(decoded(model.to(device).eval(), part, progress), model.height, model.width,
-                              device=device), {}
+    images = decoded(model.to(device).eval(), part, progress)
+    pixels, rows = PixelViews(images, model.height, model.width, device=device), {}
     with tqdm(total=len(part), desc="calibrate", unit="images", disable=not progress) as bar:
         for m, images in pixels.images.items():
-            rows[m] = through(model.trunk, m, lambda idx: pixels.clean(m, idx), len(images), bar,
+            rows[m] = through(model.trunk, m, lambda idx, m=m: pixels.clean(m, idx), len(images), bar,
                               fast_bfloat16(device)).float().to(device)
     model.calibrate(rows)

@@ -4,7 +4,7 @@
 __all__ = ['DataSet', 'Preset', 'Direction', 'Matcher', 'Turns', 'HOLDS', 'CONTRADICTIONS', 'NEEDS', 'Config', 'idle', 'variant']
 
 # %% ../../nbs/6_runs/00_config.ipynb #e2bb314e
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Annotated, Literal
 
 from ..core.settings import Range, Settings
