@@ -1,0 +1,4 @@
+"`python -m hil`: the command line, also under torchrun."
+from hil.cli import main
+
+main()
