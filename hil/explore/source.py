@@ -83,7 +83,8 @@ class Source:
         self._thumbs, self._quality = OrderedDict(), OrderedDict()
 
     def __repr__(self):
-        return f"Source({self.name}: {self.n:,} clustered images, {len(self.table) - self.n:,} held out, {len(self.epochs)} epochs)"
+        held_out, epochs = len(self.table) - self.n, len(self.epochs)
+        return f"Source({self.name}: {self.n:,} clustered images, {held_out:,} held out, {epochs} epochs)"
 
     @property
     def truth(self): return bool((self.pid[:self.n] >= 0).any()) # whether any identity is known
@@ -115,7 +116,8 @@ class Source:
         return self.features(earlier[-1] if earlier else epoch)[:self.n]
 
     def quality(self, labels, rows=slice(None)): # dict: identities, outliers and, where truth is known, ari, purity
-        "Figures of any labelling of the clustered images, or of some rows of them; an outlier counts as alone. (No AMI: it takes longer than all else that a correction does.)"
+        """Figures of any labelling of the clustered images, or of some rows of them; an outlier counts as alone.
+        AMI is missing on purpose: it takes longer than all else that a correction does."""
         labels, pid = np.asarray(labels), self.pid[:self.n][rows]
         key = hashlib.blake2b(labels.tobytes() + pid.tobytes(), digest_size=8).digest()
         if key in self._quality: return self._quality[key]
@@ -190,9 +192,10 @@ def from_run(
         raise RunError(f"{run.path}: no epoch is recorded yet; wait until the first one is there, then open it again")
     with ZipFile(file(epochs[-1])) as z: held = {i.filename: i.CRC for i in z.infolist()}
     if "features_visible.npy" not in held:
-        raise RunError(f"{run.path}: epochs hold no features (the run had keep_features = False), so there is no map; train with keep_features = True")
+        raise RunError(f"{run.path}: epochs hold no features (the run had keep_features = False), so there is no map; "
+                       "train with keep_features = True")
     order, n = _order(table)
-    inverse = np.concatenate([np.flatnonzero(table.modality == m) for m in MODALITIES]) # features are stored by modality
+    inverse = np.concatenate([np.flatnonzero(table.modality == m) for m in MODALITIES])  # as features are stored
     place = np.argsort(inverse)[order]
     def features(e): return np.concatenate([*_pick(file(e), "features")[0].values()])[place].astype(np.float32)
     def labels(e):
@@ -215,7 +218,8 @@ def compute_labels(
 ) -> ShownLabels:
     "Clusters of each modality, their transfer and sub-clusters, as one epoch of HIL makes them (sections 3.1 to 3.4)."
     rules = Rules.of({**DEFAULTS, **settings})
-    return shown(epoch_labels({m: features[modality == m] for m in MODALITIES}, rules, rules.direction(0)), features, rules)
+    parts = {m: features[modality == m] for m in MODALITIES}
+    return shown(epoch_labels(parts, rules, rules.direction(0)), features, rules)
 
 
 def shown(labels, features, rules): # hil.method.labels.Labels, [n, D], Rules -> ShownLabels
@@ -252,15 +256,18 @@ def from_frame(
     "Any project's embeddings as a source. Raises ValueError that names what is missing."
     features = np.asarray(features, np.float32)
     if missing := [c for c in REQUIRED if c not in table]:
-        raise ValueError(f"table: no column {', '.join(missing)}; expected {', '.join(REQUIRED)} and optionally pid, label, train")
+        raise ValueError(f"table: no column {', '.join(missing)}; expected {', '.join(REQUIRED)} "
+                         "and optionally pid, label, train")
     if strange := sorted(set(table.modality) - set(MODALITIES)):
         raise ValueError(f"table: modality {strange[0]!r}; expected {' or '.join(MODALITIES)}")
     if unknown := sorted(set(settings) - set(DEFAULTS)):
         raise ValueError(f"{unknown[0]!r} is no setting of the explorer; expected {', '.join(DEFAULTS)}")
     if features.ndim != 2 or len(features) != len(table) or not len(table):
-        raise ValueError(f"features: shape {list(features.shape)} beside a table of {len(table)} rows; expected [{max(len(table), 1)}, D]")
+        raise ValueError(f"features: shape {list(features.shape)} beside a table of {len(table)} rows; "
+                         f"expected [{max(len(table), 1)}, D]")
     if len(bad := np.flatnonzero(~np.isfinite(features).all(1))):
-        raise ValueError(f"features: row {bad[0]} ({table.path.iloc[bad[0]]}) holds NaN or infinity; drop or repair {len(bad)} such rows")
+        raise ValueError(f"features: row {bad[0]} ({table.path.iloc[bad[0]]}) holds NaN or infinity; "
+                         f"drop or repair {len(bad)} such rows")
     order, n = _order(table)
     table, features = table.iloc[order].reset_index(drop=True), features[order]
     kinds = table.modality.to_numpy()[:n]
@@ -284,5 +291,6 @@ def open_source(
         return from_frame(source, features, root, **settings)
     path = getattr(source, "path", source)
     if not isinstance(path, (str, os.PathLike)):
-        raise ValueError(f"source: a {type(source).__name__}; expected a run folder, a Run, or a DataFrame with features")
+        raise ValueError(f"source: a {type(source).__name__}; "
+                         "expected a run folder, a Run, or a DataFrame with features")
     return from_run(path, root)

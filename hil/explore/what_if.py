@@ -85,8 +85,10 @@ class Graph:
         return f"{m} eps={eps:g} min_samples={min_samples} k1={int(k1 or self.rules.k1_of(m))} k2={self.rules.k2}"
 
     def knows(self, eps, min_samples, k1=None): # -> whether `cluster` answers at once
-        return all((m, int(k1 or self.rules.k1_of(m))) in self._distance or self._key(m, eps, min_samples, k1) in self._labels
-                   for m in MODALITIES if len(self.x[m]))
+        def known(m):
+            near = (m, int(k1 or self.rules.k1_of(m))) in self._distance
+            return near or self._key(m, eps, min_samples, k1) in self._labels
+        return all(known(m) for m in MODALITIES if len(self.x[m]))
 
     def _kept(self):
         with np.load(self._answers) as z: return {key: z[key].astype(int) for key in z.files}

@@ -43,10 +43,10 @@ class Run:
         self.config = Config.saved(saved["config"])
 
     @classmethod
-    def check_free(cls, config):
+    def check_free(cls, path): # where a run is to begin; "" for a new folder
         "Refuse to begin a run where there is one already. Raises RunError."
-        if config.run_dir and (Path(config.run_dir) / "config.json").exists():
-            raise RunError(f"{config.run_dir}: holds a run already; set resume = True to go on with it, or another run_dir")
+        if path and (Path(path) / "config.json").exists():
+            raise RunError(f"{path}: holds a run already; set resume = True to go on with it, or another run_dir")
 
     @classmethod
     def create(cls, config, images):
@@ -54,8 +54,7 @@ class Run:
         path = Path(config.run_dir) if config.run_dir else new_folder(Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
         (path / "epochs").mkdir(parents=True, exist_ok=True)
         with held(path):                                                # of two that begin here, one is told so
-            if (path / "config.json").exists():
-                raise RunError(f"{path}: holds a run already; set resume = True to go on with it, or another run_dir")
+            cls.check_free(path)
             write_atomic(path / "images.csv", lambda p: images.to_csv(p, index=False))
             about = dict(format=FORMAT, version=__version__, python=sys.version.split()[0], torch=torch.__version__,
                          data_root=images.attrs.get("root", ""), config=asdict(config))

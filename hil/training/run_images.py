@@ -45,10 +45,12 @@ class RunImages:
         self.n_train = {m: int(t.train.sum()) for m, t in self.tables.items()}
         for m, t in self.tables.items():
             if not t.train[:self.n_train[m]].all():
-                raise ValueError(f"{m}: a training image follows one that is held out; sort the table by `train`, true first")
+                raise ValueError(f"{m}: a training image follows one that is held out; "
+                                 "sort the table by `train`, true first")
         self.pids = {m: t.pid[t.train].to_numpy() for m, t in self.tables.items()}
         self.cams = {m: t.camid[t.train].to_numpy() for m, t in self.tables.items()}
-        self.known = bool((table.pid >= 0).all())  # a folder of crops has no truth: clusters are counted, nothing is scored
+        # a folder of crops has no truth: clusters are counted, nothing is scored
+        self.known = bool((table.pid >= 0).all())
 
     @property
     def held_out(self) -> pd.DataFrame:

@@ -7,6 +7,7 @@ __all__ = ['log', 'Trainer']
 import logging
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..core.files import cache_home, write_atomic
 from ..core.names import DEPTHS, MODALITIES
 from ..core.parallel import keep_freed_memory
 from ..data.images import cached_images, read_images, table_key
-from ..data.samplers import draw_batch, turns
+from ..data.samplers import Batches
 from ..data.sysu import read_permutation
 from ..data.training_views import CachedViews, PixelViews, cache_views, cached, fast_bfloat16, store_key
 from ..evaluation import metrics, protocols
@@ -44,25 +45,28 @@ class Trainer:
     ):
         self.config, self.on_epoch, self.progress = config, on_epoch, progress and distributed.rank() == 0
         self.device = distributed.own_device(find_device(config.device))
-        with distributed.first_alone(): self.run = Run.resume(config) if config.resume else Run.check_free(config)
+        open_run = (lambda: Run.resume(config)) if config.resume else (lambda: Run.check_free(config.run_dir))
+        with distributed.first_alone(): self.run = open_run()
         self.ready = False
 
     def fit(self): # -> Run
         "Train every epoch that is not recorded yet."
         keep_freed_memory()
         self.prepare()
-        begun, steps = time.time(), self.config.iterations
-        first = self.start()
-        with tqdm(total=self.config.epochs * steps, initial=first * steps, unit="step",
-                  disable=not self.progress) as self.bar:
-            for e in range(first, self.config.epochs):
-                self.bar.set_description(f"epoch {e + 1}/{self.config.epochs}")
-                self.epoch(e)
-                took = time.time() - begun
-                if e == first:
-                    log.info("the first epoch took %.0f s; about %.0f s to go", took, took * (self.config.epochs - e - 1))
+        with self.run.locked() if distributed.rank() == 0 else nullcontext(): self.epochs()
         distributed.wait()
         return self.run
+
+    def epochs(self):
+        "Every epoch that is not recorded yet, one after the other."
+        begun, steps, total = time.time(), self.config.iterations, self.config.epochs
+        first = self.start()
+        with tqdm(total=total * steps, initial=first * steps, unit="step", disable=not self.progress) as self.bar:
+            for e in range(first, total):
+                self.bar.set_description(f"epoch {e + 1}/{total}")
+                self.epoch(e)
+                took = time.time() - begun
+                if e == first: log.info("the first epoch took %.0f s; about %.0f s to go", took, took * (total - e - 1))
 
     def epoch(self, e):
         "One epoch, step by step."
@@ -70,9 +74,9 @@ class Trainer:
         self.reseed(e)
         if stage.together and stage.epoch == self.config.reload_epoch > 0: self.reload()  # the release's habit
         labels, quality = distributed.from_first(lambda: self.label(stage))  # label: cluster apart, then carry across
-        memories = self.remember(labels, stage)                              # remember: centres, sub-clusters, instances
+        memories = self.remember(labels, stage)                              # remember: centres and instances
         losses = self.train(labels, memories, e)                             # train
-        self.features = self.extract()                                       # extract: for the figures and the next epoch
+        self.features = self.extract()                                       # extract: for figures and the next epoch
         arrays = dict(labels=labels.apart, final=labels.final, sub=memories.sub)
         self.record(e + 1, stage.number, {**losses, **quality}, arrays, begun)  # evaluate and record
         if self.on_epoch and distributed.rank() == 0: self.on_epoch(self.run)
@@ -129,7 +133,7 @@ class Trainer:
         self.model.calibrate({m: x.to(self.device) for m, x in rows.items()})
 
     def start(self): # -> int: epochs that are done
-        "Optimiser, and everything as the last recorded epoch left it; a new run records its untrained model as epoch 0."
+        "Everything as the last recorded epoch left it; a new run records its untrained model as epoch 0."
         begun, state = time.time(), self.run.checkpoint()
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         kind, more = {"adam": (torch.optim.Adam, {}), "sgd": (torch.optim.SGD, {"momentum": .9})}[self.config.optimizer]
@@ -194,7 +198,9 @@ class Trainer:
         "The epoch's steps. Raises RunError at the first loss that is not finite."
         c, history = self.config, []
         for group in self.optimizer.param_groups: group["lr"] = learning_rate(c, e)
-        batches = self.batches(labels, e)
+        together = labels.shared and c.same_ids
+        batches = Batches(labels.final, c.batch_ids, c.instances, np.random.default_rng([c.seed, e]), c.sampler,
+                          together, self.images.cams)
         draws = torch.Generator().manual_seed(c.seed * 10007 + e)
         final = {m: torch.from_numpy(y).to(self.device) for m, y in labels.final.items()}
         self.model.train()
@@ -209,16 +215,6 @@ class Trainer:
             self.bar.update()
         distributed.align(self.model.state_dict().values())
         return dict(zip((f"loss_{name}" for name in losses), np.mean(history, 0)))
-
-    def batches(self, labels, e): # -> iterator over {modality: int [B]} rows
-        "Batches by the sampler that the settings ask for, without end."
-        c, rng = self.config, np.random.default_rng([self.config.seed, e])
-        cams = self.images.cams if c.sampler == "camera" else dict.fromkeys(MODALITIES)
-        if c.sampler != "random":
-            dealt = {m: turns(y, c.batch_ids, c.instances, cams[m], int(rng.integers(2**31)))
-                     for m, y in labels.final.items()}
-            while True: yield {m: next(rows) for m, rows in dealt.items()}
-        while True: yield draw_batch(labels.final, c.batch_ids, c.instances, labels.shared and c.same_ids, rng)
 
     def step(self, batch, y, rows, memories, e, number): # -> {"total": scalar, "cluster": ...}
         "One step: features, losses, gradient; then the memories take in the batch."
