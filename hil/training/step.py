@@ -49,12 +49,12 @@ def remember(
         y = np.concatenate([labels[m] for m in group])
         for d in DEPTHS:
             x = torch.cat([features[m][d] for m in group])
-            coarse = ClusterMemory(centroids(x, y), config.temp, config.momentum)
+            centers = centroids(x, y)
+            coarse = ClusterMemory(centers, config.temp, config.momentum)
             for m in group: out.cluster[m][d] = coarse
             if not banks: continue
             sub = secondary_assign(x, y, config.n_sub, config.seed)
-            bank = unit(sub_centers(x, y, sub, config.n_sub, config.shrink) if config.n_sub
-                                else coarse.centers[:, None])
+            bank = unit(sub_centers(x, y, sub, config.n_sub, config.shrink, centers))
             for m in group: out.banks.setdefault(m, {})[d] = bank
             if d == "deep": out.sub.update(zip(group, np.split(sub, [len(labels[group[0]])])))
     if config.neighbor_weight:

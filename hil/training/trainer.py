@@ -45,8 +45,8 @@ class Trainer:
     ):
         self.config, self.on_epoch, self.progress = config, on_epoch, progress and distributed.rank() == 0
         self.device = distributed.own_device(find_device(config.device))
-        open_run = (lambda: Run.resume(config)) if config.resume else (lambda: Run.check_free(config.run_dir))
-        with distributed.first_alone(): self.run = open_run()
+        with distributed.first_alone():
+            self.run = Run.resume(config) if config.resume else Run.check_free(config.run_dir)
         self.ready = False
 
     def fit(self): # -> Run
