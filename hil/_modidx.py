@@ -358,8 +358,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'hil/explore/curation_view.py'),
                                            'hil.explore.curation_view._bars': ( '9_explore/curation_view.html#_bars',
                                                                                 'hil/explore/curation_view.py'),
-                                           'hil.explore.curation_view._head': ( '9_explore/curation_view.html#_head',
-                                                                                'hil/explore/curation_view.py'),
                                            'hil.explore.curation_view._table': ( '9_explore/curation_view.html#_table',
                                                                                  'hil/explore/curation_view.py'),
                                            'hil.explore.curation_view.before_after': ( '9_explore/curation_view.html#before_after',

@@ -53,12 +53,10 @@ def _bars(ax, figures, shares):
         bars = ax.barh(np.arange(len(shares)) + (i - .5) * .38, [q[k] for k in shares], .36, color=color,
                        label=f"{name}: {q['identities']:,} identities, {q['outliers']:,} outliers")
         ax.bar_label(bars, [f"{100 * q[k]:.1f} %" for k in shares], padding=3, fontsize=8)
-    ax.set(yticks=range(len(shares)), yticklabels=map(_head, shares), xlim=(0, 1.12), xlabel="share")
+    ax.set(yticks=range(len(shares)), yticklabels=[{"ari": "ARI"}.get(k, k) for k in shares], xlim=(0, 1.12),
+           xlabel="share")
     ax.invert_yaxis()
     ax.legend(loc="upper center", bbox_to_anchor=(.5, -.3), ncols=2)
-
-
-def _head(figure): return figure.upper() if len(figure) == 3 else figure # "ari" -> "ARI"
 
 
 def _table(figures):
@@ -66,7 +64,7 @@ def _table(figures):
     def line(head, kind, words):
         cells = "".join(f"<{kind} style='padding:0 12px;text-align:right'>{word}</{kind}>" for word in words)
         return f"<tr><th style='text-align:left'>{head}</th>{cells}</tr>"
-    lines = [line("", "th", map(_head, next(iter(figures.values()))))]
+    lines = [line("", "th", [{"ari": "ARI"}.get(k, k) for k in next(iter(figures.values()))])]
     for name, q in figures.items():
         lines.append(line(name, "td", [f"{v:,}" if isinstance(v, int) else percent(v) for v in q.values()]))
     return f"<table style='margin:6px 0'>{''.join(lines)}</table>"
@@ -190,8 +188,8 @@ class CurationView(View):
         s, rows = self.session, identities_of(self.session)
         people = zip(rows["name"], rows.images, rows.code)
         options = (("choose", -1), *((f"{name} ({k})", int(code)) for name, k, code in people))
-        near = [code for code, _ in nearest_identities(s, s.identity, 1)] if s.identity >= 0 else []
-        for menu, value in ((self.one, s.identity), (self.other, near[0] if near else -1)):
+        near = nearest_identities(s, s.identity, 1)
+        for menu, value in ((self.one, s.identity), (self.other, near[0][0] if near else -1)):
             if menu.options != options: menu.options = options
             menu.value = value
         actions = s.journal.actions if s.curated else []
