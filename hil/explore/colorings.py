@@ -32,7 +32,6 @@ COLORINGS = {"identity": "identity", "cluster": "own-modality cluster", "sub-clu
              "changed": "changed since last epoch"}
 CHANGES = {"same": "#9FB8C8", "changed": COLORS["infrared"], "was outlier": COLORS["right"],
            "now outlier": COLORS["wrong"], "no cluster before or now": COLORS["outlier"]}
-_PLURALS = {"identitys": "identities", "persons": "people"}
 
 
 def change_state(
@@ -83,8 +82,7 @@ def _many(codes, by):
     "Colours of many groups; a legend names how many there are, and the outliers."
     found, groups = compact(codes)
     n, out = len(groups), (codes < 0).sum()
-    word = counted(n, by)
-    for wrong, right in _PLURALS.items(): word = word.replace(wrong, right)
+    word = counted(n, by).replace("persons", "people")
     legend = [(word + ("; colours repeat" if n > 30 else ""), "#E69F00")] if n else []
     if out: legend.append((f"outlier ({out:,})", COLORS["outlier"]))
     return np.append(_hex(palette(max(n, 1))), COLORS["outlier"])[found], legend
