@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from ..core.errors import RunError, check_type, one_of
 from ..core.names import DEPTHS, MODALITIES
 from ..data.images import cached_images
-from ..data.training_views import PixelViews, fast_bfloat16, through
+from ..data.training_views import PixelViews, through, use_bfloat16
 from .protocols import DIRECTIONS, Protocol
 from ..models.build import MODELS, build_model, model_options
 from ..models.weights import load_checkpoint, read_file, unwrap
@@ -149,10 +149,11 @@ def calibrate(
     part.attrs = table.attrs
     pixels, rows = PixelViews(decoded(model.to(device).eval(), part, progress), model.height, model.width,
                               device=device), {}
+    bfloat16 = use_bfloat16(model.trunk, model.height, model.width, device)
     with tqdm(total=len(part), desc="calibrate", unit="images", disable=not progress) as bar:
         for m, images in pixels.images.items():
             rows[m] = through(model.trunk, m, lambda idx: pixels.clean(m, idx), len(images), bar,
-                              fast_bfloat16(device)).float().to(device)
+                              bfloat16).float().to(device)
     model.calibrate(rows)
 
 # %% ../../nbs/5_evaluation/03_encode.ipynb #92813d3e

@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 
 from ..core.errors import RunError
+from ..core.precision import bfloat16_fault
 from ..models.two_stems import still
 from ..models.vit import DropPath
 from . import distributed
@@ -29,7 +30,7 @@ def skipped(
 
 def cut(
     model, # of hil.models.build
-): # (body: {modality: images} -> {modality: [B, F]}, top: {modality: [B, F]} -> {modality: {depth: [B, D]}}, modules of the top)
+): # body: {modality: images} -> {modality: [B, F]}; top: these -> {modality: {depth: [B, D]}}; modules of the top
     "Split a network into what can be done in parts and what needs the whole batch."
     if hasattr(model, "trunk"): return model.trunk, model, list(model.heads.values())
     necks = {d: model.get_submodule(path) for d, path in model.necks.items()}
@@ -108,15 +109,15 @@ class Parts(Whole):
         drops = [module for module in self.model.modules() if isinstance(module, DropPath)]
         self.chance(self.state)
         for module in drops: module.rows = sum(n), rows
-        with self.autocast():
-            return {m: x.float() for m, x in self.body({m: x[self.idx[i][m].to(x.device)]
-                                                        for m, x in self.batch.items()}).items()}
+        batch = {m: x[self.idx[i][m].to(x.device)] for m, x in self.batch.items()}
+        with self.autocast(): return {m: x.float() for m, x in self.body(batch).items()}
 
     def forward(self, batch):
-        "Outputs of all parts and ranks put together, then the top on the whole batch. Raises RunError if a part would be empty."
-        few = min(len(x) for x in batch.values())
-        if few < self.parts * distributed.world():
-            raise RunError(f"{few} images of one modality in a batch cannot be split into accumulate = {self.parts} parts on {distributed.world()} process(es); lower accumulate")
+        "All parts of all ranks, then the top on the whole batch. Raises RunError if a part would be empty."
+        few, world = min(len(x) for x in batch.values()), distributed.world()
+        if few < self.parts * world:
+            raise RunError(f"{few} images of one modality in a batch cannot be split into accumulate = {self.parts} "
+                           f"parts on {world} process(es); lower accumulate")
         self.batch, self.state = batch, self.chance()
         self.idx = [{m: distributed.share(len(x), i, self.parts) for m, x in batch.items()} for i in range(self.parts)]
         with torch.set_grad_enabled(self.parts == 1), still(self.model) if self.parts > 1 else nullcontext():
@@ -124,9 +125,9 @@ class Parts(Whole):
         self.rows = {m: self.together(m, len(x)).requires_grad_() for m, x in batch.items()}
         return {m: {d: f.float() for d, f in both.items()} for m, both in self.top(self.rows).items()}
 
-    def together(self, m, n):
-        return distributed.from_all(n, torch.cat([idx[m] for idx in self.idx]),
-                                    torch.cat([out[m].detach() for out in self.outs]))
+    def together(self, m, n): # -> [n, F] the outputs of one modality, of all parts and ranks
+        idx, outs = (torch.cat([part[m].detach() for part in parts]) for parts in (self.idx, self.outs))
+        return distributed.from_all(n, idx, outs)
 
     def backward(self, total):
         "Down to the outputs at once, then through the body part by part; ranks add up."
@@ -142,14 +143,18 @@ class Parts(Whole):
         distributed.average_gradients(self.below)
         distributed.average_gradients(self.above, "mean")
 
-
+# %% ../../nbs/7_training/01_gradient_cache.ipynb #7bbd6abe
 def passage(
     model, # of hil.models.build, on its device
     config, # Config
 ): # Whole or Parts
-    "The way a run's steps take. Raises RunError for fp16 without a GPU."
-    if config.precision == "fp16" and next(model.parameters()).device.type == "cpu":
+    "The way a run's steps take. Raises RunError for 16 bits that this processor does not have, or gets wrong."
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    if config.precision == "fp16" and on_cpu:
         raise RunError('precision = "fp16" is for GPUs; use "bf16" or "float32" on a CPU')
+    if config.precision == "bf16" and on_cpu:
+        fault = bfloat16_fault(model, model.height, model.width, gradients=True)
+        if fault: raise RunError(f'precision = "bf16" is refused: {fault}; so does precision = "float32"')
     # heads alone cost less than talking about them
     split = config.trainable == "all" and (config.accumulate > 1 or distributed.world() > 1)
     return Parts(model, config.precision, config.accumulate) if split else Whole(model, config.precision)

@@ -36,8 +36,8 @@ from hil.data.training_views import (
     PixelViews,
     cache_views,
     cached,
-    fast_bfloat16,
     store_key,
+    use_bfloat16,
 )
 from ..evaluation import metrics, protocols
 from ..method import cluster, match
@@ -301,11 +301,13 @@ class Trainer:
             return PixelViews(images, *size, device=self.device)
         if c.trainable == "all": return pixels()
         n_train = {m: len(p) for m, p in self.pids.items()}
-        key = store_key(table_key(self.images), n_train, size, c.n_views, c.flip, c.seed, fast_bfloat16(self.device),
+        bfloat16 = use_bfloat16(self.model.trunk, *size, self.device)
+        key = store_key(table_key(self.images), n_train, size, c.n_views, c.flip, c.seed, bfloat16,
                         module=self.model.trunk)
         folder = Path(os.environ.get("HIL_HOME", Path.home() / ".cache" / "hil")) / "views"
         return CachedViews(cached(folder, key, lambda: cache_views(pixels(),
-            self.model.trunk.to(memory_format=torch.channels_last), n_train, c.n_views, c.seed, c.flip, self.progress)))
+            self.model.trunk.to(memory_format=torch.channels_last), n_train, c.n_views, c.seed, c.flip, self.progress,
+            bfloat16)))
 
     @torch.no_grad()
     def calibrate(self, most=2048):
