@@ -86,7 +86,7 @@ def test_a_wrong_gradient_is_found_where_gradients_are_used(sound, product):
 
 def test_the_figure_and_the_layer_are_named(sound):
     with Broken(F.linear, lambda x: x * 3): fault = check(vit())
-    assert "linear of (2, 33, " in fault and " is 200% away from float32" in fault
+    assert "linear of (4, 33, " in fault and " is 200% away from float32" in fault
 
 
 def test_broken_weights_are_not_the_processors_fault(sound):

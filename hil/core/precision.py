@@ -59,7 +59,7 @@ def bfloat16_fault(
 ) -> str: # a sentence with the layer, the figure and what can be done; "" if all is well
     "Whether this processor computes the network's layers wrongly in bfloat16."
     rng, modes = torch.Generator().manual_seed(0), {module: module.training for module in network.modules()}
-    images = {m: torch.randn(1, 3, height, width, generator=rng) for m in MODALITIES}
+    images = {m: torch.randn(2, 3, height, width, generator=rng) for m in MODALITIES}
     # compiled blocks are compared as they are written; to load the compiler only to switch it off would take a second
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     with Compared(gradients) as compared, eager: network.eval()(images)
