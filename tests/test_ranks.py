@@ -136,7 +136,7 @@ def test_the_cut_loses_nothing(name):
 # --- precision ------------------------------------------------------------------------------------------------------
 
 def refused(model, config):
-    "On a processor that is wrong in 16 bits, the run is refused: checked here, and the figures of the test are left out."
+    "Where the processor is wrong in 16 bits the run must be refused, and the figures of the test are left out."
     if fault := bfloat16_fault(model, model.height, model.width, gradients=True):
         with pytest.raises(RunError, match='precision = "bf16" is refused'): passage(model, config)
         pytest.skip(f"16 bits are refused here, as they should be: {fault}")

@@ -75,7 +75,7 @@ class TwoStems(nn.Module):
         for m, x in batch.items():
             if x.ndim != 4 or x.shape[1:] != (3, self.height, self.width):
                 raise ValueError(f"{m}: expected images [B, 3, {self.height}, {self.width}], got {tuple(x.shape)}; "
-                                 "resize them (hil.data.augment.clean), or build the model with height and width of yours")
+                                 "resize them (hil.data.augment.clean), or build the model with your height and width")
 
     def forward(self,
         batch, # {"visible": x, "infrared": y}, one of them or both; x is [B, 3, height, width] images, normalised
