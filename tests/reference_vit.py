@@ -1,6 +1,8 @@
-"""The release's ViT once more, as slow plain functions: float64, written from golden/vit_state_keys.json and the recipe in golden/README.md alone.
+"""The release's ViT once more, as slow plain functions: float64, written from golden/vit_state_keys.json and the recipe
+in golden/README.md alone.
 
-Weights and images come from a formula, so that nothing has to be stored: `weights(keys)` and `image(name, n)`. Nothing of hil is imported.
+Weights and images come from a formula, so that nothing has to be stored: `weights(keys)` and `image(name, n)`.
+Nothing of hil is imported.
 """
 import json
 import math
@@ -68,7 +70,7 @@ def normalise(x, dims, eps):
 
 
 class Net:
-    "Functional twin: `w` holds weights and running statistics; `train` uses batch statistics and moves the running ones."
+    "Functional twin: `w` holds weights and running statistics; `train` uses the batch's and moves the running ones."
     def __init__(self, state, heads=12, train=False):
         self.w = {k: v.double() for k, v in state.items()}
         self.heads, self.train = heads, train
@@ -87,8 +89,8 @@ class Net:
 
     def half_norm(self, x, at):
         h = x.shape[1] // 2
-        a = normalise(x[:, :h], (2, 3), 1e-5) * self.w[at + ".IN.weight"].view(1, -1, 1,
-            1) + self.w[at + ".IN.bias"].view(1, -1, 1, 1)
+        weight, bias = (self.w[f"{at}.IN.{name}"].view(1, -1, 1, 1) for name in ("weight", "bias"))
+        a = normalise(x[:, :h], (2, 3), 1e-5) * weight + bias
         return torch.cat([a, self.batch_norm(x[:, h:], at + ".BN")], 1)
 
     def stem(self, x, at):

@@ -33,18 +33,18 @@ def images(n=3, k=2):
 def twin(w, x, blocks, train):
     "AGW from its state dict: modality stems, joint stages, non-local blocks with their N x N matrix, GeM, necks."
     def norm(x, at):
-        mean, var = (x.transpose(0, 1).flatten(1).mean(1), x.transpose(0, 1).flatten(1).var(1, unbiased=False)) if train else (w[at + ".running_mean"], w[at + ".running_var"])
-        shape = (1, -1) + (1,) * (x.ndim - 2)
-        return (x - mean.view(shape)) / (var.view(shape) + 1e-5).sqrt() * w[at + ".weight"].view(shape) + w[at
-            + ".bias"].view(shape)
-    def conv(x, at, stride=1, pad=0):
-        return F.conv2d(x, w[at + ".weight"], w.get(at + ".bias"), stride, pad)
+        rows, shape = x.transpose(0, 1).flatten(1), (1, -1) + (1,) * (x.ndim - 2)
+        mean, var = w[at + ".running_mean"], w[at + ".running_var"]
+        if train: mean, var = rows.mean(1), rows.var(1, unbiased=False)
+        weight, bias, mean, var = (v.view(shape) for v in (w[at + ".weight"], w[at + ".bias"], mean, var))
+        return (x - mean) / (var + 1e-5).sqrt() * weight + bias
+    def conv(x, at, stride=1, pad=0): return F.conv2d(x, w[at + ".weight"], w.get(at + ".bias"), stride, pad)
     def block(x, at, stride):
         y = F.relu(norm(conv(x, at + ".conv1"), at + ".bn1"))
         y = F.relu(norm(conv(y, at + ".conv2", stride, 1), at + ".bn2"))
         y = norm(conv(y, at + ".conv3"), at + ".bn3")
-        return F.relu(y + (norm(conv(x, at + ".downsample.0", stride), at + ".downsample.1")
-                           if at + ".downsample.0.weight" in w else x))
+        if at + ".downsample.0.weight" in w: x = norm(conv(x, at + ".downsample.0", stride), at + ".downsample.1")
+        return F.relu(y + x)
     def non_local(x, at):
         theta, phi, g = (conv(x, at + name).flatten(2) for name in (".theta", ".phi", ".g.0"))
         f = theta.transpose(1, 2) @ phi / theta.shape[2]                       # [B, N, N]
@@ -59,8 +59,7 @@ def twin(w, x, blocks, train):
             x = block(x, f"base_resnet.base.layer{i}.{j}", 2 if i in (2, 3) and j == 0 else 1)
             if j >= n - extra: x = non_local(x, f"NL_{i}.{j - n + extra}")
         if i == 3: early = x
-    def pool(x):
-        return ((x.clamp(min=0) ** 3).mean((2, 3)) + 1e-12) ** (1 / 3)
+    def pool(x): return ((x.clamp(min=0) ** 3).mean((2, 3)) + 1e-12) ** (1 / 3)
     return {"deep": norm(pool(x), "bottleneck"), "shallow": norm(pool(early), "bottlenecks")}
 
 
@@ -81,25 +80,24 @@ def test_features_and_gradients(train):
 def test_names_of_the_releases():
     model = build_model("agw_resnet50", "random")
     shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
-    for k, shape in {"visible_module.visible.conv1.weight": (64, 3, 7, 7),
-                     "thermal_module.thermal.bn1.running_var": (64,),
-                     "base_resnet.base.layer1.0.downsample.0.weight": (256, 64, 1, 1),
-                     "base_resnet.base.layer3.5.conv2.weight": (256, 256, 3, 3),
-                     "base_resnet.base.layer4.2.bn3.bias": (2048,), "NL_2.1.theta.weight": (1, 512, 1, 1),
-                     "NL_3.2.W.1.running_mean": (1024,),
-                     "NL_3.0.g.0.bias": (1,), "bottleneck.weight": (2048,), "bottlenecks.weight": (1024,
-                         )}.items(): assert shapes[k] == shape, k
+    some = {"visible_module.visible.conv1.weight": (64, 3, 7, 7), "thermal_module.thermal.bn1.running_var": (64,),
+            "base_resnet.base.layer1.0.downsample.0.weight": (256, 64, 1, 1),
+            "base_resnet.base.layer3.5.conv2.weight": (256, 256, 3, 3), "base_resnet.base.layer4.2.bn3.bias": (2048,),
+            "NL_2.1.theta.weight": (1, 512, 1, 1), "NL_3.2.W.1.running_mean": (1024,), "NL_3.0.g.0.bias": (1,),
+            "bottleneck.weight": (2048,), "bottlenecks.weight": (1024,)}
+    assert {k: shapes[k] for k in some} == some
     assert [n for n, p in model.named_parameters() if not p.requires_grad] == ["bottleneck.bias", "bottlenecks.bias"]
-    assert not [k for k in shapes if re.match(r"NL_[14]|NL_2\.2|NL_3\.3|classifier", k)] and (model.height,
-        model.width) == (288, 144)
-    resnet = [k for k in shapes if k.startswith("base_resnet.")]
-    assert len([k for k in resnet if "num_batches" not in k]) + 5 == 265, "torchvision's resnet50 has 320 entries: 53 num_batches_tracked, 2 of fc, and these"
+    assert not [k for k in shapes if re.match(r"NL_[14]|NL_2\.2|NL_3\.3|classifier", k)]
+    assert (model.height, model.width) == (288, 144)
+    # torchvision's resnet50 has 320 entries: 53 num_batches_tracked, 2 of fc, 5 of the stem, and these
+    assert len([k for k in shapes if k.startswith("base_resnet.") and "num_batches" not in k]) == 320 - 53 - 2 - 5
 
 
 def test_the_last_stage_keeps_its_resolution():
     model, seen = AgwResNet50(**TINY).eval(), {}
     for i in (3, 4):
-        model.base_resnet["base"][f"layer{i}"][-1].register_forward_hook(lambda module, inputs, out, i=i: seen.update({i: out.shape[2:]}))
+        last = model.base_resnet["base"][f"layer{i}"][-1]
+        last.register_forward_hook(lambda module, inputs, out, i=i: seen.update({i: out.shape[2:]}))
     with torch.no_grad(): model({"visible": torch.zeros(1, 3, 64, 32)})
     assert seen == {3: (4, 2), 4: (4, 2)}
 

@@ -1,4 +1,5 @@
-"""hil.models.weights: every published layout loads, every entry is accounted for, nothing in a file is run, nothing is loaded by halves."""
+"""hil.models.weights: every published layout loads, every entry is accounted for, nothing in a file is run, and nothing
+is loaded by halves."""
 import argparse
 import re
 from collections import OrderedDict
@@ -13,7 +14,7 @@ from hil.models.agw import AgwResNet50
 from hil.models.build import build_model
 from hil.models.vit import VitIcs
 from hil.models.weights import (
-    Report,
+    LoadReport,
     load_checkpoint,
     match_state,
     read_file,
@@ -40,11 +41,11 @@ def trunk_of(state):
 
 
 def imagenet_of(state):
-    "torchvision's ResNet-50: one stem, four stages, a classifier; as old as resnet50-19c8e357, without num_batches_tracked."
+    "torchvision's ResNet-50: one stem, four stages, a classifier; no num_batches_tracked, as in resnet50-19c8e357."
     out = {k.removeprefix("visible_module.visible."): v for k, v in state.items() if k.startswith("visible_module.")}
     out |= {k.removeprefix("base_resnet.base."): v for k, v in state.items() if k.startswith("base_resnet.")}
-    return {k: v for k, v in out.items() if "num_batches" not in k} | {"fc.weight": torch.zeros(1000, 8),
-        "fc.bias": torch.zeros(1000)}
+    out |= {"fc.weight": torch.zeros(1000, 8), "fc.bias": torch.zeros(1000)}
+    return {k: v for k, v in out.items() if "num_batches" not in k}
 
 
 def whole_resnets(state):
@@ -66,11 +67,14 @@ def saved(tmp_path):
     return save
 
 
-WRAPS = {"bare": lambda s: s, "SDCL": lambda s: {"state_dict": {"module." + k: v for k, v in s.items()}, "epoch": 30,
-                                                 "best_mAP": np.float64(.64)},
+def under(prefix, state): return {prefix + k: v for k, v in state.items()}
+
+
+WRAPS = {"bare": lambda s: s,
+         "SDCL": lambda s: {"state_dict": under("module.", s), "epoch": 30, "best_mAP": np.float64(.64)},
          "kit": lambda s: {"epoch": 3, "model": s, "optimizer": {"state": {}, "param_groups": [{"lr": .1}]}},
          "AGW": lambda s: {"net": s, "mAP": np.float32(.4), "epoch": 80},
-         "twice": lambda s: {"model": {"state_dict": {"module.module." + k: v for k, v in s.items()}}}}
+         "twice": lambda s: {"model": {"state_dict": under("module.module.", s)}}}
 
 
 @pytest.mark.parametrize("wrap", WRAPS)
@@ -78,20 +82,23 @@ WRAPS = {"bare": lambda s: s, "SDCL": lambda s: {"state_dict": {"module." + k: v
 def test_a_whole_checkpoint(kind, wrap, saved):
     model, state = BUILD[kind](), noisy(BUILD[kind]())
     report = load_checkpoint(model, saved(WRAPS[wrap](state)))
-    assert report.matched == list(state) and vars(report) == vars(Report(matched=report.matched))
+    assert report.matched == list(state) and vars(report) == vars(LoadReport(matched=report.matched))
     for k, v in model.state_dict().items(): assert torch.equal(v, state[k]), k
 
 
-def dino(trunk, **more):
+def dino(trunk):
     return {"student": {"module.backbone.x": torch.zeros(1)},
-            "teacher": {**{"module.backbone." + k: v for k, v in trunk.items()},
-                        "module.head.last.weight": torch.zeros(2)},
-                                 "args": argparse.Namespace(lr=5e-4, arch="vit_base"), "epoch": 100, **more}
+            "teacher": under("module.backbone.", trunk) | {"module.head.last.weight": torch.zeros(2)},
+            "args": argparse.Namespace(lr=5e-4, arch="vit_base"), "epoch": 100}
 
 
-@pytest.mark.parametrize("wrap", [lambda t: t, lambda t: {"state_dict": t}, dino, lambda t: {"teacher": {"backbone." + k: v for k, v in t.items()}},
-                                  lambda t: {**{"base." + k: v for k, v in t.items()}, "bottleneck.weight": torch.ones(12), "classifier.weight": torch.ones(5, 12)}],
-                         ids=["bare", "state_dict", "DINO", "teacher without module", "TransReID fine-tuned"])
+TRUNKS = {"bare": lambda t: t, "state_dict": lambda t: {"state_dict": t}, "DINO": dino,
+          "teacher without module": lambda t: {"teacher": under("backbone.", t)},
+          "TransReID fine-tuned": lambda t: under("base.", t) | {"bottleneck.weight": torch.ones(12),
+                                                                 "classifier.weight": torch.ones(5, 12)}}
+
+
+@pytest.mark.parametrize("wrap", TRUNKS.values(), ids=TRUNKS)
 def test_a_trunk_of_transreid_ssl_fills_two_stems_and_two_heads(wrap, saved):
     source = VitIcs(**{**VIT, "height": 128, "width": 64})
     trunk = trunk_of(noisy(source))
@@ -107,11 +114,11 @@ def test_a_trunk_of_transreid_ssl_fills_two_stems_and_two_heads(wrap, saved):
             if k.startswith(name):
                 for copy in copies: assert torch.equal(after[copy + k.removeprefix(name)], v), (copy, k)
     assert [r.split()[0] for r in report.resized] == ["base.pos_embed"] and not report.wrong
-    assert all(re.match(r"base\.(fc|decoder_norm)|bottlenecks?\.", k)
-               for k in report.fresh) and all(torch.equal(after[k], before[k]) for k in report.fresh)
+    for k in report.fresh:
+        assert re.match(r"base\.(fc|decoder_norm)|bottlenecks?\.", k) and torch.equal(after[k], before[k]), k
     assert report.loaded + len(report.fresh) == len(after)
-    assert {r.split(" <- ")[0] for r in report.duplicated} == {k
-                                                               for k in after if re.match(r"base\.patch_embed2\.|b[12]\.", k)}
+    second = {k for k in after if re.match(r"base\.patch_embed2\.|b[12]\.", k)}
+    assert {r.split(" <- ")[0] for r in report.duplicated} == second
     assert all(re.match("head|classifier", k) for k in report.ignored)
 
 
@@ -135,12 +142,12 @@ def test_imagenet_fills_both_stems_of_agw(saved):
     model = AgwResNet50(**AGW)
     report = load_checkpoint(model, saved(file))
     after = model.state_dict()
+    stems = ("visible_module.visible.", "thermal_module.thermal.")
     for k, v in file.items():
-        for to in ("visible_module.visible.", "thermal_module.thermal.") if re.match("conv1|bn1",
-            k) else () if k.startswith("fc") else ("base_resnet.base.",):
-            assert torch.equal(after[to + k], v), k
-    assert report.ignored == ["fc.bias", "fc.weight"] and all(re.search(r"NL_|bottleneck|num_batches_tracked", k)
-                                                              for k in report.fresh)
+        if k.startswith("fc"): continue
+        for to in stems if re.match("conv1|bn1", k) else ("base_resnet.base.",): assert torch.equal(after[to + k], v), k
+    assert report.ignored == ["fc.bias", "fc.weight"]
+    assert all(re.search(r"NL_|bottleneck|num_batches_tracked", k) for k in report.fresh)
 
 
 def test_published_agw_files_hold_more_than_is_used(saved):
@@ -149,10 +156,9 @@ def test_published_agw_files_hold_more_than_is_used(saved):
     for k in state:
         if k.endswith("running_var"): state[k] = state[k].abs() + .5
     x = {"visible": torch.randn(2, 3, 64, 32)}
-    report = load_checkpoint(BUILD["agw"](), saved({"state_dict": {"module." + k: v
-        for k, v in whole_resnets(state).items()}}))
-    assert all(k.startswith("bottlenecks.")
-               for k in report.fresh) and not report.wrong and "classifier.weight" in report.ignored
+    report = load_checkpoint(BUILD["agw"](), saved({"state_dict": under("module.", whole_resnets(state))}))
+    assert all(k.startswith("bottlenecks.") for k in report.fresh)
+    assert not report.wrong and "classifier.weight" in report.ignored
     adca = {k: v for k, v in state.items() if not k.startswith("NL_")}
     models = [BUILD["agw"](), BUILD["agw"](non_local=(0, 0, 0, 0))]
     for model in models: assert not load_checkpoint(model, saved(adca)).wrong
@@ -176,8 +182,8 @@ def test_one_fault_of_each_kind_is_found_and_named(kind, data):
     state[bent] = torch.zeros(*state[bent].shape, 1)
     state["stranger.weight"] = torch.zeros(1)
     new, report = match_state(model, state)
-    assert report.missing == [gone] and report.extra == ["stranger.weight"] and [m.split(" is ")[0]
-        for m in report.misshapen] == [bent]
+    assert report.missing == [gone] and report.extra == ["stranger.weight"]
+    assert [m.split(" is ")[0] for m in report.misshapen] == [bent]
     assert set(new) == set(model.state_dict()) - {gone, bent}
 
 
@@ -192,12 +198,13 @@ def test_all_or_nothing(saved):
         assert says in str(error.value)
     for k, v in model.state_dict().items(): assert torch.equal(v, before[k]), "a refused file changes nothing"
     report = load_checkpoint(model, saved(state), strict=False)
-    assert len(report.matched) == len(before) - 2 and torch.equal(model.state_dict()["bottleneck.weight"],
-        before["bottleneck.weight"])
+    assert len(report.matched) == len(before) - 2
+    assert torch.equal(model.state_dict()["bottleneck.weight"], before["bottleneck.weight"])
     assert "missing       1  b1.0.attn.qkv.weight" in repr(report)
 
 
-@pytest.mark.parametrize("state,says", [({"a": torch.ones(1)}, "does not fit this model"), ({"base.pos_embed": torch.zeros(1, 11, 12)}, "no grid of height to width 2:1")])
+@pytest.mark.parametrize("state,says", [({"a": torch.ones(1)}, "does not fit this model"),
+                                        ({"base.pos_embed": torch.zeros(1, 11, 12)}, "no grid of height to width 2:1")])
 def test_files_of_another_kind(state, says, saved):
     for strict in (True, False):
         with pytest.raises(ValueError, match=says): load_checkpoint(VitIcs(**VIT), saved(state), strict)
@@ -264,9 +271,11 @@ def test_a_file_of_old_torch(tmp_path):
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.dictionaries(st.sampled_from("abcd"), st.just(torch.ones(1)), min_size=1), st.lists(st.sampled_from(["state_dict", "model", "net", "teacher"]), max_size=2), st.integers(0, 2), st.booleans())
+@given(st.dictionaries(st.sampled_from("abcd"), st.just(torch.ones(1)), min_size=1),
+       st.lists(st.sampled_from(["state_dict", "model", "net", "teacher"]), max_size=2),
+       st.integers(0, 2), st.booleans())
 def test_unwrapping_undoes_wrapping(state, wrappers, modules, backbone):
-    what = {"module." * modules + "backbone." * backbone + k: v for k, v in state.items()}
+    what = under("module." * modules + "backbone." * backbone, state)
     for w in wrappers: what = {w: what, "epoch": 1}
     assert unwrap(what) == (state, [])
 
@@ -282,8 +291,8 @@ def by_hand(old, rows, columns):
             y, x = max((i + .5) * h / rows - .5, 0), max((j + .5) * w / columns - .5, 0)
             a, b = int(y), int(x)
             c, d = min(a + 1, h - 1), min(b + 1, w - 1)
-            new[i, j] = (1 - (y - a)) * ((1 - (x - b)) * old[a, b] + (x - b) * old[a, d]) + (y
-                - a) * ((1 - (x - b)) * old[c, b] + (x - b) * old[c, d])
+            above, below = ((1 - (x - b)) * old[row, b] + (x - b) * old[row, d] for row in (a, c))
+            new[i, j] = (1 - (y - a)) * above + (y - a) * below
     return new
 
 
@@ -305,7 +314,7 @@ def test_the_same_grid_stays(): torch.testing.assert_close(resize_positions(x :=
 
 def test_build_model_loads(saved):
     state = noisy(build_model("vit_tiny_ics", "random"))
-    model = build_model("vit_tiny_ics", saved({"state_dict": {"module." + k: v for k, v in state.items()}}))
+    model = build_model("vit_tiny_ics", saved({"state_dict": under("module.", state)}))
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items()) and not model.training
     with pytest.warns(UserWarning, match="TransReID-SSL"): build_model("vit_tiny_ics")
     with pytest.raises(ValueError, match='there is "lite0", "vit_base_ics"'): build_model("vit_huge")

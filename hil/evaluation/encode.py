@@ -17,7 +17,7 @@ from ..core.errors import RunError
 from ..core.names import DEPTHS, MODALITIES
 from ..core.settings import one_of
 from ..data.images import cached_images
-from ..data.training_views import PixelViews, fast_bfloat16, through
+from ..data.training_views import PixelViews, through, use_bfloat16
 from ..models.build import MODELS, build_model, model_options
 from ..models.weights import load_checkpoint, read_file, unwrap
 from ..runs.folder import Run
@@ -154,8 +154,9 @@ def calibrate(
     part.attrs = table.attrs
     images = decoded(model.to(device).eval(), part, progress)
     pixels, rows = PixelViews(images, model.height, model.width, device=device), {}
+    bfloat16 = use_bfloat16(model.trunk, model.height, model.width, device)
     with tqdm(total=len(part), desc="calibrate", unit="images", disable=not progress) as bar:
         for m, images in pixels.images.items():
             rows[m] = through(model.trunk, m, lambda idx, m=m: pixels.clean(m, idx), len(images), bar,
-                              fast_bfloat16(device)).float().to(device)
+                              bfloat16).float().to(device)
     model.calibrate(rows)

@@ -35,7 +35,7 @@ def recomputed(
 
 # %% ../../nbs/3_models/00_two_stems.ipynb #0e4f961a
 class TwoStems(nn.Module):
-    "A network with a stem for each modality and shared layers behind them (HIL, section 3.1); subclasses say what these are."
+    "A stem for each modality, and shared layers behind them (HIL, section 3.1); subclasses say what these are."
     stems = {"visible": "", "infrared": ""}  # path of each stem among the submodules
 
     def __init__(self,
@@ -45,8 +45,8 @@ class TwoStems(nn.Module):
         compile=False, # True, or the name of a torch.compile backend
     ):
         super().__init__()
-        self.height, self.width, self.gradient_checkpointing, self.compile_backend = (height, width,
-            gradient_checkpointing, compile)
+        self.height, self.width = height, width
+        self.gradient_checkpointing, self.compile_backend = gradient_checkpointing, compile
 
     def shared(self, x): # stem outputs of one batch -> {"deep": [B, D], "shallow": [B, E]}
         "What is done to both modalities together."
@@ -64,16 +64,18 @@ class TwoStems(nn.Module):
 
     def run(self, module, x):
         "`module(x)`, checkpointed where that was asked for and a gradient is wanted."
-        return recomputed(module,
-                          x) if self.gradient_checkpointing and self.training and torch.is_grad_enabled() else module(x)
+        saving = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
+        return recomputed(module, x) if saving else module(x)
 
     def check(self, batch):
         "Raise ValueError for what the network cannot take."
         if not batch or (unknown := set(batch) - set(self.stems)):
-            raise ValueError(f"unknown modality {sorted(unknown) if batch else '(none given)'}; a batch has the keys {tuple(self.stems)}")
+            given = sorted(unknown) if batch else "(none given)"
+            raise ValueError(f"unknown modality {given}; a batch has the keys {tuple(self.stems)}")
         for m, x in batch.items():
             if x.ndim != 4 or x.shape[1:] != (3, self.height, self.width):
-                raise ValueError(f"{m}: expected images [B, 3, {self.height}, {self.width}], got {tuple(x.shape)}; resize them (hil.data.augment.clean), or build the model with height and width of yours")
+                raise ValueError(f"{m}: expected images [B, 3, {self.height}, {self.width}], got {tuple(x.shape)}; "
+                                 "resize them (hil.data.augment.clean), or build the model with your height and width")
 
     def forward(self,
         batch, # {"visible": x, "infrared": y}, one of them or both; x is [B, 3, height, width] images, normalised

@@ -35,8 +35,8 @@ def joined():
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
-    # others wait while rank 0 clusters
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=12))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(hours=12))  # others wait for as long as rank 0 clusters
     try:
         yield
         dist.barrier()  # nobody leaves while another still listens
@@ -50,9 +50,11 @@ def own_device(
     if world() == 1 or device.type == "cpu": return device
     local, there = int(os.environ.get("LOCAL_RANK", rank())), torch.cuda.device_count()
     if device.index is not None:
-        raise RunError(f'device = "{device}" with {world()} processes: each takes a GPU of its own; use device = "auto" or "cuda"')
+        raise RunError(f'device = "{device}" with {world()} processes: each takes a GPU of its own; '
+                       'use device = "auto" or "cuda"')
     if local >= there:
-        raise RunError(f"process {local} on this machine has no GPU: torch shows {there}; start at most {there} with --nproc_per_node")
+        raise RunError(f"process {local} on this machine has no GPU: torch shows {there}; "
+                       f"start at most {there} with --nproc_per_node")
     torch.cuda.set_device(local)
     return torch.device("cuda", local)
 
@@ -115,8 +117,8 @@ def in_blocks(
     mine = torch.arange(n).split(size)[rank()::world()]
     parts = [make(idx) for idx in mine]
     if world() == 1: return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
-    out = {name: torch.zeros(n, *shape) for name, shape in from_first(lambda: {name: tuple(x.shape[1:])
-        for name, x in parts[0].items()}).items()}
+    shapes = from_first(lambda: {name: tuple(x.shape[1:]) for name, x in parts[0].items()})
+    out = {name: torch.zeros(n, *shape) for name, shape in shapes.items()}
     for idx, part in zip(mine, parts):
         for name, x in part.items(): out[name][idx] = x
     return {name: total_(x) for name, x in out.items()}

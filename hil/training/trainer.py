@@ -21,7 +21,7 @@ from ..core.parallel import keep_freed_memory
 from ..data.images import cached_images, read_images, table_key
 from ..data.samplers import Batches
 from ..data.sysu import read_permutation
-from ..data.training_views import CachedViews, PixelViews, cache_views, cached, fast_bfloat16, store_key
+from ..data.training_views import CachedViews, PixelViews, cache_views, cached, store_key, use_bfloat16
 from ..evaluation import metrics, protocols
 from ..method.labels import Rules, epoch_labels, label_quality, true_labels
 from ..models.build import build_model, model_options
@@ -105,12 +105,13 @@ class Trainer:
         "Pixels where the whole network learns; trunk features, kept on disk, where only heads do."
         c, size = self.config, (self.model.height, self.model.width)
         if c.trainable == "all": return self.pixels(cached_images)  # pixels that come every epoch stay on disk
-        key = store_key(table_key(self.images.table), self.images.n_train, size, c.n_views, c.flip, c.seed,
-                        fast_bfloat16(self.device), module=self.model.trunk)
+        bfloat16 = use_bfloat16(self.model.trunk, *size, self.device)
+        key = store_key(table_key(self.images.table), self.images.n_train, size, c.n_views, c.flip, c.seed, bfloat16,
+                        module=self.model.trunk)
         def make():
             trunk = self.model.trunk.to(memory_format=torch.channels_last)
             return cache_views(self.pixels(read_images), trunk, self.images.n_train, c.n_views, c.seed, c.flip,
-                               self.progress)
+                               self.progress, bfloat16)
         return CachedViews(cached(cache_home() / "views", key, make))
 
     def pixels(self, read): # `read_images` or `cached_images`
