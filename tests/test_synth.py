@@ -320,7 +320,7 @@ def test_tape_outshines_everything_at_night():
     ball = np.array([cone(0, (0, 0.5, 0), (0, 0.5, 0), 0.2, 0.2)])
     canvas = np.zeros((64, 32, 1), np.float32)
     def light(nir):
-        "The ball's darkest and brightest pixel in the middle row and anywhere."
+        "The darkest pixel of the ball's middle row, and the brightest of all."
         def materials(parts, hits): return np.tile(np.float32([0.5, 0.5, 0.5, nir, 0]), (len(parts), 1))
         put_in(canvas, ball, np.eye(3), np.array([0, 0.5, 0.5, 1.0]), materials, CAMERAS[3], CAMERAS[3].light)
         return canvas[32, 8:24, 0].min(), canvas.max()
