@@ -68,8 +68,9 @@ def test_erase_rate_and_area():
     "One at a time and as a batch: the release's rate and mean area."
     x, rng = torch.zeros(3, 288, 144), random.Random(0)
     one = torch.tensor([(channel_erase(x, rng)[0] != 0).float().mean() for _ in range(1500)])
-    many = torch.cat([(erase(torch.zeros(100, 3, 288, 144), torch.rand(100, 1 + 4 * ATTEMPTS, generator=seeded(s)))[:,
-        0] != 0).float().mean((1, 2)) for s in range(15)])
+    boxes = [erase(torch.zeros(100, 3, 288, 144), torch.rand(100, 1 + 4 * ATTEMPTS, generator=seeded(s)))
+             for s in range(15)]
+    many = (torch.cat(boxes)[:, 0] != 0).float().mean((1, 2))
     for area in (one, many):
         assert abs((area > 0).float().mean() - G["erase_rate_288x144"].item()) < .04
         assert abs(area[area > 0].mean() - G["erase_mean_area"].item()) < .015
@@ -109,7 +110,7 @@ def test_crop_reaches_every_place():
 
 
 def test_copy_channels_draws_as_published():
-    "The equally likely choices have the published probabilities, and each choice does what the single-image function does."
+    "The choices have the published probabilities, and each choice does what the single-image function does."
     assert {k: [v.count(i) / len(v) for i in range(5)] for k, v in CHANNELS.items()} == {
         "none": [0, 0, 0, 0, 1], "exchange": [1/3, 1/3, 1/3, 0, 0], "exchange_gray": [.25] * 4 + [0],
         "adaptive_gray": [.25, .25, .25, .125, .125]}
@@ -124,16 +125,16 @@ def test_jitter_by_hand():
     # one colour everywhere: contrast is saturation
     torch.testing.assert_close(jitter(x, torch.tensor([[.5, 1., .5]])), gray(x) + (x - gray(x)) * 1.5)
     torch.testing.assert_close(jitter(x, torch.tensor([[.5, .5, 0.]]), strength=1.), gray(x))
-    assert 0 <= jitter(torch.rand(50, 3, 4, 4), torch.rand(50, 3), 1.).min() and jitter(torch.rand(50, 3, 4, 4),
-        torch.rand(50, 3), 1.).max() <= 1
+    strong = jitter(torch.rand(50, 3, 4, 4), torch.rand(50, 3), 1.)
+    assert 0 <= strong.min() and strong.max() <= 1
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_same_seed_same_views(channels):
     f, x = Augment(32, 16, channels), images()
     a, b, c = f(x, seeded(3)), f(x, seeded(3)), f(x, seeded(4))
-    assert a.equal(b) and not a.equal(c) and a.shape == (6, 3, 32,
-                                                         16) and a.dtype == torch.float32 and a.isfinite().all()
+    assert a.equal(b) and not a.equal(c)
+    assert a.shape == (6, 3, 32, 16) and a.dtype == torch.float32 and a.isfinite().all()
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
@@ -188,6 +189,6 @@ def test_same_views_on_a_gpu():
 
 
 def test_erased_boxes_reach_every_edge():
-    y = erase(torch.zeros(3000, 3, 12, 12), torch.rand(3000, 1 + 4 * ATTEMPTS, generator=seeded(0)), probability=1.)[:,
-        0] != 0
+    u = torch.rand(3000, 1 + 4 * ATTEMPTS, generator=seeded(0))
+    y = erase(torch.zeros(3000, 3, 12, 12), u, probability=1.)[:, 0] != 0
     for edge in (y[:, 0], y[:, -1], y[:, :, 0], y[:, :, -1]): assert edge.any(1).float().mean() > .05

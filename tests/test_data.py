@@ -50,11 +50,10 @@ def write(root, cells=MINI, exp=EXP):
 def manifest(root):
     "A synth.json that tells the truth about the folder."
     table = load_sysu(root, strict=False)
-    (root / "synth.json").write_text(json.dumps({"preset": "tiny", "seed": 0,
-                                                 "ids": {s: sorted(set(table.pid[table.split == s].tolist()))
-                                                         for s in SPLITS},
-                                                 "images_per_camera": {str(c): int((table.camid == c).sum())
-                                                     for c in MODALITY}}))
+    ids = {s: sorted(set(table.pid[table.split == s].tolist())) for s in SPLITS}
+    images = {str(c): int((table.camid == c).sum()) for c in MODALITY}
+    said = {"preset": "tiny", "seed": 0, "ids": ids, "images_per_camera": images}
+    (root / "synth.json").write_text(json.dumps(said))
     return root
 
 
@@ -90,7 +89,8 @@ def test_draws_ignore_the_order_of_rows_and_the_global_generator(golden_table):
 
 
 @settings(max_examples=60, deadline=None)
-@given(cells=st.dictionaries(st.tuples(st.sampled_from(sorted(MODALITY)), st.integers(1, 6)), st.integers(1, 14), min_size=1),
+@given(cells=st.dictionaries(st.tuples(st.sampled_from(sorted(MODALITY)), st.integers(1, 6)), st.integers(1, 14),
+                             min_size=1),
        trial=st.integers(0, 20), shots=st.sampled_from([1, 2, 10]), mode=st.sampled_from(["all", "indoor"]))
 def test_any_draw_holds_the_protocol(cells, trial, shots, mode):
     rows = [(f"cam{c}/{p:04d}/{k:04d}.jpg", p, c, MODALITY[c], "test") for (c, p), n in cells.items() for k in range(n)]
@@ -101,8 +101,8 @@ def test_any_draw_holds_the_protocol(cells, trial, shots, mode):
         return
     query, gallery = query_gallery(table, mode=mode, trial=trial, shots=shots)
     assert len(query) == sum(n for (c, _), n in cells.items() if c in INFRARED_CAMS)
-    assert gallery.groupby(["camid", "pid"]).size().to_dict() == {k: min(shots, n)
-        for k, n in cells.items() if k[0] in cams}
+    taken = {k: min(shots, n) for k, n in cells.items() if k[0] in cams}
+    assert gallery.groupby(["camid", "pid"]).size().to_dict() == taken
     assert gallery.path.is_unique
     assert list(zip(gallery.pid, gallery.camid)) == sorted(zip(gallery.pid, gallery.camid))
     assert table.loc[gallery.index].equals(gallery)
@@ -135,7 +135,8 @@ def test_official_permutation(tmp_path, golden_table):
 
 
 @pytest.mark.parametrize("kwargs, message", [
-    ({"mode": "outdoor"}, "mode='outdoor': expected one of"), ({"trial": -1}, "trial=-1"), ({"trial": 1.5}, "trial=1.5"), ({"shots": 0}, "shots=0"),
+    ({"mode": "outdoor"}, "mode='outdoor': expected one of"), ({"trial": -1}, "trial=-1"),
+    ({"trial": 1.5}, "trial=1.5"), ({"shots": 0}, "shots=0"),
     ({"split": "valid"}, r"split='valid'.*'test', 'train', 'val'")])
 def test_bad_arguments(mini, kwargs, message):
     with pytest.raises(ValueError, match=message): query_gallery(load_sysu(mini), **kwargs)
@@ -217,7 +218,8 @@ BROKEN = {
     "manifest of another kind": (text("synth.json", '{"ids": {"train": 3}}'), False,
                                  "not a manifest of hil.synth.render"),
     "not SYSU's counts": (remove("synth.json"), True,
-                          r"train \+ val identities: expected 395, found 3\n.*22,258, found 36\n.*11,909, found 18\n.*96, found 1\n.*3,803, found 6\n.*301, found 4\nCopy it again, or, for a subset"),
+                          r"train \+ val identities: expected 395, found 3\n.*22,258, found 36\n.*11,909, found 18\n"
+                          r".*96, found 1\n.*3,803, found 6\n.*301, found 4\nCopy it again, or, for a subset"),
 }
 
 
@@ -230,7 +232,8 @@ def test_broken_folders_are_refused_with_one_message(mini, name):
     assert caught.value.__cause__ is None and (caught.value.__context__ is None or caught.value.__suppress_context__)
 
 
-@pytest.mark.parametrize("name", [n for n, (_, strict, _) in BROKEN.items() if strict and n not in ("no folder", "one level up", "no cameras")])
+@pytest.mark.parametrize("name", [n for n, (_, strict, _) in BROKEN.items()
+                                  if strict and n not in ("no folder", "one level up", "no cameras")])
 def test_subsets_are_logged_and_read(mini, caplog, name):
     BROKEN[name][0](mini)
     with caplog.at_level(logging.WARNING): table = load_sysu(mini, strict=False)
@@ -240,9 +243,8 @@ def test_subsets_are_logged_and_read(mini, caplog, name):
 def test_the_well_known_incomplete_copy(tmp_path):
     "367 training identities with 11,333 infrared images: written as real files once, because everybody meets it."
     cells = {(3, p): 30 for p in range(1, 367)} | {(3, 367): 11333 - 366 * 30, (1, 1): 1}
-    root = write(tmp_path / "SYSU-MM01", cells | {(c, 1): 1 for c in (2, 4, 5, 6)},
-                 {"train": ",".join(map(str, range(1, 297))), "val": ",".join(map(str, range(297, 396))),
-                  "test": "400"})
+    exp = {"train": ",".join(map(str, range(1, 297))), "val": ",".join(map(str, range(297, 396))), "test": "400"}
+    root = write(tmp_path / "SYSU-MM01", cells | {(c, 1): 1 for c in (2, 4, 5, 6)}, exp)
     (root / "cam6/0001/0001.jpg").unlink()
     with pytest.raises(DataError) as caught: load_sysu(root)
     for part in ("expected 395, found 367", "expected 11,909, found 11,333", *CAUSES.values(),
@@ -256,12 +258,11 @@ def test_the_real_counts_pass(tmp_path, caplog):
         return {(c, p): total // (len(cams) * len(ids)) + (k < total % (len(cams) * len(ids)))
                 for k, (c, p) in enumerate((c, p) for c in cams for p in ids)}
     train, test = range(1, 396), range(396, 492)
-    cells = spread(22258, VISIBLE_CAMS, train) | spread(11909, INFRARED_CAMS,
-                                                        train) | dict(list(spread(1000, VISIBLE_CAMS,
-        test).items())[:301]) | spread(3803, INFRARED_CAMS, test)
-    root = write(tmp_path / "SYSU-MM01", cells, {"train": ",".join(map(str, train[:296])),
-                                                 "val": ",".join(map(str, train[296:])), "test": ",".join(map(str,
-        test))})
+    gallery = dict(list(spread(1000, VISIBLE_CAMS, test).items())[:301])
+    cells = (spread(22258, VISIBLE_CAMS, train) | spread(11909, INFRARED_CAMS, train) | gallery
+             | spread(3803, INFRARED_CAMS, test))
+    exp = {"train": train[:296], "val": train[296:], "test": test}
+    root = write(tmp_path / "SYSU-MM01", cells, {split: ",".join(map(str, ids)) for split, ids in exp.items()})
     with caplog.at_level(logging.WARNING): table = load_sysu(root)
     assert not caplog.text and len(train_table(table, ("train", "val"))) == 22258 + 11909
     assert {k: counts(table)[k] for k in SYSU_COUNTS} == SYSU_COUNTS
@@ -272,8 +273,8 @@ def test_people_in_one_modality_only_are_allowed_and_logged(tmp_path, caplog):
     root = manifest(write(tmp_path / "half", cells))
     caplog.clear()
     with caplog.at_level(logging.WARNING): load_sysu(root)
-    assert [r.getMessage()
-            for r in caplog.records] == ["train: 1 identities only in visible, 1 only in infrared images (allowed)"]
+    said = [r.getMessage() for r in caplog.records]
+    assert said == ["train: 1 identities only in visible, 1 only in infrared images (allowed)"]
 
 
 # ---- pixels -------------------------------------------------------------------------------------------------------
@@ -332,7 +333,8 @@ def test_unreadable_images_are_named(tmp_path):
 
 
 @settings(max_examples=150, deadline=None)
-@given(kind=st.sampled_from(["JPEG", "PNG", "BMP"]), cut=st.integers(0, 3000), edits=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=4))
+@given(kind=st.sampled_from(["JPEG", "PNG", "BMP"]), cut=st.integers(0, 3000),
+       edits=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=4))
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_damaged_bytes_are_read_or_refused_but_never_leak_another_error(kind, cut, edits):
     with tempfile.TemporaryDirectory() as folder:
@@ -375,8 +377,8 @@ def test_merge_truth(mini):
     part = table[table.camid == 3]
     merged = merge_truth(part)
     assert merged.viewpoint.tolist() == part.index.tolist() == merged.index.tolist()
-    assert merged.columns.tolist() == [*table.columns, "viewpoint",
-                                       "bag"] and set(merged.bag) == {"none"} and merged.attrs["root"] == str(mini)
+    assert merged.columns.tolist() == [*table.columns, "viewpoint", "bag"]
+    assert set(merged.bag) == {"none"} and merged.attrs["root"] == str(mini)
     truth[truth.path != "cam3/0001/0001.jpg"].to_csv(mini / "truth.csv", index=False)
     with pytest.raises(DataError, match="no row for cam3/0001/0001.jpg.*Render"): merge_truth(part)
     truth.drop(columns="path").to_csv(mini / "truth.csv", index=False)

@@ -274,7 +274,8 @@ def test_a_whole_network_reads_the_cache(hil_home, roots, tmp_path):
                     run_dir=str(tmp_path / "run"), **QUICK)
     trainer = Trainer(config, progress=False).prepare()
     cached = trainer.views.images["visible"]
-    assert cached.dtype == torch.uint8 and len(cached) == len(trainer.images.tables["visible"]) and list((hil_home / "pixels").glob("*-stamps.npy"))
+    assert cached.dtype == torch.uint8 and len(cached) == len(trainer.images.tables["visible"])
+    assert list((hil_home / "pixels").glob("*/stamps.npy"))
     trainer.features = trainer.extract()
 
 

@@ -1,4 +1,4 @@
-"The embedded benchmark: same seed same bytes, the layout, the truth, the pictures; and the ray-caster against a slow reference."
+"The embedded benchmark: same seed same bytes, layout, truth, pictures; and the ray-caster against a slow reference."
 import json
 import os
 import shutil
@@ -15,39 +15,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hil.synth import scenes
-from hil.synth.people import EYE, PIECE, SLOT, body, draw_person, material, paint
-from hil.synth.raster import (
-    ALONG,
-    DEPTH,
-    NX,
-    NZ,
-    PART,
-    PX,
-    PY,
-    PZ,
-    cast,
-    cone,
-    expose,
-    shade,
-    turn,
-)
-from hil.synth.render import (
-    CAMERAS,
-    FORMAT,
-    PRESETS,
-    TAPE,
-    Difficulty,
-    Preset,
-    Shot,
-    default_root,
-    draw_shot,
-    frame_person,
-    load_truth,
-    picture,
-    plan,
-    put_in,
-    render,
-)
+from hil.synth.materials import EYE, material
+from hil.synth.painting import paint
+from hil.synth.people import PIECE, SLOT, body, draw_person
+from hil.synth.raster import ALONG, DEPTH, NX, NZ, PART, PX, PY, PZ, cast, cone, expose, shade, turn
+from hil.synth.render import FORMAT, PRESETS, Preset, default_root, load_truth, plan, render, write, write_folder
+from hil.synth.scenes import CAMERAS
+from hil.synth.shots import TAPE, Difficulty, Shot, draw_shot, frame_person, picture, put_in
 
 TIES = (0.7, 0.68)
 
@@ -89,7 +63,8 @@ def test_continues_after_folders_and_manifest_are_gone(whole, tmp_path):
 
 
 def test_killed_rendering_continues_to_the_same_bytes(tmp_path):
-    code = "import sys; from hil.synth.render import render; render('tiny', 7, root=sys.argv[1], workers=2, progress=False)"
+    code = ("import sys; from hil.synth.render import render; "
+            "render('tiny', 7, root=sys.argv[1], workers=2, progress=False)")
     root = tmp_path / "killed"
     child = subprocess.Popen([sys.executable, "-c", code, str(root)], env=os.environ | {"OMP_NUM_THREADS": "1"})
     deadline = time.time() + 60
@@ -106,10 +81,33 @@ def test_killed_rendering_continues_to_the_same_bytes(tmp_path):
 
 
 def test_two_processes_on_one_root_leave_one_whole_rendering(whole, tmp_path):
-    code = "import sys; from hil.synth.render import PRESETS, Preset, render; PRESETS['micro'] = Preset(6, 2, 2, 2); render('micro', 5, root=sys.argv[1], progress=False)"
+    code = ("import sys; from hil.synth.render import PRESETS, Preset, render; PRESETS['micro'] = Preset(6, 2, 2, 2); "
+            "render('micro', 5, root=sys.argv[1], progress=False)")
     both = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "r")]) for _ in range(2)]
     assert [p.wait(60) for p in both] == [0, 0]
     assert files(tmp_path / "r") == files(whole)
+
+
+def test_a_lost_race_is_no_failure_and_a_full_disk_is_one(tmp_path, monkeypatch):
+    "A rename that fails is fine where another process has put the same there, whatever the file system calls it."
+    image, name = np.zeros((8, 4, 3), np.uint8), tmp_path / "cam1/0001"
+    def another_was_faster(self, target):
+        shutil.copytree(self, target)
+        raise OSError(39, "Directory not empty")
+    def no_space(*where): raise OSError(28, "No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.rename", no_space)
+        with pytest.raises(OSError, match="No space"): write_folder(tmp_path, name, {"0001.jpg": image})
+        patch.setattr("pathlib.Path.rename", another_was_faster)
+        write_folder(tmp_path, name, {"0001.jpg": image})
+    assert [p.name for p in name.iterdir()] == ["0001.jpg"]
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", no_space)
+        with pytest.raises(OSError, match="No space"): write(tmp_path / "a.txt", "text")
+        (tmp_path / "a.txt").write_text("text")             # as where a file that is open cannot be replaced
+        write(tmp_path / "a.txt", "text")
+        with pytest.raises(OSError, match="No space"): write(tmp_path / "a.txt", "other")
+    assert sorted(p.name for p in tmp_path.glob("*.txt")) == ["a.txt"] and not list(tmp_path.glob(".*a.txt"))
 
 
 def test_complete_rendering_is_returned_untouched(whole):
@@ -147,8 +145,8 @@ def test_plan_keeps_its_promises_at_every_size(name, overlap):
     assert len(set(sum(m["ids"].values(), []))) == size.train + size.val + size.test
     only = m["only_in"]
     assert sum(map(len, only.values())) == size.train - round(overlap * size.train)
-    assert abs(len(only["visible"]) - len(only["infrared"])) <= 1 and set(sum(only.values(),
-        [])) <= set(m["ids"]["train"])
+    assert abs(len(only["visible"]) - len(only["infrared"])) <= 1
+    assert set(sum(only.values(), [])) <= set(m["ids"]["train"])
     assert json.loads(json.dumps(m)) == m
     if (name, overlap) == ("default", 1.0): assert sum(m["images_per_camera"].values()) == 13_200
 
@@ -179,11 +177,11 @@ def test_overlap_leaves_people_in_one_modality_and_their_pictures_as_they_were(w
 
 def test_truth_agrees_with_the_files(whole, pixels):
     truth = load_truth(whole)
-    assert sorted(truth.path) == sorted(p.relative_to(whole).as_posix()
-                                        for p in whole.rglob("*.jpg")) and truth.notna().all(axis=None)
+    assert sorted(truth.path) == sorted(p.relative_to(whole).as_posix() for p in whole.rglob("*.jpg"))
+    assert truth.notna().all(axis=None)
     for row in truth.itertuples():
-        assert row.path.startswith(f"cam{row.camid}/{row.pid:04d}/") and row.modality == ("infrared"
-            if row.camid in (3, 6) else "visible")
+        assert row.path.startswith(f"cam{row.camid}/{row.pid:04d}/")
+        assert row.modality == ("infrared" if row.camid in (3, 6) else "visible")
         assert pixels[row.path].shape == (128, 64, 3)
         assert row.occluded == (row.occluder != "none") and 0 <= row.azimuth <= 360 and 0 <= row.gait_phase < 6.2832
     assert (truth.groupby("pid")[["upper", "lower", "bag", "hat", "split"]].nunique() == 1).all(axis=None)
@@ -193,14 +191,16 @@ def test_truth_agrees_with_the_files(whole, pixels):
 
 def test_default_root_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("HIL_HOME", str(tmp_path))
-    assert default_root() == tmp_path / f"synth-{FORMAT}-default-seed0" and default_root("tiny", 3,
-        0.7) == tmp_path / f"synth-{FORMAT}-tiny-seed3-overlap0.7"
+    assert default_root() == tmp_path / f"synth-{FORMAT}-default-seed0"
+    assert default_root("tiny", 3, 0.7) == tmp_path / f"synth-{FORMAT}-tiny-seed3-overlap0.7"
     assert render("micro", 1, progress=False) == tmp_path / f"synth-{FORMAT}-micro-seed1"
 
 
 # bad input
 
-@pytest.mark.parametrize("change, word", [(dict(seed=6), "seed is 5, not 6"), (dict(overlap=0.5), "overlap"), (dict(difficulty=Difficulty(occluded=0.5)), "difficulty"), (dict(preset="tiny"), "preset")])
+@pytest.mark.parametrize("change, word", [
+    (dict(seed=6), "seed is 5, not 6"), (dict(overlap=0.5), "overlap"),
+    (dict(difficulty=Difficulty(occluded=0.5)), "difficulty"), (dict(preset="tiny"), "preset")])
 def test_a_folder_with_another_rendering_is_refused(whole, change, word):
     with pytest.raises(ValueError, match=word): render(**(dict(preset="micro", seed=5, root=whole) | change))
 
@@ -219,7 +219,9 @@ def test_a_foreign_folder_is_left_alone(tmp_path):
     assert files(tmp_path) == {"cam1/mine.jpg": b"precious"}
 
 
-@pytest.mark.parametrize("bad, word", [(dict(preset="huge"), "choose one of"), (dict(overlap=1.5), "from 0 to 1"), (dict(overlap=float("nan")), "from 0 to 1"), (dict(seed=-1), "whole number"), (dict(seed=1.5), "whole number")])
+@pytest.mark.parametrize("bad, word", [
+    (dict(preset="huge"), "choose one of"), (dict(overlap=1.5), "from 0 to 1"),
+    (dict(overlap=float("nan")), "from 0 to 1"), (dict(seed=-1), "whole number"), (dict(seed=1.5), "whole number")])
 def test_settings_out_of_range_are_named(tmp_path, bad, word):
     with pytest.raises(ValueError, match=word): render(root=tmp_path / "r", **bad)
     assert not (tmp_path / "r").exists()
@@ -236,8 +238,8 @@ def test_infrared_has_three_equal_channels_and_visible_has_colour(pixels):
 def test_pictures_are_neither_blank_nor_blown(pixels):
     means = np.array([i.mean() for i in pixels.values()])
     night = np.array([p[3] in "36" for p in pixels])
-    assert all(i.std() > 15
-               for i in pixels.values()) and 100 < means[~night].mean() < 155 and 60 < means[night].mean() < 115
+    assert all(i.std() > 15 for i in pixels.values())
+    assert 100 < means[~night].mean() < 155 and 60 < means[night].mean() < 115
     assert np.mean([(i == 255).mean() for i in pixels.values()]) < 0.01
 
 
@@ -247,8 +249,8 @@ def test_person_fills_a_sensible_share_of_the_box(camid):
                                    heading_spread=10.0)
     for pid in range(40):
         shot, rng = draw_shot(1, pid, camid, 1, loose)
-        shapes, rotation = body(draw_person(np.random.default_rng([1, pid]), TIES), shot.phase,
-                                shot.vigour), turn(shot.azimuth, CAMERAS[camid].pitch)
+        shapes = body(draw_person(np.random.default_rng([1, pid]), TIES), shot.phase, shot.vigour)
+        rotation = turn(shot.azimuth, CAMERAS[camid].pitch)
         ids, _ = cast(shapes, rotation, frame_person(shapes, rotation, CAMERAS[camid], rng, loose), 128, 64)
         shares.append((ids >= 0).mean())
         rows = np.flatnonzero((ids >= 0).any(1))
@@ -317,13 +319,13 @@ def test_leather_is_dark_and_polyester_bright_at_night():
 def test_tape_outshines_everything_at_night():
     ball = np.array([cone(0, (0, 0.5, 0), (0, 0.5, 0), 0.2, 0.2)])
     canvas = np.zeros((64, 32, 1), np.float32)
-    for nir in (0.92, TAPE):
-        put_in(canvas, ball, np.eye(3), np.array([0, 0.5, 0.5, 1.0]),
-               lambda parts, hits: np.tile(np.float32([0.5, 0.5, 0.5, nir, 0]), (len(parts), 1)), CAMERAS[3],
-               CAMERAS[3].light)
-        edge = canvas[32, 8:24, 0].min(), canvas.max()
-        if nir == TAPE: assert edge[0] > plain[1]   # bright even where the surface turns away
-        plain = edge
+    def light(nir):
+        "The darkest pixel of the ball's middle row, and the brightest of all."
+        def materials(parts, hits): return np.tile(np.float32([0.5, 0.5, 0.5, nir, 0]), (len(parts), 1))
+        put_in(canvas, ball, np.eye(3), np.array([0, 0.5, 0.5, 1.0]), materials, CAMERAS[3], CAMERAS[3].light)
+        return canvas[32, 8:24, 0].min(), canvas.max()
+    (_, brightest), (darkest, _) = light(0.92), light(TAPE)
+    assert darkest > brightest   # bright even where the surface turns away
 
 
 @given(st.integers(0, 10_000))
@@ -336,8 +338,8 @@ def test_everybody_has_shoes_and_a_head_and_no_bare_pelvis(seed):
     slots = paint(p, parts, hits)
     assert np.isfinite(hits).all() and np.isfinite(shapes).all() and slots.max() < len(SLOT)
     behind = np.cos(np.radians(seed * 37.0)) < 0                     # a wide hem hides the heels
-    assert (PIECE["shoe"] in parts or p.lower == "wide" or behind) and {SLOT["skin"], SLOT["hair"],
-        SLOT["hat"]} & set(slots.tolist())
+    assert PIECE["shoe"] in parts or p.lower == "wide" or behind
+    assert {SLOT[s] for s in ("skin", "hair", "hat")} & set(slots.tolist())
     assert not (slots[parts == PIECE["pelvis"]] == SLOT["skin"]).any(), "a bare pelvis"
     assert not ((parts == PIECE["thigh"]) & (hits[:, PY] > p.hip - 0.05) & (slots == SLOT["skin"])).any(), "a bare hip"
     assert shapes[:, [1, 4]].min() > -0.05 and shapes[:, [1, 4]].max() < 1.05
@@ -391,8 +393,8 @@ def test_points_are_told_in_body_coordinates_whichever_way_the_body_turns():
 
 def test_expose_agrees_with_plain_numpy():
     rng = np.random.default_rng(0)
-    canvas, gain, noise = rng.random((24, 16, 3)).astype(np.float32), np.array([0.9, 1.0, 1.1]), rng.normal(0, 0.02,
-        (12, 8, 3)).astype(np.float32)
+    canvas, gain = rng.random((24, 16, 3)).astype(np.float32), np.array([0.9, 1.0, 1.1])
+    noise = rng.normal(0, 0.02, (12, 8, 3)).astype(np.float32)
     small = canvas.reshape(12, 2, 8, 2, 3).mean((1, 3)) * gain
     taps = np.exp(-np.arange(-2, 3) ** 2 / (2 * 0.7**2))
     taps /= taps.sum()

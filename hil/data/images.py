@@ -146,8 +146,8 @@ def refresh(
 # %% ../../nbs/1_data/01_images.ipynb #bb5c6347
 def _arrays(folder, shapes):
     "The arrays of a cache, mapped for reading and writing; made, all 0, where they are missing or were cut off."
-    def load(): return [np.load(folder / f"{name}.npy", mmap_mode="r+") for name in shapes]
-    try: return load()
+    def load(mode): return [np.load(folder / f"{name}.npy", mmap_mode=mode) for name in shapes]
+    try: return load("r") and load("r+")  # only "r" refuses a file that is too short: "r+" fills it up with zeros
     except (FileNotFoundError, ValueError, EOFError): shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".part-", dir=folder.parent) as beside:
@@ -158,7 +158,7 @@ def _arrays(folder, shapes):
         try: new.rename(folder)
         except OSError:
             if not folder.exists(): raise   # else another process was faster
-    return load()
+    return load("r+")
 
 
 def cached_images(
