@@ -24,9 +24,9 @@ def training_settings(
     "Settings from the command line; `--run-dir` and `--run_dir` are the same. Raises RunError; SystemExit for --help."
     import tyro
 
-    from hil.runs.config import Config
+    from hil.runs.config import Config, Preset
     from hil.runs.recipes import recipe_of
-    def start(preset: str = "default", release: bool = False): return dict(preset=preset, release=release)
+    def start(preset: Preset = "default", release: bool = False): return {"preset": preset, "release": release}
     chosen, _ = tyro.cli(start, prog="hil train", args=[w for w in words if w not in ("-h", "--help")],
                          return_unknown_args=True)
     return tyro.cli(Config, prog="hil train", args=words, default=Config.saved(recipe_of(chosen) | chosen),

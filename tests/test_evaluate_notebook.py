@@ -1,4 +1,4 @@
-"nbs/evaluate.ipynb through papermill: four layouts, with truth and without, checkpoints right and wrong; and what hil.evaluation.encode promises."
+"nbs/evaluate.ipynb through papermill: four layouts, with truth and without, checkpoints right and wrong; and what encode and scoring promise."
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +16,8 @@ from papermill.parameterize import parameterize_notebook
 
 from hil.core.errors import RunError
 from hil.evaluation import metrics, protocols, tables
-from hil.evaluation.encode import Evaluation, extract, load_encoder
+from hil.evaluation.encode import extract, load_encoder
+from hil.evaluation.scoring import Evaluation
 from hil.models.build import build_model
 from hil.plots import sheets
 from hil.runs.config import Config
@@ -120,8 +121,7 @@ def test_a_folder_without_truth_gets_pictures_and_no_score(evaluated, stand_in, 
     assert {p.name for p in tmp_path.iterdir()} == {"out.ipynb"}
 
 
-# ---- hil.evaluation.encode
-# --------------------------------------------------------------------------------------------------
+# ---- hil.evaluation.encode and scoring ----------------------------------------------------------------------------
 
 def scored(encoder, config, **options):
     "mAP of an encoder on the images that a run held out."

@@ -5,7 +5,8 @@ from dataclasses import fields
 import pytest
 from conftest import papermill
 
-from hil.evaluation.encode import Evaluation
+from hil.core.settings import allowed
+from hil.evaluation.scoring import Evaluation
 from hil.runs.config import Config
 
 KINDS = {"train": Config, "evaluate": Evaluation}
@@ -25,10 +26,10 @@ def test_wrong_parameters_stop_it_at_once(hil_home, tmp_path, notebook, paramete
 
 
 @pytest.mark.parametrize("notebook,comments", [("train", ("DBSCAN on the Jaccard distance (0.6 SYSU-MM01, 0.3 RegDB)", "of everything random", "neighbour consistency; 0 switches it off")),
-                                               ("evaluate", ("rows of the list of errors", "regdb: which of its ten given splits, 1..10; 0: all ten"))])
+                                               ("evaluate", ("rows of the list of errors", "regdb: which of its ten given splits; 0: all ten"))])
 def test_help_lists_every_parameter_with_its_comment(tmp_path, notebook, comments):
     done = papermill(notebook, tmp_path, "--help-notebook")
     text, known = " ".join(done.stdout.split()), fields(KINDS[notebook])
     assert done.returncode == 0 and len(known) == len(re.findall(r"\(default ", text))
-    for f in known: assert f"{f.name}: {f.type if isinstance(f.type, str) else f.type.__name__} (default" in text
+    for name, asked in allowed(KINDS[notebook]).items(): assert f"{name}: {asked.kind.__name__} (default" in text
     for comment in comments: assert comment in text

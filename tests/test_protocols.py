@@ -293,7 +293,7 @@ def test_broken_data_stops_before_a_run_begins(hil_home, roots, tmp_path):
 
 
 @pytest.mark.parametrize("changes,says", [(dict(dataset="regdb"), "needs data_root, the folder that holds Visible"), (dict(split=2), 'is for dataset = "regdb"'), (dict(direction="visible_to_infrared"), 'is for dataset = "regdb" and "llcm"'),
-    (dict(draws="official"), 'is for dataset = "sysu"'), (dict(dataset="llcm", data_root="x", shots=10), "search_mode and shots are SYSU-MM01's"), (dict(dataset="regdb", data_root="x", evaluate_on="val"), "no validation people"),
+    (dict(draws="official"), 'is for dataset = "sysu"'), (dict(dataset="llcm", data_root="x", shots=10), 'shots = 10 is for dataset = "sysu" and "synth"'), (dict(dataset="regdb", data_root="x", evaluate_on="val"), "no validation people"),
     (dict(dataset="folder", data_root="x", supervision="truth", stage1_epochs=0), "has no truth"), (dict(dataset="regbd", data_root="x"), "did you mean 'regdb'"), (dict(dataset="regdb", data_root="x", split=11), "from 1 to 10"),
     (dict(expect="standin"), "did you mean 'stand-in'")])
 def test_settings_that_contradict_the_data_set(changes, says):

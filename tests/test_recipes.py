@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from hil.core.errors import RunError
+from hil.core.settings import settings_from
 from hil.evaluation.metrics import Metrics
 from hil.method.memory import InstanceMemory
-from hil.runs.config import Config, config_from
+from hil.cli import training_settings
+from hil.runs.config import Config
 from hil.runs.recipes import RECIPES, RELEASE
-from hil.training.cli import settings_from, words_of
+from hil.training.cli import words_of
 from hil.training.trainer import Trainer
 
 MINE = dict(data_root="x", weights="random")
@@ -21,9 +23,10 @@ COMMON = dict(model="vit_base_ics", flip=True, trainable="all",                 
               k1=30, k1_infrared=0, k2=6, min_samples=4,                                                   # 2
               shrink=.9, update_sub_centers=False,                                                         # 3, 5
               matcher="brst", level="sample", brst_direction="alternate",                                  # 4
-              batch_ids=8, instances=16, temp=.05, momentum=.1, memory_update="sample", mccl_warmup=20, mccl_variant="published", instance_mix="unit",  # 5
-              cluster_weight=1., mccl_weight=1., neighbor_weight=1.,
-              stage1_epochs=30, stage2_epochs=30, optimizer="sgd", lr=3.5e-5, warmup_lr=1., weight_decay=5e-4, lr_drop=1., select="last", reload_epoch=0, supervision="none",  # 6
+              batch_ids=8, instances=16, temp=.05, momentum=.1, memory_update="sample",                    # 5
+              mccl_warmup=20, mccl_variant="published", instance_mix="unit", cluster_weight=1., mccl_weight=1., neighbor_weight=1.,
+              stage1_epochs=30, stage2_epochs=30, optimizer="sgd", lr=3.5e-5, warmup_lr=1.,                # 6
+              weight_decay=5e-4, lr_drop=1., select="last", reload_epoch=0, supervision="none",
               trials=10, accumulate=1, precision="float32", release=False)
 OWN = {"sysu": dict(dataset="sysu", train_splits="train+val", eps=.6, n_sub=9, threshold=.5, iterations=100),
        "regdb": dict(dataset="regdb", train_splits="train", eps=.3, n_sub=2, threshold=.8, iterations=50),
@@ -59,12 +62,13 @@ def test_what_is_no_name_at_all():
     with pytest.raises(RunError, match="did you mean 'preset'"): Config(presett="sysu")
 
 
-@pytest.mark.parametrize("given", [dict(n_sub=9), dict(eps=.6), dict(optimizer="adam"), dict(trainable="heads", model="lite0"), dict(lr=1)])
+@pytest.mark.parametrize("given", [dict(n_sub=9), dict(eps=.6), dict(optimizer="adam"),
+                                   dict(trainable="heads", model="lite0"), dict(lr=1)])
 def test_what_is_given_wins_even_where_it_is_the_default(given):
     config = Config(preset="regdb", **MINE, **given)
     assert {k: getattr(config, k) for k in given} == given and config.threshold == .8
     assert replace(config, seed=1) == Config(preset="regdb", **MINE, **given, seed=1), "a copy fills in no recipe again"
-    assert Config(**settings_from(words_of(config))) == config
+    assert training_settings(words_of(config)) == config
 
 
 def test_without_a_recipe_nothing_changed():
@@ -74,18 +78,19 @@ def test_without_a_recipe_nothing_changed():
 def test_the_parameters_cell_with_a_recipe():
     default = vars(Config())
     changed = default | dict(preset="regdb", lr=.5, **MINE)
-    assert config_from(changed, set()) == Config(preset="regdb", lr=.5, **MINE)
-    assert config_from(changed | {"In": ["x = 1", "# Parameters\nn_sub = 9\n"]}, {"In"}).n_sub == 9
+    assert settings_from(changed, set(), Config) == Config(preset="regdb", lr=.5, **MINE)
+    assert settings_from(changed | {"In": ["x = 1", "# Parameters\nn_sub = 9\n"]}, {"In"}, Config).n_sub == 9
     # equal to False, and still no bool
-    with pytest.raises(RunError, match="flip = 0 is a int"): config_from(default | dict(flip=0), set())
+    with pytest.raises(RunError, match="flip = 0 is a int"): settings_from(default | dict(flip=0), set(), Config)
 
 
 def test_papermill_marks_what_it_injects(tmp_path):
     "The one thing taken from papermill: its cell begins with '# Parameters'."
     lines = [f"{k}: {type(v).__name__} = {v!r}" for k, v in vars(Config()).items()]
     cells = [nbformat.v4.new_code_cell(s)
-             for s in ("from hil.runs.config import config_from\nbefore = set(globals()) | {'before'}",
-                       "\n".join(lines), "c = config_from(globals(), before)\nprint(c.n_sub, c.eps, c.lr)")]
+             for s in ("from hil.runs.config import Config\nfrom hil.core.settings import settings_from\n"
+                       "before = set(globals()) | {'before'}", "\n".join(lines),
+                       "c = settings_from(globals(), before, Config)\nprint(c.n_sub, c.eps, c.lr)")]
     cells[1].metadata["tags"] = ["parameters"]
     nbformat.write(nbformat.v4.new_notebook(cells=cells,
                                             metadata={"kernelspec": {"name": "python3", "display_name": "python3",
@@ -108,6 +113,16 @@ def test_release_is_one_word():
     assert Config(preset="sysu", release=True, select="last", **MINE).select == "last"
 
 
+@pytest.mark.parametrize("given", [dict(), dict(select="last"), dict(matcher="none", n_sub=9), dict(mccl_weight=0)], ids=str)
+@pytest.mark.parametrize("preset", RECIPES)
+def test_python_papermill_and_the_command_line_mean_the_same_run(preset, given):
+    words = [w for k, v in dict(preset=preset, **given, **MINE).items() for w in (f"--{k.replace('_', '-')}", str(v))]
+    cell = "# Parameters\n" + "".join(f"{k} = {v!r}\n" for k, v in dict(preset=preset, release=True, **given, **MINE).items())
+    names = vars(Config()) | dict(preset=preset, release=True, **given, **MINE, In=[cell])
+    config = Config(preset=preset, release=True, **given, **MINE)
+    assert training_settings([*words, "--release"]) == config == settings_from(names, {"In"}, Config)
+
+
 @pytest.mark.parametrize("mix", ["unit", "raw"])
 def test_what_moves_an_instance_memory(quick_run, mix, monkeypatch):
     made = []
@@ -123,11 +138,11 @@ def quick_run(train):
     return lambda **changes: train(**{**dict(stage1_epochs=0, stage2_epochs=1, iterations=1, trials=1), **changes})
 
 
-@pytest.mark.parametrize("select,back", [("test_best", True), ("last", False)])
-def test_reload_goes_back_to_the_best(small, tmp_path, monkeypatch, select, back):
+@pytest.mark.parametrize("reload_epoch,back", [(1, True), (0, False)])
+def test_reload_goes_back_to_the_best(small, tmp_path, monkeypatch, reload_epoch, back):
     scores, seen = iter([.5, .3, .4]), []  # the untrained model is the best
-    trainer = Trainer(small(run_dir=str(tmp_path / "run"), select=select, reload_epoch=1, stage1_epochs=0,
-                            stage2_epochs=2, iterations=1), progress=False)
+    trainer = Trainer(small(run_dir=str(tmp_path / "run"), select="test_best", reload_epoch=reload_epoch,
+                            stage1_epochs=0, stage2_epochs=2, iterations=1), progress=False)
     monkeypatch.setattr(trainer, "evaluate", lambda: (Metrics(np.ones(1), next(scores), 0.),
                                                       Metrics(np.zeros(1), 0., 0.)))
     label = trainer.label

@@ -33,7 +33,8 @@ from hil.method.losses import mccl_loss
 from hil.method.labels import Rules, Transfer, apart_labels
 from hil.method.memory import ClusterMemory, InstanceMemory
 from hil.method.rerank import jaccard_distance
-from hil.runs.config import CHOICES, Config
+from hil.core.settings import allowed
+from hil.runs.config import Config
 from hil.runs.folder import Run
 from hil.training.step import Memories, move_memories, remember, step_losses
 from hil.training.run_images import find_device
@@ -165,10 +166,10 @@ def test_a_loss_of_weight_0_is_gone(quick, off):
     assert np.isfinite(history.loss_total.iloc[-1])
 
 
-@pytest.mark.parametrize("matcher", CHOICES["matcher"])
-@pytest.mark.parametrize("level", CHOICES["level"])
+@pytest.mark.parametrize("matcher", allowed(Config)["matcher"].choices)
+@pytest.mark.parametrize("level", allowed(Config)["level"].choices)
 def test_matchers_and_levels(quick, matcher, level):
-    if matcher == "none" and level == "sample": pytest.skip("level has no meaning without a matcher")
+    if matcher not in ("brst", "one_way") and level == "sample": pytest.skip("level does nothing there and is refused")
     run = quick(matcher=matcher, level=level)
     z, h = run.epoch(1), run.history
     if matcher == "none":
@@ -566,12 +567,12 @@ def test_one_modality_alone(whole, quick, tmp_path, cams, left):
     root = tmp_path / "half"
     shutil.copytree(whole.data_root, root, ignore=lambda folder, names: [n
         for n in names if n in {f"cam{c}" for c in cams}])
-    with pytest.raises(DataError) as error: quick(dataset="sysu", data_root=str(root))
+    with pytest.raises(DataError) as error: quick(dataset="sysu", data_root=str(root), preset="default")
     assert str(root) in str(error.value) and (left in str(error.value) or f"cam{cams[0]}" in str(error.value))
 
 
 def test_the_real_layout_is_read_like_the_rendered_one(whole, quick):
-    run, rendered = quick(dataset="sysu", data_root=whole.data_root), quick("rendered")
+    run, rendered = quick(dataset="sysu", data_root=whole.data_root, preset="default"), quick("rendered")
     same_runs(run, rendered)
 
 

@@ -76,7 +76,8 @@ class Settings(type):
     "The class of a class of settings: calling it completes and checks what is given; `saved` takes values as they are."
     def __call__(cls, **given): # settings by name -> the settings. Raises RunError
         settings = cls.saved(cls.completed(given))
-        for f in fields(cls): check_value(f.name, getattr(settings, f.name), allowed(cls)[f.name], f.default)
+        for name, asked in allowed(cls).items():
+            check_value(name, getattr(settings, name), asked, getattr(cls, name))
         for problem in settings.problems(): raise RunError(problem)
         return settings
 
