@@ -21,8 +21,7 @@ OWN, MARK, SECOND = ("this run", "published, not reproduced here",
 
 def published_figures() -> pd.DataFrame: # setting, method, source (MARK or SECOND), rank1 and mAP in %
     "Figures of other papers (method, section 8), as `published.csv` holds them."
-    with open(files("hil.evaluation") / "published.csv", encoding="utf-8") as file:
-        table = pd.read_csv(file, float_precision="round_trip")
+    with open(files("hil.evaluation") / "published.csv", encoding="utf-8") as file: table = pd.read_csv(file)
     return table.assign(source=table.source.map({"paper": MARK, "secondary table": SECOND}))
 
 # %% ../../nbs/5_evaluation/02_tables.ipynb #9975aca6
