@@ -150,10 +150,10 @@ def table(result):
     "The result as Markdown."
     lines = ["| step | seconds | reference | reference / ours | ours / floor | reference / floor |",
              "|---|---|---|---|---|---|"]
-    for step, ours, reference, floor in map(dict.values, result["rows"]):
+    for step, ours, slow, floor in map(dict.values, result["rows"]):
         above = f"{ours / floor:.2f}" if floor else ""
-        most = f"{reference / floor:.1f}x" if floor and step not in STEPS else ""    # with nothing but the floor
-        lines.append(f"| {step} | {ours:.3g} | {reference:.3g} | {reference / ours:.1f}x | {above} | {most} |")
+        most = f"{slow / floor:.1f}x" if floor and step not in STEPS else ""    # with nothing but the floor
+        lines.append(f"| {step} | {ours:.3g} | {slow:.3g} | {slow / ours:.1f}x | {above} | {most} |")
     return "\n".join([*lines, "", *(f"- {note}" for note in result["notes"]), f"- {result['machine']}"])
 
 
