@@ -719,6 +719,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'hil.method.losses._distance': ('4_method/losses.html#_distance', 'hil/method/losses.py'),
                                    'hil.method.losses._inverse_length': ('4_method/losses.html#_inverse_length', 'hil/method/losses.py'),
                                    'hil.method.losses._products': ('4_method/losses.html#_products', 'hil/method/losses.py'),
+                                   'hil.method.losses._selection': ('4_method/losses.html#_selection', 'hil/method/losses.py'),
                                    'hil.method.losses._slope': ('4_method/losses.html#_slope', 'hil/method/losses.py'),
                                    'hil.method.losses._softmax_pass': ('4_method/losses.html#_softmax_pass', 'hil/method/losses.py'),
                                    'hil.method.losses._weighted_sum': ('4_method/losses.html#_weighted_sum', 'hil/method/losses.py'),

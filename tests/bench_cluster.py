@@ -1,5 +1,5 @@
-"""The entry of `make bench`: one epoch's clustering phase and one step's losses at SYSU-MM01's size, against the hardware's floor and the slow
-reference, measured in one run -> a table here and in nbs/bench/full.json (quick.json).
+"""The entry of `make bench`: one epoch's clustering phase and one step's losses at SYSU-MM01's size, against the
+hardware's floor and the slow reference, measured in one run -> a table here and in nbs/bench/full.json (quick.json).
 
 python tests/bench_cluster.py [--quick]             # --quick: an eighth of the size
 python tests/bench_cluster.py --scale [sizes ...]   # instead: how clustering grows (bench_scale.py)
@@ -66,25 +66,26 @@ class Peak:
         self.above = self.top - self.start
 
 
-def timed(times, step, work):
+def timed(times, step, work, *args, **options):
+    "What `work(*args)` returns; its seconds are added to times[step]."
     started = time.perf_counter()
-    result = work()
+    result = work(*args, **options)
     times[step] = times.get(step, 0) + time.perf_counter() - started
     return result
 
 
 def phase(features, distance, labels_of, centres_of, subs_of, transfer):
-    "Clustering of both modalities, six sets of sub-centres (own and shared, deep and shallow), transfer both ways -> seconds per step, labels."
+    "Clustering of both modalities, six sets of sub-centres, transfer both ways -> seconds per step, labels."
     times, labels, centres = {}, {}, {}
     for name, x in features.items():
-        near = timed(times, "jaccard", lambda: distance(x))
-        labels[name] = timed(times, "dbscan", lambda: labels_of(near))
-        centres[name] = timed(times, "centres", lambda: centres_of(x, labels[name]))
+        near = timed(times, "jaccard", distance, x)
+        labels[name] = timed(times, "dbscan", labels_of, near)
+        centres[name] = timed(times, "centres", centres_of, x, labels[name])
     together, shared = np.concatenate(list(features.values())), np.concatenate([labels["visible"], labels["infrared"]])
     for x, y in [*((features[m], labels[m]) for m in features), (together, shared)]:
-        for half in (x[:, :D // 2], x[:, D // 2:]): timed(times, "sub-centres", lambda: subs_of(half, y))
+        for half in (x[:, :D // 2], x[:, D // 2:]): timed(times, "sub-centres", subs_of, half, y)    # deep and shallow
     for here, there in (("visible", "infrared"), ("infrared", "visible")):
-        timed(times, "transfer", lambda: transfer(features[here], labels[here], centres[there]))
+        timed(times, "transfer", transfer, features[here], labels[here], centres[there])
     return times, labels
 
 
@@ -104,11 +105,10 @@ def floor(features, k=30):
     def blocked(x):
         x = torch.from_numpy(x)
         for rows in x.split(2048): (rows @ x.T).topk(k)
-
     rows, times = {name: unit_rows(x) for name, x in features.items()}, {}
     for x in rows.values():
-        timed(times, "faiss", lambda: faiss.knn(x, x, k, metric=faiss.METRIC_INNER_PRODUCT))
-        timed(times, "torch", lambda: blocked(x))
+        timed(times, "faiss", faiss.knn, x, x, k, metric=faiss.METRIC_INNER_PRODUCT)
+        timed(times, "torch", blocked, x)
     return times
 
 
@@ -116,32 +116,33 @@ def machine():
     "Where and with what the figures were measured."
     cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
                 if line.startswith("model name")), platform.machine())
-    return (f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} at the start; Python {platform.python_version()}, "
-            f"torch {torch.__version__}, faiss {faiss.__version__}, numba {numba.__version__}, scikit-learn {sklearn.__version__}")
+    versions = {m.__name__: m.__version__ for m in (torch, faiss, numba)} | {"scikit-learn": sklearn.__version__}
+    return (f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} at the "
+            f"start; Python {platform.python_version()}, " + ", ".join(map(" ".join, versions.items())))
 
 
 def clustering(sizes, quick):
     "Rows (step, ours, reference, floor) in seconds, and what else is worth knowing."
     ours(world({"visible": 400, "infrared": 300}))                                       # compile
     features = world(sizes)
-    # first: what others let go of would hide what it needs
-    with Peak() as peak: fast, labels = ours(features)
+    with Peak() as peak: fast, labels = ours(features)          # first: what others let go of would hide what it needs
     bare = floor(features)
     small = features if quick else world({name: n // SHARE for name, n in sizes.items()})
     slow, slow_labels = plain(small)
-    agree = np.mean(np.concatenate([slow_labels[m] == (labels if quick else ours(small)[1])[m] for m in small]))
-    # along the line through two sizes, log-log
-    if not quick:
+    if not quick: labels = ours(small)[1]
+    agree = np.mean(np.concatenate([slow_labels[m] == labels[m] for m in small]))
+    if not quick:                                               # along the line through two sizes, log-log
         less = plain(world({name: n // (2 * SHARE) for name, n in sizes.items()}))[0]
         slow = {step: seconds * SHARE ** np.clip(np.log2(seconds / less[step]), 1, 2) for step, seconds in slow.items()}
     rows = [(step, fast[step], slow[step], min(bare.values())) for step in STEPS]
     rows.append(("clustering phase", sum(fast.values()), sum(slow.values()), min(bare.values())))
-    notes = [f"{sizes['visible']:,} visible + {sizes['infrared']:,} infrared images x {D}; floor of the clustering steps: bare exact kNN, both modalities: "
-             f"faiss {bare['faiss']:.2f} s, torch {bare['torch']:.2f} s",
+    notes = [f"{sizes['visible']:,} visible + {sizes['infrared']:,} infrared images x {D}; floor of the clustering "
+             f"steps: bare exact kNN, both modalities: faiss {bare['faiss']:.2f} s, torch {bare['torch']:.2f} s",
              f"peak memory above the features: {peak.above:.2f} GB",
              f"labels equal to the reference's: {agree:.2%} of the images"]
     if not quick:
-        notes.append(f"the clustering reference was measured at 1/{2 * SHARE} and 1/{SHARE} of the size and extrapolated, at most as N^2")
+        notes.append(f"the clustering reference was measured at 1/{2 * SHARE} and 1/{SHARE} of the size and "
+                     "extrapolated, at most as N^2")
     return rows, notes
 
 
@@ -149,11 +150,10 @@ def table(result):
     "The result as Markdown."
     lines = ["| step | seconds | reference | reference / ours | ours / floor | reference / floor |",
              "|---|---|---|---|---|---|"]
-    for row in result["rows"]:
-        above = f"{row['ours'] / row['floor']:.2f}" if row["floor"] else ""
-        # what nothing but the floor would reach
-        most = f"{row['reference'] / row['floor']:.1f}x" if row["floor"] and row["step"] not in STEPS else ""
-        lines.append(f"| {row['step']} | {row['ours']:.3g} | {row['reference']:.3g} | {row['reference'] / row['ours']:.1f}x | {above} | {most} |")
+    for step, ours, slow, floor in map(dict.values, result["rows"]):
+        above = f"{ours / floor:.2f}" if floor else ""
+        most = f"{slow / floor:.1f}x" if floor and step not in STEPS else ""    # with nothing but the floor
+        lines.append(f"| {step} | {ours:.3g} | {slow:.3g} | {slow / ours:.1f}x | {above} | {most} |")
     return "\n".join([*lines, "", *(f"- {note}" for note in result["notes"]), f"- {result['machine']}"])
 
 
@@ -165,7 +165,8 @@ def main():
     if asked.scale is not None: return bench_scale.main(asked.scale)
     result = dict(machine=machine(), rows=[], notes=[])
     rows, result["notes"] = clustering({name: n // 8 if asked.quick else n for name, n in SIZES.items()}, asked.quick)
-    result["notes"].append("losses: processor seconds of one step, forward and backward, on one thread; floor: the products of features and memories, forward and backward")
+    result["notes"].append("losses: processor seconds of one step, forward and backward, on one thread; "
+                           "floor: the products of features and memories, forward and backward")
     for size in ("embedded",) if asked.quick else ("SYSU-MM01", "embedded"): rows += bench_losses.bench(size)
     result["rows"] = [dict(zip(("step", "ours", "reference", "floor"), row)) for row in rows]
     print(table(result))

@@ -1,5 +1,5 @@
-"""Processor time of the losses of one training step, forward and backward, and of the memory updates after it, against the plain
-versions of tests/reference.py and against the bare products of features and memories (the floor)."""
+"""Processor time of the losses of one training step, forward and backward, and of the memory updates after it,
+against the plain versions of tests/reference.py and against the bare products of features and memories (the floor)."""
 import time
 
 import reference
@@ -15,8 +15,7 @@ SIZES = {"SYSU-MM01": dict(n={"visible": 22258, "infrared": 11909}, batch={"visi
                            clusters=395, centres=10),
          "embedded": dict(n={"visible": 7680, "infrared": 3840}, batch={"visible": 192, "infrared": 96}, d=768,
                           clusters=80, centres=5)}
-# a step of an even epoch
-TERMS = (("visible", "visible", .1), ("infrared", "infrared", .1), ("visible", "infrared", .01))
+TERMS = (("visible", "visible", .1), ("infrared", "infrared", .1), ("visible", "infrared", .01))    # of an even epoch
 
 
 def world(n, batch, d, clusters, centres, seed=0):
@@ -50,7 +49,7 @@ def bare_products(pairs):
 
 
 def processor_seconds(works, rounds):
-    "Best of some rounds on one thread (threads that wait for each other spin, which counts as work), the contestants taking turns."
+    "Best of some rounds on one thread (threads that wait spin, which counts as work), the contestants taking turns."
     best, threads = dict.fromkeys(works, float("inf")), torch.get_num_threads()
     torch.set_num_threads(1)
     for _ in range(rounds):
@@ -67,26 +66,28 @@ def bench(size, rounds=3):
     memories, features, rows, banks = world(**SIZES[size])
     leaves = [f for both in features.values() for f in both.values()]
     def grad(total): torch.autograd.grad(total, leaves)
-    near = processor_seconds(dict(ours=lambda: grad(neighbours(neighbor_loss, memories, features, rows, False)),
-                                  plain=lambda: grad(neighbours(reference.neighbor_loss, memories, features, rows,
-                                                                True)),
-                                  floor=lambda: bare_products((f, memories[b][level]) for a, b, _ in TERMS
-                                                              for level, f in features[a].items())), rounds)
-    centres = processor_seconds(dict(ours=lambda: grad(sum(half_shallow(mccl_loss(f, banks))
-                                                           for f in features.values())),
-                                     plain=lambda: grad(sum(half_shallow(reference.mccl_loss(f, banks))
-                                                            for f in features.values())),
-                                     floor=lambda: bare_products((f, banks[level].flatten(0, 1))
-                                         for both in features.values() for level, f in both.items())), rounds)
+    def neighbour_step(loss, all_views=False): grad(neighbours(loss, memories, features, rows, all_views))
+    def centre_step(loss): grad(sum(half_shallow(loss(f, banks)) for f in features.values()))
+    searched = [(f, memories[b][level]) for a, b, _ in TERMS for level, f in features[a].items()]
+    compared = [(f, banks[level].flatten(0, 1)) for both in features.values() for level, f in both.items()]
+    near = processor_seconds(dict(ours=lambda: neighbour_step(neighbor_loss),
+                                  plain=lambda: neighbour_step(reference.neighbor_loss, all_views=True),
+                                  floor=lambda: bare_products(searched)), rounds)
+    centres = processor_seconds(dict(ours=lambda: centre_step(mccl_loss),
+                                     plain=lambda: centre_step(reference.mccl_loss),
+                                     floor=lambda: bare_products(compared)), rounds)
     kept = {m: {level: InstanceMemory(w) for level, w in both.items()} for m, both in memories.items()}
     spare = {m: {level: w.clone() for level, w in both.items()} for m, both in memories.items()}
     x = {m: {level: unit(f.detach()) for level, f in both.items()} for m, both in features.items()}
     y = {m: r.repeat(VIEWS[m]) for m, r in rows.items()}
-    moved = processor_seconds(dict(ours=lambda: [kept[m][level].update(f, y[m]) for m in x
-                                                 for level, f in x[m].items()],
-                                   plain=lambda: [reference.move_in_place(spare[m][level], f, y[m], .9) for m in x
-                                                  for level, f in x[m].items()]), rounds)
+    def update():
+        for m in x:
+            for level, f in x[m].items(): kept[m][level].update(f, y[m])
+    def plain_update():
+        for m in x:
+            for level, f in x[m].items(): reference.move_in_place(spare[m][level], f, y[m], .9)
+    moved = processor_seconds(dict(ours=update, plain=plain_update), rounds)
     table = [(f"neighbour losses, {size}", near), (f"MCCL, {size}", centres), (f"memory updates, {size}", moved)]
-    table.append((f"losses and updates, {size}", {k: sum(t.get(k, 0) for _, t in table)
-                                                  for k in ("ours", "plain", "floor")}))
+    whole = {k: sum(t.get(k, 0) for _, t in table) for k in ("ours", "plain", "floor")}
+    table.append((f"losses and updates, {size}", whole))
     return [(name, t["ours"], t["plain"], t.get("floor")) for name, t in table]

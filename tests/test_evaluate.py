@@ -8,14 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hil.evaluation.metrics import (
-    Metrics,
-    cosine_distance,
-    evaluate_regdb,
-    evaluate_sysu,
-    mean_metrics,
-    rank_gallery,
-)
+from hil.evaluation.metrics import Metrics, cosine_distance, evaluate_regdb, evaluate_sysu, mean_metrics, rank_gallery
 
 quick = settings(max_examples=80, deadline=None)
 GOLDEN = Path(__file__).parent / "golden" / "eval.npz"
@@ -56,7 +49,8 @@ def match_exists(q, g, qc=None, gc=None):
 
 
 @quick
-@given(seed=st.integers(0, 10**6), Q=st.integers(1, 20), G=st.integers(1, 45), people=st.integers(1, 30), decimals=st.sampled_from([None, 1, 0]))
+@given(seed=st.integers(0, 10**6), Q=st.integers(1, 20), G=st.integers(1, 45), people=st.integers(1, 30),
+       decimals=st.sampled_from([None, 1, 0]))
 def test_equals_the_loop(seed, Q, G, people, decimals):
     "Few and many people, queries without a match, ties, galleries shorter than the CMC."
     d, q, g, qc, gc = case(seed, Q, G, people, decimals)
@@ -102,8 +96,8 @@ def test_by_hand():
     d, g = np.arange(6.)[None], [1, 2, 1, 3, 3, 1]
     m = evaluate_regdb(d, [1], g)
     assert m.mAP == pytest.approx((1 + 2/3 + 3/6) / 3) and m.mINP == .5 and m.cmc.tolist() == [1] * 6
-    assert evaluate_sysu(d, [3], g, [6], [1] * 6).cmc.tolist() == [0, 0, 1] and evaluate_regdb(d, [3],
-        g).cmc.tolist() == [0, 0, 0, 1, 1, 1]
+    assert evaluate_sysu(d, [3], g, [6], [1] * 6).cmc.tolist() == [0, 0, 1]
+    assert evaluate_regdb(d, [3], g).cmc.tolist() == [0, 0, 0, 1, 1, 1]
 
 
 def test_camera_three_ignores_camera_two():
@@ -151,7 +145,8 @@ def test_bad_input_is_refused(match):
 def test_mean_metrics_and_repr():
     a, b = Metrics(np.array([.5, .7, 1.]), .4, .2), Metrics(np.array([.7, .9]), .6, .4)
     mean, std = mean_metrics([a, b])
-    same(mean, Metrics(np.array([.6, .8]), .5, .3)), same(std, Metrics(np.array([.1, .1]), .1, .1))
+    same(mean, Metrics(np.array([.6, .8]), .5, .3))
+    same(std, Metrics(np.array([.1, .1]), .1, .1))
     assert repr(mean) == "Metrics(mAP 50.00 mINP 30.00 R1 60.00 %)"
     for call in (lambda: mean_metrics([]), lambda: a.rank(0), lambda: a.rank(4)):
         with pytest.raises(ValueError): call()

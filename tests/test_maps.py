@@ -4,28 +4,17 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from pictures import (
-    CAM,
-    FEATURES,
-    MODALITY,
-    PID,
-    XY,
-    N,
-    axes_titles,
-    check_drawing,
-    said,
-)
+from pictures import CAM, FEATURES, MODALITY, PID, XY, N, axes_titles, check_drawing, said
 
 from hil.plots import maps
 
-TABLE = pd.DataFrame({"source": [0, 0, 1, 2], "target": [0, 1, 1, 7], "n_samples": [10, 4, 8, 5],
-                      "n_accepted": [10, 1, 8, 0],
+TABLE = pd.DataFrame({"source": [0, 0, 1, 2], "target": [0, 1, 1, 7],
+                      "n_samples": [10, 4, 8, 5], "n_accepted": [10, 1, 8, 0],
                       "similarity": [0.8, 0.4, 0.7, 0.3], "correct": [True, False, True, False]})
 
 CASES = {
     "umap": lambda: maps.umap_panels(XY, {"person": PID, "camera": CAM, "modality": MODALITY,
-                                          "outliers": np.where(PID == 1, -1, PID)}, MODALITY,
-                                    FEATURES, total=500),
+                                          "outliers": np.where(PID == 1, -1, PID)}, MODALITY, FEATURES, total=500),
     "umap on the map, hundreds of labels": lambda: maps.umap_panels(XY, {"id": np.arange(N)}),
     "umap one point": lambda: maps.umap_panels(XY[:1], {"id": [3]}, ["infrared"]),
     "umap all outliers": lambda: maps.umap_panels(XY, {"cluster": np.full(N, -1)}),
@@ -33,7 +22,8 @@ CASES = {
     "umap empty": lambda: maps.umap_panels(np.zeros((0, 2)), {"id": []}),
     "graph": lambda: maps.match_graph_plot(TABLE),
     "graph back, no truth": lambda: maps.match_graph_plot(TABLE.drop(columns="correct"), "infrared", "visible"),
-    "graph some truth": lambda: maps.match_graph_plot(TABLE.assign(correct=[True, None, np.nan, False], similarity=np.nan)),
+    "graph some truth": lambda: maps.match_graph_plot(TABLE.assign(correct=[True, None, np.nan, False],
+                                                                   similarity=np.nan)),
     "graph one": lambda: maps.match_graph_plot(TABLE[:1]),
     "graph all refused": lambda: maps.match_graph_plot(TABLE.assign(n_accepted=0)),
     "graph few": lambda: maps.match_graph_plot(TABLE, max_clusters=1),
@@ -51,17 +41,17 @@ def test_axes_are_named():
 
 
 def test_titles_tell_figures_one_can_check():
-    assert "70 % of 27 samples accepted, 95 % of them right (of the refused, 0 % would have been)" in said(maps.match_graph_plot(TABLE))
-    assert said(maps.match_graph_plot(TABLE)) != said(maps.match_graph_plot(TABLE.assign(n_accepted=1)))
+    title = said(maps.match_graph_plot(TABLE))
+    assert "70 % of 27 samples accepted, 95 % of them right (of the refused, 0 % would have been)" in title
+    assert title != said(maps.match_graph_plot(TABLE.assign(n_accepted=1)))
 
 
 def test_purity_is_that_of_hand_counted_neighbours():
     near, codes = np.array([[1], [0], [3], [0]]), np.array([0, 0, 1, -1])
     share, chance = maps._purity(near, codes)
-    # two of three known; 2*1 ordered pairs of 3*3
-    assert share == pytest.approx(2 / 3) and chance == pytest.approx(2 / 9)
-    # ten of each person: 9 of 10
-    assert axes_titles(maps.umap_panels(XY, {"p": PID}, features=FEATURES))[0].startswith("p: 90 %")
+    assert share == pytest.approx(2 / 3) and chance == pytest.approx(2 / 9)     # 2 of 3 known; 2*1 ordered pairs of 3*3
+    panel = axes_titles(maps.umap_panels(XY, {"p": PID}, features=FEATURES))[0]
+    assert panel.startswith("p: 90 %")                                          # ten of each person: 9 of 10
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 9, 10, 40, N])
@@ -76,7 +66,7 @@ def test_embed_sizes_seed_and_silence(n):
 def test_embed_samples_evenly_and_refuses_nonsense():
     index, xy = maps.embed(FEATURES, max_points=45, groups=PID)
     assert set(np.bincount(PID[index])) == {5} and len(np.unique(index)) == 45 == len(xy)
-    assert np.isfinite(maps.embed(np.ones((30, 4)))[1]).all()                   # all rows equal
+    for row in (1., 0.): assert np.isfinite(maps.embed(np.full((30, 4), row))[1]).all()     # all equal, no direction
     for bad in (np.full((20, 2), np.nan), np.zeros(5)):
         with pytest.raises(ValueError, match="finite"): maps.embed(bad)
 
@@ -92,8 +82,7 @@ def test_sources_are_drawn_evenly_from_most_to_least_troubled():
                          "n_accepted": [90] * 47 + [2, 10, 10], "similarity": 0.5,
                          "correct": [True] * 48 + [False, True]})
     shown, words = maps._drawn(many, 8)
-    # 48: ten wrong samples; 49: small and right
-    assert list(shown[:1]) == [48] and shown[-1] == 49 and len(set(shown)) == 8
+    assert shown[0] == 48 and shown[-1] == 49 and len(set(shown)) == 8          # ten wrong samples; few, and right
     assert words.startswith("8 of 50") and "2 of all have" in words
     assert set(maps._drawn(many, 50)[0]) == set(range(50))
 

@@ -37,7 +37,7 @@ def test_titles_follow_the_data():
 
 
 def test_titles_tell_figures_one_can_check():
-    assert "24 images" not in said(CASES["one image"]()) and "1 image (1 visible) in 1 sub-cluster;" in said(CASES["one image"]())
+    assert "1 image (1 visible) in 1 sub-cluster;" in said(CASES["one image"]())
     mixed = sheets.subcluster_sheet(IMAGES[:4], [0, 0, 1, 1], ["visible"] * 4, [1, 1, 2, 2], [5, 5, 5, 6])
     assert "2 people, MIXED" in said(mixed) and "camera in 100 % (guess 50 %)" in said(mixed)
 
@@ -47,18 +47,17 @@ def test_sysu_rule_in_sheet_and_mistakes():
     q, g = IMAGES[:1], IMAGES[:3]
     who = np.array([1]), np.array([1, 2, 1]), np.array([3]), np.array([2, 1, 1])
     distance = np.array([[0.1, 0.2, 0.3]])
-    assert "cam 2" not in str([t.get_text() for ax in sheets.retrieval_sheet(q, g, distance.argsort(1), *who).axes
-                               for t in ax.texts])
+    sheet = sheets.retrieval_sheet(q, g, distance.argsort(1), *who)
+    assert "cam 2" not in str([t.get_text() for ax in sheet.axes for t in ax.texts])
     assert "rank 2" in said(sheets.hardest_mistakes(q, g, distance, *who))
     assert "ranked perfectly" not in said(sheets.hardest_mistakes(q, g, distance, *who, never=()))
     assert "rank 1 " in said(sheets.hardest_mistakes(q, g, distance, *who, never=()))
-    # the one right picture is the forbidden one
-    only_there = np.array([1, 2, 2])
+    only_there = np.array([1, 2, 2])                         # the one right picture is the forbidden one
     assert "no query has a match" in said(sheets.hardest_mistakes(q, g, distance, who[0], only_there, *who[2:]))
 
 
-@pytest.mark.parametrize("image", [np.zeros((3, 8, 4), np.uint8), np.zeros((8, 4, 3)), np.zeros((8, 4)), R.normal(size=(3, 8, 4)),
-                                   np.zeros((1, 8, 4), np.uint8), Image.new("L", (4, 8))])
+@pytest.mark.parametrize("image", [np.zeros((3, 8, 4), np.uint8), np.zeros((8, 4, 3)), np.zeros((8, 4)),
+                                   R.normal(size=(3, 8, 4)), np.zeros((1, 8, 4), np.uint8), Image.new("L", (4, 8))])
 def test_to_display(image):
     assert (sheets.to_display(image).shape, sheets.to_display(image).dtype) == ((8, 4, 3), np.uint8)
 

@@ -1,4 +1,4 @@
-"Every curve of hil.plots.curves on ordinary, tiny and degenerate input: titles computed, axes named, nothing leaks, no glyph missing."
+"Every curve of hil.plots.curves on ordinary, tiny and degenerate input: titles computed, axes named, nothing leaks."
 import base64
 import io
 from pathlib import Path
@@ -15,8 +15,8 @@ from hil.plots import curves, style
 
 HISTORY = pd.DataFrame({"epoch": range(4), "stage": [1, 1, 2, 2], "loss_total": [3, 2, 1, 0.5],
                         "clusters_visible": [5, 6, 7, 8], "clusters_infrared": [4, 5, 6, 7],
-                        "outliers_visible": [9, 5, 3, 1],
-                        "ari_visible": [0.1, 0.2, 0.3, 0.4], "transfer_precision": [np.nan, np.nan, 0.5, 0.6],
+                        "outliers_visible": [9, 5, 3, 1], "ari_visible": [0.1, 0.2, 0.3, 0.4],
+                        "transfer_precision": [np.nan, np.nan, 0.5, 0.6],
                         "transfer_coverage": [np.nan, np.nan, 0.9, 0.8], "rank1": [0.2, 0.3, 0.4, 0.5],
                         "mAP": [0.1, 0.2, 0.3, 0.41], "seconds": [1, 1, 1, 1]})
 SWEEP = pd.DataFrame({"threshold": [0.2, 0.8], "precision": [0.6, 0.9], "coverage": [1, 0.5]})
@@ -81,20 +81,18 @@ live.due = 0
 drew + [live.update(HISTORY[:3])]"""
     manager, client = start_new_kernel(kernel_name="python3")
     messages = []
-    client.execute_interactive(code, timeout=60, output_hook=lambda m: messages.append((m["header"]["msg_type"],
-        m["content"])))
+    def keep(message): messages.append((message["header"]["msg_type"], message["content"]))
+    client.execute_interactive(code, timeout=60, output_hook=keep)
     client.stop_channels()
     manager.shutdown_kernel(now=True)
     return messages
 
 
 def test_live_plot_keeps_one_picture_and_skips_what_comes_too_soon(kernel_messages):
-    kinds = [kind for kind, _ in kernel_messages
-             if kind in ("display_data", "update_display_data", "execute_result", "error")]
-    assert kinds == ["display_data", "update_display_data", "update_display_data",
-                     "execute_result"], "one picture, updated in place, none left over"
-    assert kernel_messages[[kind
-                            for kind, _ in kernel_messages].index("execute_result")][1]["data"]["text/plain"] == "[True, False, True, True]"
+    told = ("display_data", "update_display_data", "execute_result", "error")
+    shown = [(kind, content) for kind, content in kernel_messages if kind in told]
+    assert [kind for kind, _ in shown] == [*told[:2], told[1], told[2]], "one picture, updated in place, none left over"
+    assert shown[-1][1]["data"]["text/plain"] == "[True, False, True, True]"
     pictures = [content for kind, content in kernel_messages if kind.endswith("display_data")]
     assert len({p["transient"]["display_id"] for p in pictures}) == 1
     assert len({p["data"]["image/png"] for p in pictures}) == 3
@@ -123,17 +121,18 @@ def test_axes_stay_where_they_are_while_a_run_grows():
 
 
 def test_no_minus_nought():
-    assert [text.percent(x) for x in (-0.001, 0.004, 0.415, 1, np.nan, None)] == ["0 %", "0 %", "42 %", "100 %",
-        "unknown", "unknown"]
+    said_ = [text.percent(x) for x in (-0.001, 0.004, 0.415, 1, np.nan, None)]
+    assert said_ == ["0 %", "0 %", "42 %", "100 %", "unknown", "unknown"]
 
 
 @pytest.mark.parametrize("draw", [CASES["history"], CASES["history one epoch"]])
 def test_counts_start_at_nought_and_nothing_is_cut_off(draw):
     for ax in (ax for ax in draw().axes if ax.lines):
-        assert ax.get_ylim()[0] <= 0 and ax.get_ylim()[1] > np.nanmax([np.nanmax(line.get_ydata())
-            for line in ax.lines])
+        low, high = ax.get_ylim()
+        assert low <= 0 and high > np.nanmax([np.nanmax(line.get_ydata()) for line in ax.lines])
 
 
 def test_palette_is_distinct_and_modalities_differ():
     assert len(np.unique(style.palette(30), axis=0)) == 30 and style.palette(300).shape == (300, 3)
-    assert names.COLORS["visible"] == "#0072B2" and names.COLORS["infrared"] == "#D55E00" and curves.COLORS is names.COLORS
+    assert names.COLORS["visible"] == "#0072B2" and names.COLORS["infrared"] == "#D55E00"
+    assert curves.COLORS is names.COLORS

@@ -21,8 +21,7 @@ OWN, MARK, SECOND = ("this run", "published, not reproduced here",
 
 def published_figures() -> pd.DataFrame: # setting, method, source (MARK or SECOND), rank1 and mAP in %
     "Figures of other papers (method, section 8), as `published.csv` holds them."
-    with open(files("hil.evaluation") / "published.csv", encoding="utf-8") as file:
-        table = pd.read_csv(file, float_precision="round_trip")
+    with (files("hil.evaluation") / "published.csv").open(encoding="utf-8") as file: table = pd.read_csv(file)
     return table.assign(source=table.source.map({"paper": MARK, "secondary table": SECOND}))
 
 # %% ../../nbs/5_evaluation/02_tables.ipynb #9975aca6
@@ -40,7 +39,7 @@ def result_table(
     "Results in the field's format, published rows first and named as such (method, section 8)."
     rows, papers = [], published_figures()
     for setting, methods in results.items():
-        if published: rows += papers[papers.setting == setting].to_dict("records")
+        if published: rows += papers.loc[papers.setting == setting].to_dict("records")
         for method, metrics in methods.items():
             both = zip(("", " spread"), mean_metrics(metrics))
             figures = {c + kind: _figure(m, c) for kind, m in both for c in COLUMNS}

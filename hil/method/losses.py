@@ -64,6 +64,13 @@ class _InverseDistances(torch.autograd.Function):
     def backward(ctx, gradient): return gradient[:, None] * ctx.saved_tensors[0], None, None, None
 
 # %% ../../nbs/4_method/06_losses.ipynb #fd9bc7ce
+def _selection(cosines):
+    "Nearest cluster n of every sample on each level, and where all levels agree on it."
+    nearest = {level: c.amax(2).argmax(1) for level, c in cosines.items()}
+    first, *others = nearest.values()
+    return nearest, torch.stack([n == first for n in (first, *others)]).all(0)
+
+
 def mccl_loss(
     features, # {"deep": [B, D], "shallow": [B, D]} raw features (one level alone is allowed)
     banks, # {"deep": [C, P, D], "shallow": [C, P, D]} centres of each cluster
@@ -78,12 +85,11 @@ def mccl_loss(
         if labels is None: raise ValueError('mccl_loss: variant "softmax" needs the pseudo-labels; pass labels=')
         for level in features: _check("mccl_loss", features[level], banks[level].shape[2], labels, len(banks[level]))
     with torch.set_grad_enabled(variant == "softmax"):
-        cosines = {level: sub_center_cosines(features[level], banks[level]) for level in features}
-    best = {level: c.amax(2) for level, c in cosines.items()}  # d_c, as a cosine
-    nearest = {level: b.argmax(1) for level, b in best.items()}  # n
-    agree = torch.stack([n == next(iter(nearest.values())) for n in nearest.values()]).all(0)
-    if variant == "softmax":
-        losses = {level: F.cross_entropy(b / temp, labels, reduction="none")[agree] for level, b in best.items()}
+        cosines = {level: sub_center_cosines(f, banks[level]) for level, f in features.items()}
+    nearest, agree = _selection(cosines)
+    if labels is not None and variant == "softmax":
+        losses = {level: F.cross_entropy(c.amax(2) / temp, labels, reduction="none")[agree]
+                  for level, c in cosines.items()}
     else:
         losses = {level: _InverseDistances.apply(_wide(unit(f), banks[level])[agree], banks[level].detach(),
                                                  cosines[level][agree], nearest[level][agree])

@@ -13,7 +13,7 @@ from torch import nn
 from ..core.vectors import unit
 
 # %% ../../nbs/4_method/05_memory.ipynb #f8adcca1
-def _check(name, features, dim, labels=None, n=None):
+def _check(name, features, dim, labels=None, n=0):
     "Refuse features that are not finite `[B, dim]` rows and labels outside `0..n-1`."
     if features.ndim != 2 or features.shape[1] != dim or not len(features):
         raise ValueError(f"{name}: features have shape {tuple(features.shape)}, expected [B, {dim}] with B >= 1, "
@@ -71,6 +71,7 @@ def move(
 # %% ../../nbs/4_method/05_memory.ipynb #d31ff1bd
 class ClusterMemory(nn.Module):
     "Cluster contrast with one memory row per cluster (HIL, coarse memory; Cluster Contrast, ADCA)."
+    centers: torch.Tensor  # [C, D] unit rows
     def __init__(self,
         centers, # [C, D] cluster means; their rows are scaled to length 1
         temp=0.05, # tau
@@ -131,6 +132,7 @@ def hardest(
 # %% ../../nbs/4_method/05_memory.ipynb #74812dca
 class InstanceMemory(nn.Module):
     "One memory row per training image (HIL and SDCL, neighbour consistency)."
+    features: torch.Tensor  # [N, D] unit rows
     def __init__(self,
         features, # [N, D] features of all images; their rows are scaled to length 1
         momentum=0.9, # share of the old row that stays in an update, 0..1

@@ -126,7 +126,7 @@ def _nearest_lists(x, n_lists, n_asked, seed):
     kmeans = faiss.Kmeans(x.shape[1], n_lists, niter=6, seed=seed, spherical=True, min_points_per_centroid=1,
                           max_points_per_centroid=25)
     kmeans.train(x)
-    return faiss.knn(x, kmeans.centroids, n_asked, metric=faiss.METRIC_INNER_PRODUCT)[1]
+    return faiss.knn(x, np.asarray(kmeans.centroids), n_asked, metric=faiss.METRIC_INNER_PRODUCT)[1]
 
 def _by_value(values, n):
     "Places at which each of 0..n-1 occurs in int values -> list of n arrays."
@@ -165,10 +165,10 @@ def _approximate(x, k, recall, seed, n_sample=256):
 def nearest(
     x, # float32 [N, D] unit rows, from `unit_rows`
     k, # neighbours per row, the row itself included
-    neighbors="exact", # "exact", "ivf", or the int [N, k or more] lists found before
+    neighbors: str | np.ndarray="exact", # "exact", "ivf", or the int [N, k or more] lists found before
     recall=.95, # of an approximate search
     seed=0,     # of an approximate search
-): # -> int32 [N, min(k, N)], each row its own first
+) -> np.ndarray: # int32 [N, min(k, N)], each row its own first
     "`knn` for rows that are unit already, or the first columns of lists that are there already."
     if k < 1 or k != int(k): raise ValueError(f"k must be a whole number of at least 1, got {k}")
     k = min(int(k), len(x))

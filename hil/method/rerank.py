@@ -125,7 +125,7 @@ def jaccard_distance(
     k1=30,    # neighbours per row for the reciprocal sets, the row itself included
     k2=6,     # neighbours per row for the query expansion, the row itself included; 1 switches it off
     keep=1.0, # store the pairs with a distance below this: DBSCAN needs no more than its eps
-    neighbors="exact", # "exact", "ivf" (approximate, `hil.method.neighbors.knn`), or what `knn` found before
+    neighbors: str | np.ndarray="exact", # "exact", "ivf" (approximate, see `knn`), or what `knn` found before
     recall=.95,        # of approximate neighbours, reached on a sample and logged
     seed=0,            # of approximate neighbours
 ):            # -> csr_array [N, N] float32, symmetric: the pairs with distance < keep, diagonal included
@@ -141,7 +141,7 @@ def jaccard_distance(
     near = rank[:, :k2]                                               # V_i <- mean of V_j over the k2 nearest j of i
     average = csr_array((np.full(near.size, 1 / near.shape[1], np.float32), near.ravel(),
                          np.arange(n + 1) * near.shape[1]), shape=(n, n))
-    weights = average @ weights
+    weights = csr_array(average @ weights)
     weights.sort_indices()
     by_column = weights.tocsc()
     return _by_blocks(_distance_rows, n, weights.indptr, weights.indices, weights.data,

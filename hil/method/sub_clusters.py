@@ -147,7 +147,7 @@ def secondary_assign(
     with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda hand: _split_clusters(hand, x, members, ends, draws, n_sub, sub), hands))
     for c in np.flatnonzero(sizes > max(large, n_sub)):
-        found = KMeans(n_sub, n_init=10, random_state=random_state).fit_predict(x[labels == c])
+        found = KMeans(n_sub, random_state=random_state).set_params(n_init=10).fit_predict(x[labels == c])
         if len(np.unique(found)) == n_sub: sub[labels == c] = found
     return sub
 
@@ -164,17 +164,17 @@ def sub_centers(
     if not 0 <= shrink <= 1: raise ValueError(f"shrink must lie in [0, 1], got {shrink}")
     features, sub = _as_tensor(features), np.asarray(sub)
     labels, n_clusters = _checked_labels(labels, len(features))
-    mu = None if centers is None else torch.as_tensor(centers).to(features)[:, None]             # [C, 1, D]
-    if mu is not None and mu.shape != (n_clusters, 1, features.shape[1]):
-        raise ValueError(f"centers must have shape [{n_clusters}, {features.shape[1]}], got {list(np.shape(centers))}")
-    if n_sub == 0: return centroids(features, labels)[:, None] if mu is None else mu
+    mu = None if centers is None else torch.as_tensor(centers).to(features)
+    if mu is not None and mu.shape != (n_clusters, features.shape[1]):
+        raise ValueError(f"centers must have shape [{n_clusters}, {features.shape[1]}], got {list(mu.shape)}")
+    if n_sub == 0: return (centroids(features, labels) if mu is None else mu)[:, None]
     inside = labels >= 0
     if sub.shape != labels.shape or (sub[inside] < 0).any() or (sub[inside] >= n_sub).any():
         raise ValueError(f"sub must give every clustered row a sub-cluster 0..{n_sub - 1}, as secondary_assign does "
                          f"with n_sub={n_sub}")
     groups = np.where(inside, labels * n_sub + sub, -1)
     m, sizes = (part.view(n_clusters, n_sub, -1) for part in _group_means(features, groups, n_clusters * n_sub))
-    if mu is None: mu = (m * sizes).sum(1, keepdim=True) / sizes.sum(1, keepdim=True)
+    mu = ((m * sizes).sum(1) / sizes.sum(1) if mu is None else mu)[:, None]                      # [C, 1, D]
     return torch.cat([mu, mu + (1 - shrink) * torch.where(sizes > 0, m - mu, 0)], dim=1)
 
 def secondary_cluster(
