@@ -66,13 +66,13 @@ train: setup
 	@touch $@
 
 # pyright and biome, which reads the browser's code, need Node.js
-node_modules/.package-lock.json: package.json
+node_modules/.made: package.json
 	@command -v npm >/dev/null || { echo "Node.js 20 or newer is needed, e.g. apt-get install nodejs npm"; exit 1; }
 	@npm install --no-package-lock --no-audit --no-fund --silent
 	@touch $@
 
 # all three always run
-lint: setup node_modules/.package-lock.json
+lint: setup node_modules/.made
 	@failed=0; \
 	$(BIN)/ruff check || failed=1; \
 	$(BIN)/pyright || failed=1; \
