@@ -6,7 +6,6 @@ __all__ = ['TABS', 'KEYS', 'STEPS', 'cluster_map', 'identity_sheet', 'match_grap
 
 # %% ../../nbs/9_explore/00_app.ipynb #5fc668a0
 import ipywidgets as w
-import numpy as np
 import pandas as pd
 
 from ..core.text import counted, some
@@ -51,7 +50,7 @@ def identity_sheet(
     found = rows if identity is None else rows[(rows.code == identity) | (rows.name == str(identity))]
     if len(found): session.open(int(found.code.iloc[0]))
     elif identity is not None:
-        raise ValueError(f"identity {identity!r}: not in epoch {session.epoch}; there are {some(sorted(rows.name), 12)}")
+        raise ValueError(f"identity {identity!r}: not in epoch {session.epoch}, which has {some(sorted(rows.name))}")
     return view
 
 
