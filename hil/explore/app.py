@@ -152,8 +152,7 @@ class Explorer(View):
         self.frame.note = ", ".join([f"{source.n:,} images", f"epoch {s.epoch}", *mixed, *corrected])
         first = source.table.path.iloc[0] if source.n else ""
         if not (source.root / str(first)).exists():
-            self.frame.warn = (f"images are not where they were ({first} is missing): pass root=, the folder that "
-                               "holds them")
+            self.frame.warn = f"images are missing, as {first}: pass root=, the folder that holds them now"
 
     def pressed(self, key): # of KEYS or STEPS
         "What a key does."
