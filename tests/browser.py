@@ -1,6 +1,7 @@
 """A browser for the explorer's tests, and JupyterLab to point it at.
 
-python tests/browser.py        # what `make test` runs once: finds Chromium, or installs it, or says why the browser tests will be skipped
+python tests/browser.py        # what `make test` runs once
+Finds Chromium, or installs it, or says why the browser tests will be skipped.
 """
 import json
 import os
@@ -24,10 +25,8 @@ ARGS = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-backgroun
 
 
 # ---- Chromium
-# -------------------------------------------------------------------------------------------------------------
 
-# -> {"executable_path": the system's}, {} = the one playwright installed, None = there is none, or it does not start
-def find():
+def find(): # -> arguments of playwright's `launch`: {} for its own Chromium; None: there is none, or it does not start
     "How to launch Chromium."
     if path := next(filter(None, map(shutil.which, NAMES)), None): return {"executable_path": path}
     from playwright.sync_api import Error, sync_playwright
@@ -42,10 +41,11 @@ def ways(): # [(what is tried, command, seconds it may take)]
     apt = ["env", "DEBIAN_FRONTEND=noninteractive", "sh", "-c",
            "apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium"]
     root = hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("apt-get")
-    own = [("playwright install chromium", [sys.executable, "-m", "playwright", "install", "chromium"], 240)]
-    return own + ([("apt-get install chromium", apt, 300),
-                   ("playwright install-deps chromium", [sys.executable, "-m", "playwright", "install-deps",
-                                                         "chromium"], 300)] if root else [])
+    playwright = [sys.executable, "-m", "playwright"]
+    found = [("playwright install chromium", [*playwright, "install", "chromium"], 240)]
+    if not root: return found
+    return found + [("apt-get install chromium", apt, 300),
+                    ("playwright install-deps chromium", [*playwright, "install-deps", "chromium"], 300)]
 
 
 def attempt(command, seconds): # -> "" where it worked, else the last line of what it said
@@ -59,8 +59,9 @@ def attempt(command, seconds): # -> "" where it worked, else the last line of wh
         os.killpg(done.pid, signal.SIGKILL)
         done.communicate()
         return f"no answer within {seconds} s"
-    return "" if done.returncode == 0 else ([line.strip() for line in said.splitlines() if line.strip()]
-                                            or [f"exit {done.returncode}"])[-1][:160]
+    if done.returncode == 0: return ""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return lines[-1][:160] if lines else f"exit {done.returncode}"
 
 
 def install(): # -> whether there is a browser now
@@ -78,16 +79,14 @@ def install(): # -> whether there is a browser now
 
 
 # ---- JupyterLab
-# -------------------------------------------------------------------------------------------------------------
 
 class Lab:
     "A running JupyterLab."
     def __init__(self, address, folder): self.address, self.folder = address, Path(folder)
 
     def ask(self, path, method="GET"): # of the REST interface -> what it answers
-        with urllib.request.urlopen(urllib.request.Request(f"{self.address}/api/{path}?token=t",
-                                                           method=method)) as answer:
-            return json.loads(answer.read() or "null")
+        question = urllib.request.Request(f"{self.address}/api/{path}?token=t", method=method)
+        with urllib.request.urlopen(question) as answer: return json.loads(answer.read() or "null")
 
     def idle(self): return all(s["kernel"]["execution_state"] == "idle" for s in self.ask("sessions"))
 
@@ -120,7 +119,8 @@ def serve(folder, config): # folder to show; an empty folder for settings and th
     "JupyterLab on a folder, as a Lab; ends with the block. Raises RuntimeError where it does not start."
     config = Path(config)
     (config / "labconfig").mkdir()
-    (config / "labconfig" / "page_config.json").write_text('{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}')
+    page = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
+    (config / "labconfig" / "page_config.json").write_text(json.dumps(page))
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -148,9 +148,9 @@ def notebook(path, *cells): # file to write; sources of its code cells
     "Write a notebook."
     cells = [{"cell_type": "code", "id": f"c{i}", "metadata": {}, "execution_count": None, "outputs": [],
               "source": source} for i, source in enumerate(cells)]
-    Path(path).write_text(json.dumps({"cells": cells,
-                                      "metadata": {"kernelspec": {"display_name": "python3", "language": "python",
-        "name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}))
+    kernel = {"display_name": "python3", "language": "python", "name": "python3"}
+    Path(path).write_text(json.dumps({"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4,
+                                      "nbformat_minor": 5}))
 
 
 if __name__ == "__main__": install()

@@ -1,4 +1,4 @@
-"The explorer in JupyterLab, driven in Chromium: open, run, lasso, match, threshold, play, curate, export, reload. Skipped where no browser can be had."
+"The explorer in JupyterLab, driven in Chromium, as a visitor would. Skipped where no browser can be had."
 import os
 import re
 import shutil
@@ -6,16 +6,28 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-
-playwright = pytest.importorskip("playwright.sync_api",
-                                 reason="no browser test: playwright is not installed (pip install -c constraints.txt playwright)")
 from browser import ARGS, find, notebook, serve
 
+playwright = pytest.importorskip("playwright.sync_api", reason="no browser test: playwright is not installed "
+                                 "(pip install -c constraints.txt playwright)")
 CHROMIUM = find()
-pytestmark = pytest.mark.skipif(CHROMIUM is None,
-                                reason="no browser test: no Chromium on this machine, and none could be installed (python tests/browser.py says why)")
-# a folder for screenshots, to look at
-SHOTS = os.environ.get("HIL_SHOTS")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no browser test: no Chromium on this machine, and none could "
+                                "be installed (python tests/browser.py says why)")
+SHOTS = os.environ.get("HIL_SHOTS") # a folder for screenshots, to look at
+
+THUMBNAILS = """() => {
+  const images = [...document.querySelectorAll('.hil-identity img')];
+  return images.filter(img => img.src.startsWith('blob:') && img.naturalHeight).length > 5;
+}"""
+# what the line under the map says, all of it: a slow kernel may show an epoch for an instant only
+LISTEN = """() => {
+  const time = document.querySelector('.hil-time');
+  window.said = [];
+  const hear = () => window.said.push(time.querySelector('.note')?.textContent ?? '');
+  new MutationObserver(hear).observe(time, {subtree: true, childList: true, characterData: true});
+}"""
+DARK_MAP = """() => [...document.querySelectorAll('.hil-map canvas')].some(canvas =>
+  getComputedStyle(canvas.parentElement.parentElement).backgroundColor === 'rgb(17, 17, 17)')"""
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +66,17 @@ def run_all(page, lab):
 
 
 def tab(page, name): page.locator(".hil-tabs .lm-TabBar-tab", has_text=name).click()
+
+
 def says(page, where, words):
     try: page.locator(where, has_text=re.compile(words)).first.wait_for()
-    except playwright.TimeoutError: shoot(page, "failed"); raise
-def shoot(page, name): SHOTS and page.locator(".hil-app").screenshot(path=str(Path(SHOTS) / f"{name}.png"))
+    except playwright.TimeoutError:
+        shoot(page, "failed")
+        raise
+
+
+def shoot(page, name):
+    if SHOTS: page.locator(".hil-app").screenshot(path=str(Path(SHOTS) / f"{name}.png"))
 
 
 def test_a_visit(page, lab):
@@ -68,15 +87,14 @@ def test_a_visit(page, lab):
     # lasso: around all of the map
     page.get_by_title("Activate lasso selection").click()
     box = page.locator(".hil-map canvas").first.bounding_box()
-    def at(x, y):
-        return (box["x"] + x * box["width"], box["y"] + y * box["height"])
+    def at(x, y): return box["x"] + x * box["width"], box["y"] + y * box["height"]
     page.mouse.move(*at(.14, .03))
     page.mouse.down()
     for x, y in [(.5, .03), (.97, .04), (.97, .5), (.96, .96), (.5, .97), (.14, .96), (.13, .5), (.13, .2)]:
         page.mouse.move(*at(x, y), steps=8)
     page.mouse.up()
     says(page, ".hil-identity h4", "Selection: [0-9]+ images")
-    page.wait_for_function("[...document.querySelectorAll('.hil-identity img')].filter(i => i.src.startsWith('blob:') && i.naturalHeight).length > 5")
+    page.wait_for_function(THUMBNAILS)
     shoot(page, "lasso")
 
     # a match: both clusters
@@ -87,7 +105,7 @@ def test_a_visit(page, lab):
     page.locator(".hil-matches .hil-sheet figure").nth(1).wait_for()
     shoot(page, "match")
     before = page.locator(".hil-graph h4").inner_text()
-    page.locator(".hil-threshold .noUi-handle").focus()                                              # t
+    page.locator(".hil-threshold .noUi-handle").focus()
     for _ in range(19): page.keyboard.press("ArrowRight")
     page.wait_for_function("old => document.querySelector('.hil-graph h4').innerText !== old", arg=before)
 
@@ -101,13 +119,13 @@ def test_a_visit(page, lab):
     says(page, ".hil-time .note", "Epoch 2")
     page.keyboard.press(",")
     says(page, ".hil-time .note", "Epoch 1")
-    page.evaluate("""() => { const time = document.querySelector('.hil-time'); window.told = [];                 // a slow kernel may show an epoch for an instant only
-        new MutationObserver(() => window.told.push(time.querySelector('.note')?.textContent ?? '')).observe(time, {subtree: true, childList: true, characterData: true}); }""")
+    page.evaluate(LISTEN)
     page.locator(".hil-play button").first.click()
-    page.wait_for_function("window.told.some(words => words.startsWith('Epoch 3'))")
-    assert any(words.startswith("Epoch 2") for words in page.evaluate("window.told"))
+    page.wait_for_function("window.said.some(words => words.startsWith('Epoch 3'))")
+    assert any(words.startswith("Epoch 2") for words in page.evaluate("window.said"))
 
-    tab(page, "Identity")                                                                            # curate
+    # curate
+    tab(page, "Identity")
     page.get_by_role("button", name="clear selection").click()
     page.locator(".hil-identity th.head button").first.click()
     says(page, ".hil-identity h4", "tightness")
@@ -120,7 +138,8 @@ def test_a_visit(page, lab):
     page.locator(".hil-rename").click()
     says(page, ".hil-frame .note", "2 corrections")
     shoot(page, "curation")
-    page.locator(".hil-file input").fill("people.csv")                                               # export
+    # export
+    page.locator(".hil-file input").fill("people.csv")
     page.keyboard.press("Tab")
     page.locator(".hil-export").click()
     says(page, ".hil-curation .note", "written to people.csv")
@@ -138,7 +157,7 @@ def test_dark_theme(page, lab):
     page.locator(".lm-Menu-itemLabel:visible", has_text=re.compile("^Theme$")).first.hover()
     page.locator(".lm-Menu-itemLabel:visible", has_text="JupyterLab Dark").first.click()
     page.wait_for_function("document.body.dataset.jpThemeLight === 'false'")
-    page.wait_for_function("[...document.querySelectorAll('.hil-map canvas')].some(c => getComputedStyle(c.parentElement.parentElement).backgroundColor === 'rgb(17, 17, 17)')")
+    page.wait_for_function(DARK_MAP)
     ink = page.locator(".hil-identity h4").evaluate("e => getComputedStyle(e).color")
     assert min(map(int, re.findall(r"\d+", ink)[:3])) > 180, f"dark ink on a dark ground: {ink}"
     page.locator(".hil-identity th.head button").first.click()

@@ -1,4 +1,4 @@
-"The explorer's front end without a browser: its JavaScript in node, its files, and what it relies on in jupyter-scatter."
+"The explorer's front end without a browser: JavaScript in node, static files, what it needs of jupyter-scatter."
 import inspect
 import re
 import shutil

@@ -6,7 +6,6 @@ __all__ = ['TABS', 'KEYS', 'STEPS', 'cluster_map', 'identity_sheet', 'match_grap
 
 # %% ../../nbs/9_explore/00_app.ipynb #5fc668a0
 import ipywidgets as w
-import numpy as np
 import pandas as pd
 
 from ..core.text import counted, some
@@ -52,7 +51,7 @@ def identity_sheet(
     found = rows if identity is None else rows[(rows.code == identity) | (rows.name == str(identity))]
     if len(found): session.open(int(found.code.iloc[0]))
     elif identity is not None:
-        raise ValueError(f"identity {identity!r}: not in epoch {session.epoch}; there are {some(sorted(rows.name), 12)}")
+        raise ValueError(f"identity {identity!r}: not in epoch {session.epoch}, which has {some(sorted(rows.name))}")
     return view
 
 
@@ -154,8 +153,7 @@ class Explorer(View):
         self.frame.note = ", ".join([f"{source.n:,} images", f"epoch {s.epoch}", *mixed, *corrected])
         first = source.table.path.iloc[0] if source.n else ""
         if not (source.root / str(first)).exists():
-            self.frame.warn = (f"images are not where they were ({first} is missing): pass root=, the folder that "
-                               "holds them")
+            self.frame.warn = f"images are missing, as {first}: pass root=, the folder that holds them now"
 
     def pressed(self, key): # of KEYS or STEPS
         "What a key does."

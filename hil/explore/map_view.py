@@ -96,8 +96,8 @@ class MapView(View):
 
     def say(self):
         s = self.session
-        chosen = len(s.selection)
-        self.frame.note = f"{counted(chosen, 'image')} selected" if chosen else f"{s.source.n:,} images: {self.finding()}"
+        selected, n = len(s.selection), s.source.n
+        self.frame.note = f"{counted(selected, 'image')} selected" if selected else f"{n:,} images: {self.finding()}"
 
     def finding(self): # -> what the colours show, in words
         q = self.session.source.quality(self.session.labels.identity)
