@@ -9,13 +9,13 @@ import ipywidgets as w
 import pandas as pd
 
 from ..core.text import counted, some
+from .colorings import COLORINGS
 from .curation_view import CurationView
 from .identity_view import IdentityView, identities_of
 from .knob_view import KnobView, in_turns
 from .map_view import MapView
 from .match_view import MatchView
 from .retrieval_view import RetrievalView
-from .colorings import COLORINGS
 from .session import as_session
 from .time_view import TimeView
 from .view import View

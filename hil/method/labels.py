@@ -137,7 +137,7 @@ class Transfer:
 
     def table(self, matcher="brst", level="cluster", threshold=.5): # -> DataFrame, see the docstring
         """The match graph, a row per source and target cluster, with the columns named below.
-        A sample that was refused is counted on the way it would have gone; `correct` is None where no truth is known."""
+        A refused sample is counted on the way it would have gone; `correct` is None where the truth is unknown."""
         columns = ["source", "target", "n_samples", "n_accepted", "similarity", "correct"]
         if self.empty: return pd.DataFrame(columns=columns)
         new = self.send(matcher, level, threshold)
