@@ -46,7 +46,8 @@ def test_help_names_every_command(tmp_path, words):
 
 def test_help_is_quick(tmp_path):
     "It loads neither torch nor tyro."
-    loaded = "import sys, hil.cli; hil.cli.main(['--help']); print([m for m in ('torch', 'tyro', 'numpy') if m in sys.modules])"
+    loaded = ("import sys, hil.cli; hil.cli.main(['--help'])\n"
+              "print([m for m in ('torch', 'tyro', 'numpy') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", loaded], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.endswith("[]\n"), done.stdout + done.stderr
 
@@ -109,7 +110,8 @@ def test_odd_words(tmp_path, words, says):
 # --- settings -------------------------------------------------------------------------------------------------------
 
 def test_both_ways_to_write_a_name():
-    assert training_settings(["--run_dir", "x", "--k1_infrared=6"]) == training_settings(["--run-dir=x", "--k1-infrared", "6"])
+    ways = (["--run_dir", "x", "--k1_infrared=6"], ["--run-dir=x", "--k1-infrared", "6"])
+    assert training_settings(ways[0]) == training_settings(ways[1]) == Config(run_dir="x", k1_infrared=6)
 
 
 WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
@@ -186,7 +188,8 @@ def test_torchrun_starts_it(hil_home, tmp_path):
 
 @pytest.mark.slow
 def test_launch_says_what_a_process_said(small, tmp_path):
-    config = replace(small(), dataset="sysu", preset="default", data_root=str(tmp_path / "nowhere"), run_dir=str(tmp_path / "r"))
+    config = replace(small(), dataset="sysu", preset="default", data_root=str(tmp_path / "nowhere"),
+                     run_dir=str(tmp_path / "r"))
     with pytest.raises(RunError) as error: launch(config)
     assert str(error.value).startswith(str(tmp_path / "nowhere")) and "Traceback" not in str(error.value)
 
@@ -215,7 +218,8 @@ def test_explore_opens_jupyterlab_beside_the_run(tmp_path):
     run = Run.create(Config(run_dir=str(tmp_path / "run")), pd.DataFrame({"path": ["a.jpg"]}))
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
     path = os.pathsep.join([str(tmp_path / "lab"), os.environ.get("PYTHONPATH", "")])
-    code, out, error = call(tmp_path, "explore", "run", "--root", "images", PYTHONPATH=path, PYTHONDONTWRITEBYTECODE="1")
+    code, out, error = call(tmp_path, "explore", "run", "--root", "images", PYTHONPATH=path,
+                            PYTHONDONTWRITEBYTECODE="1")
     assert code == 0, error
     told = json.loads(out)
     assert f"explore({str(run.path)!r}, root={str(tmp_path / 'images')!r})" in told["source"]

@@ -1,4 +1,4 @@
-"""Recipes hold every number of the method (sections 2 to 6); what is given wins, from Python, papermill and the command line; the release's habits."""
+"""Recipes hold every number of the method (sections 2 to 6); what is given wins, wherever settings are made."""
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,7 +24,8 @@ COMMON = dict(model="vit_base_ics", flip=True, trainable="all",                 
               shrink=.9, update_sub_centers=False,                                                         # 3, 5
               matcher="brst", level="sample", brst_direction="alternate",                                  # 4
               batch_ids=8, instances=16, temp=.05, momentum=.1, memory_update="sample",                    # 5
-              mccl_warmup=20, mccl_variant="published", instance_mix="unit", cluster_weight=1., mccl_weight=1., neighbor_weight=1.,
+              mccl_warmup=20, mccl_variant="published", instance_mix="unit", cluster_weight=1.,
+              mccl_weight=1., neighbor_weight=1.,
               stage1_epochs=30, stage2_epochs=30, optimizer="sgd", lr=3.5e-5, warmup_lr=1.,                # 6
               weight_decay=5e-4, lr_drop=1., select="last", reload_epoch=0, supervision="none",
               trials=10, accumulate=1, precision="float32", release=False)
@@ -113,13 +114,14 @@ def test_release_is_one_word():
     assert Config(preset="sysu", release=True, select="last", **MINE).select == "last"
 
 
-@pytest.mark.parametrize("given", [dict(), dict(select="last"), dict(matcher="none", n_sub=9), dict(mccl_weight=0)], ids=str)
+@pytest.mark.parametrize("given", [dict(), dict(select="last"), dict(matcher="none", n_sub=9), dict(mccl_weight=0)],
+                         ids=str)
 @pytest.mark.parametrize("preset", RECIPES)
 def test_python_papermill_and_the_command_line_mean_the_same_run(preset, given):
     words = [w for k, v in dict(preset=preset, **given, **MINE).items() for w in (f"--{k.replace('_', '-')}", str(v))]
-    cell = "# Parameters\n" + "".join(f"{k} = {v!r}\n" for k, v in dict(preset=preset, release=True, **given, **MINE).items())
-    names = vars(Config()) | dict(preset=preset, release=True, **given, **MINE, In=[cell])
-    config = Config(preset=preset, release=True, **given, **MINE)
+    told = dict(preset=preset, release=True, **given, **MINE)
+    names = vars(Config()) | told | {"In": ["# Parameters\n" + "".join(f"{k} = {v!r}\n" for k, v in told.items())]}
+    config = Config(**told)
     assert training_settings([*words, "--release"]) == config == settings_from(names, {"In"}, Config)
 
 

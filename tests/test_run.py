@@ -94,8 +94,9 @@ def test_contradictions(changes, says):
 @pytest.mark.parametrize("changes", [
     dict(k1_infrared=0), dict(k2=12), dict(resume=True, run_dir="x"), dict(supervision="truth", stage1_epochs=0),
     dict(dataset="sysu", data_root="x"), dict(train_splits="train+val"), dict(stage2_epochs=0),
-    dict(neighbor_weight=0., mccl_weight=0.), dict(matcher="one_way", level="sample"), dict(sampler="camera", same_ids=False),
-    dict(matcher="none", sampler="camera", same_ids=False), dict(select="test_best", reload_epoch=3),
+    dict(neighbor_weight=0., mccl_weight=0.), dict(matcher="one_way", level="sample"),
+    dict(sampler="camera", same_ids=False), dict(matcher="none", sampler="camera", same_ids=False),
+    dict(select="test_best", reload_epoch=3),
     dict(reload_epoch=0), dict(mccl_weight=0., n_sub=3)], ids=str)
 def test_what_looks_contradictory_and_is_not(changes): Config(**changes)
 
@@ -107,12 +108,14 @@ BIG = dict(model="agw_resnet50", weights="random", trainable="all")
 IDLE = [  # written by hand: (what is set, what it makes idle)
     (SYSU, dict(preset="tiny")), (SYSU, dict(render_seed=1)), (SYSU, dict(overlap=.5)), (SYSU, dict(split=2)),
     (SYSU, dict(direction="visible_to_infrared")), ({}, dict(direction="visible_to_infrared")),
-    ({}, dict(draws="official")), (LLCM, dict(draws="official")), (LLCM, dict(search_mode="indoor")), (LLCM, dict(shots=10)),
+    ({}, dict(draws="official")), (LLCM, dict(draws="official")), (LLCM, dict(search_mode="indoor")),
+    (LLCM, dict(shots=10)),
     (BIG, dict(dropout=.1)), (BIG, dict(n_views=2)), ({}, dict(compile=True)), ({}, dict(gradient_checkpointing=True)),
     ({}, dict(accumulate=2)), ({}, dict(precision="bf16")), (dict(stage1_epochs=0), dict(warmup_lr=.5)),
     (dict(matcher="none"), dict(same_ids=False)), (dict(matcher="none"), dict(brst_direction="visible_to_infrared")),
     (dict(matcher="one_way"), dict(threshold=.5)), (dict(matcher="hungarian"), dict(level="sample")),
-    (dict(n_sub=0), dict(shrink=.5)), (dict(mccl_weight=0.), dict(shrink=.5)), (dict(n_sub=0), dict(update_sub_centers=True)),
+    (dict(n_sub=0), dict(shrink=.5)), (dict(mccl_weight=0.), dict(shrink=.5)),
+    (dict(n_sub=0), dict(update_sub_centers=True)),
     (dict(mccl_weight=0.), dict(mccl_warmup=1)), (dict(mccl_weight=0.), dict(mccl_variant="softmax")),
     (dict(neighbor_weight=0.), dict(instance_mix="raw")), (dict(cluster_weight=0.), dict(momentum=.5)),
     (dict(cluster_weight=0.), dict(memory_update="hard")), (dict(cluster_weight=0., neighbor_weight=0.), dict(temp=1.)),
@@ -285,7 +288,7 @@ def test_write_atomic_is_all_or_nothing(tmp_path_factory, old, new, fails):
 
 @pytest.mark.parametrize("step", [0, 1, 2])
 def test_crash_between_files_keeps_the_old_state(run, monkeypatch, step):
-    "record writes arrays, history, checkpoint; stop it half through each: the checkpoint and the epochs before are untouched."
+    "record writes arrays, history, checkpoint; stop it half through each: checkpoint and epochs before are untouched."
     before, calls = content(run.path), []
     def replace(source, target):
         calls.append(Path(target).name)
@@ -422,7 +425,8 @@ def test_what_it_accepted_is_not_refused_when_it_is_read():
     with pytest.raises(RunError, match="lr was 0.0007"): run.check_resumable(replace(today, lr=.1))
 
 
-@pytest.mark.parametrize("changes", [dict(dataset="sysu", render_seed=3, overlap=.5), dict(dataset="regdb", preset="tiny")])
+@pytest.mark.parametrize("changes", [dict(dataset="sysu", render_seed=3, overlap=.5),
+                                     dict(dataset="regdb", preset="tiny")])
 def test_an_old_runs_idle_settings_are_no_obstacle_to_its_evaluation(tmp_path, changes):
     saved = json.loads((OLD / "config.json").read_text())
     saved["config"] |= {**changes, "data_root": "x"}

@@ -85,7 +85,8 @@ def test_a_report_without_truth(hil_home, tmp_path):
     from hil.synth.stand_ins import write_layout
     root = write_layout("folder", tmp_path / "crops", images=3)
     done = papermill("train", tmp_path, run_dir="run",
-                     **{**SMALL, "preset": "default", "k1": 6, "k1_infrared": 6, "k2": 2, "min_samples": 2, "n_sub": 2, "batch_ids": 3},
+                     **{**SMALL, "preset": "default", "k1": 6, "k1_infrared": 6, "k2": 2, "min_samples": 2, "n_sub": 2,
+                        "batch_ids": 3},
                      dataset="folder", data_root=root)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "mAP" not in Run(tmp_path / "run").history and not (tmp_path / "run" / "supervised").exists()
