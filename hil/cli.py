@@ -46,7 +46,7 @@ def evaluate_command(words):
 
     from hil.core.files import new_folder
     from hil.evaluation import scoring, tables
-    from hil.training.trainer import find_device, load_images
+    from hil.training.run_images import find_device, load_images
     settings = tyro.cli(scoring.Evaluation, prog="hil evaluate", args=words,
                         description="Score a checkpoint by the data set's own rules, and write the table.")
     if settings.dataset == "folder":
@@ -62,8 +62,10 @@ def evaluate_command(words):
 # %% ../nbs/cli.ipynb #6e30469c
 def check_command(words):
     "look through a data set's folder: lists, counts, files, a contact sheet"
-    from hil.data.check import main
-    return main(words)
+    import tyro
+
+    from hil.data.check import check_folder
+    return tyro.cli(check_folder, prog="hil check", args=words, config=(tyro.conf.PositionalRequiredArgs,))
 
 # %% ../nbs/cli.ipynb #d20de9ec
 def explore_notebook(

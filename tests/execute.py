@@ -1,4 +1,4 @@
-"""Run notebooks top to bottom with a real kernel and keep their outputs: python tests/execute.py nbs/04_rerank.ipynb ..."""
+"""Run notebooks top to bottom with a real kernel and keep their outputs: python tests/execute.py nbs/train.ipynb ..."""
 import re
 import sys
 from pathlib import Path

@@ -25,16 +25,16 @@ from hil.explore.app import (
     retrieval,
     timeline,
 )
+from hil.explore.colorings import COLORINGS, changed_since, coloring
 from hil.explore.coordinates import Maps, layout, procrustes
 from hil.explore.journal import Journal, export_labels, read_labels
 from hil.explore.knob_view import KnobView
-from hil.explore.colorings import COLORINGS, changed_since, coloring
 from hil.explore.session import as_session, identities, nearest_identities
 from hil.explore.source import join_labels, open_source
-from hil.method.labels import compact
 from hil.explore.what_if import Graph, transfer_between
 from hil.method import match
 from hil.method.cluster import centroids, pseudo_labels
+from hil.method.labels import compact
 from hil.method.neighbors import knn, knn_blocks
 from hil.method.rerank import jaccard_distance
 

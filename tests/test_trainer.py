@@ -1,4 +1,4 @@
-"""hil.training.trainer: the same seed the same run, a killed run resumed, every switch, every way to fail; and the release's total loss."""
+"""hil.training.trainer: the same seed the same run, a killed run resumed, every switch, every way to fail."""
 import logging
 import re
 import shutil
@@ -17,6 +17,7 @@ from test_memory import close, load
 
 from hil.core.errors import DataError, RunError
 from hil.core.names import DEPTHS, MODALITIES
+from hil.core.settings import allowed
 from hil.core.vectors import unit
 from hil.data.samplers import draw_batch
 from hil.data.training_views import (
@@ -29,15 +30,14 @@ from hil.data.training_views import (
 )
 from hil.evaluation.encode import load_encoder
 from hil.method.cluster import centroids, pseudo_labels
-from hil.method.losses import mccl_loss
 from hil.method.labels import Rules, Transfer, apart_labels
+from hil.method.losses import mccl_loss
 from hil.method.memory import ClusterMemory, InstanceMemory
 from hil.method.rerank import jaccard_distance
-from hil.core.settings import allowed
 from hil.runs.config import Config
 from hil.runs.folder import Run
-from hil.training.step import Memories, move_memories, remember, step_losses
 from hil.training.run_images import find_device
+from hil.training.step import Memories, move_memories, remember, step_losses
 from hil.training.trainer import Trainer
 
 
@@ -58,7 +58,8 @@ def test_the_same_seed_is_the_same_run(whole, train): same_runs(whole, train())
 
 def test_another_seed_is_another_run(whole, train):
     other = train(seed=1)
-    assert (other.history.loss_total[1:] != whole.history.loss_total[1:]).all() and (other.epoch(-1)["features_visible"] != whole.epoch(-1)["features_visible"]).any()
+    assert (other.history.loss_total[1:] != whole.history.loss_total[1:]).all()
+    assert (other.epoch(-1)["features_visible"] != whole.epoch(-1)["features_visible"]).any()
 
 
 KILLED = """
@@ -115,11 +116,14 @@ def test_what_a_run_records(whole):
         z = whole.epoch(e)
         for m in MODALITIES:
             own = z[f"labels_{m}"]
-            assert len(own) == n.loc[m, "sum"] and h[f"clusters_{m}"][e] == own.max() + 1 and h[f"outliers_{m}"][e] == (own < 0).sum()
+            assert len(own) == n.loc[m, "sum"]
+            assert h[f"clusters_{m}"][e] == own.max() + 1
+            assert h[f"outliers_{m}"][e] == (own < 0).sum()
             assert ((z[f"sub_{m}"] >= 0) == (z[f"final_{m}"] >= 0)).all() if e > 1 else (z[f"final_{m}"] == own).all()
         if e > 1:
             source, target = h.transfer_direction[e].split("_to_")
-            assert (z[f"final_{target}"] == z[f"labels_{target}"]).all() and z[f"final_{source}"].max() <= z[f"labels_{target}"].max()
+            assert (z[f"final_{target}"] == z[f"labels_{target}"]).all()
+            assert z[f"final_{source}"].max() <= z[f"labels_{target}"].max()
             assert 0 <= z[f"sub_{source}"].max() < whole.config.n_sub
 
 
@@ -154,8 +158,8 @@ def short(small, whole, tmp_path_factory):
 def test_approximate_neighbours_are_asked_for_and_their_recall_is_said(quick, caplog):
     with caplog.at_level("INFO", "hil.method.neighbors"): run = quick(neighbors="ivf")
     said = [record.getMessage() for record in caplog.records if record.name == "hil.method.neighbors"]
-    assert len(said) == 2 * len(run.history[1:]) and all("recall@" in line
-                                                         for line in said) and np.isfinite(run.history.loss_total[1:]).all()
+    assert len(said) == 2 * len(run.history[1:]) and all("recall@" in line for line in said)
+    assert np.isfinite(run.history.loss_total[1:]).all()
 
 
 @pytest.mark.parametrize("off", ["cluster", "mccl", "neighbor"])
@@ -177,23 +181,31 @@ def test_matchers_and_levels(quick, matcher, level):
         return
     source, target = h.transfer_direction.iloc[-1].split("_to_")
     own, new = z[f"labels_{source}"], z[f"final_{source}"]
-    assert (z[f"final_{target}"] == z[f"labels_{target}"]).all() and (new[own < 0] == -1).all() and 0 < h.transfer_coverage.iloc[-1] <= 1
+    assert (z[f"final_{target}"] == z[f"labels_{target}"]).all()
+    assert (new[own < 0] == -1).all()
+    assert 0 < h.transfer_coverage.iloc[-1] <= 1
     if level == "cluster":
         assert all(len(set(new[own == c])) == 1 for c in range(own.max() + 1)), "a cluster moves as a whole"
     if matcher == "one_way": assert h.transfer_coverage.iloc[-1] == 1
 
 
-@pytest.mark.parametrize("direction,turns", [("alternate", ["visible_to_infrared", "infrared_to_visible"]), ("visible_to_infrared", ["visible_to_infrared"] * 2), ("infrared_to_visible", ["infrared_to_visible"] * 2)])
+@pytest.mark.parametrize("direction,turns", [("alternate", ["visible_to_infrared", "infrared_to_visible"]),
+                                             ("visible_to_infrared", ["visible_to_infrared"] * 2),
+                                             ("infrared_to_visible", ["infrared_to_visible"] * 2)])
 def test_directions(quick, direction, turns):
     assert quick(stage2_epochs=2, brst_direction=direction).history.transfer_direction[1:].tolist() == turns
 
 
-@pytest.mark.parametrize("changes", [dict(memory_update="sample"), dict(memory_update="hard"), dict(mccl_variant="softmax"), dict(update_sub_centers=True), dict(same_ids=False), dict(n_sub=0),
-                                     dict(optimizer="sgd"), dict(momentum=.9), dict(temp=.1), dict(mccl_warmup=0), dict(shrink=0.), dict(weight_decay=0.), dict(n_views=2), dict(weights="random"), dict(dropout=0.)],
+@pytest.mark.parametrize("changes", [dict(memory_update="sample"), dict(memory_update="hard"),
+                                     dict(mccl_variant="softmax"), dict(update_sub_centers=True), dict(same_ids=False), dict(n_sub=0),
+                                     dict(optimizer="sgd"), dict(momentum=.9), dict(temp=.1), dict(mccl_warmup=0),
+                                     dict(shrink=0.), dict(weight_decay=0.), dict(n_views=2), dict(weights="random"),
+                                     dict(dropout=0.)],
                          ids=lambda c: "-".join(f"{k}={v}" for k, v in c.items()))
 def test_a_switch_changes_the_run(short, quick, changes):
     other = quick(**{**changes})
-    assert np.isfinite(other.history.loss_total.iloc[-1]) and other.history.loss_total.iloc[-1] != short.history.loss_total.iloc[-1]
+    assert np.isfinite(other.history.loss_total.iloc[-1])
+    assert other.history.loss_total.iloc[-1] != short.history.loss_total.iloc[-1]
     if "n_sub" in changes: assert all(other.epoch(1)[f"sub_{m}"].max() == 0 for m in MODALITIES)
     if "optimizer" in changes: assert "momentum" in str(other.checkpoint()["optimizer"]["param_groups"][0].keys())
     if "mccl_warmup" in changes: assert other.history.loss_mccl.iloc[-1] > 5 * short.history.loss_mccl.iloc[-1]
@@ -211,7 +223,9 @@ def test_without_features_on_disk(quick):
 
 def test_one_stage_alone(quick):
     first = quick(**{"stage1_epochs": 1, "stage2_epochs": 0})
-    assert first.history.stage.tolist() == [0, 1] and "transfer_direction" not in first.history and "loss_mccl" not in first.history
+    assert first.history.stage.tolist() == [0, 1]
+    assert "transfer_direction" not in first.history
+    assert "loss_mccl" not in first.history
 
 
 def test_validation_people_indoors(quick):
@@ -221,7 +235,7 @@ def test_validation_people_indoors(quick):
 
 
 def met_across(run, e):
-    "Share of the training people's infrared images whose nearest visible centre is their own, from the features saved in epoch `e`."
+    "Share of the training people's infrared images whose nearest visible centre is their own, after epoch `e`."
     t, z = run.images.query("train"), run.epoch(e)
     pids = {m: t.pid[t.modality == m].to_numpy() for m in MODALITIES}
     # training images come first
@@ -235,7 +249,9 @@ def test_the_ceiling_trains_on_the_truth(quick):
     t, z = run.images.query("train"), run.epoch(1)
     names = np.unique(t.pid)
     for m in MODALITIES: assert (names[z[f"final_{m}"]] == t.pid[t.modality == m]).all()
-    assert run.history.transfer_direction.iloc[-1] == "truth" and run.history.ari_visible.iloc[-1] == 1 and "loss_mccl" not in run.history
+    assert run.history.transfer_direction.iloc[-1] == "truth"
+    assert run.history.ari_visible.iloc[-1] == 1
+    assert "loss_mccl" not in run.history
     # .01-.07 becomes 1.0 by seed and rendering; .5-.6 if only the necks' statistics move
     assert met_across(run, 0) < .3 and met_across(run, 1) > .9, "who is told who is who must learn it"
 
@@ -269,14 +285,14 @@ def test_a_frozen_trunk_stays_as_it_came(quick):
 def test_learning_rate_warms_up_and_drops(small, tmp_path, monkeypatch):
     trainer = Trainer(small(run_dir=str(tmp_path), stage1_epochs=1, stage2_epochs=3, iterations=1, lr=1e-3,
                             warmup_lr=.2, lr_drop=.5, trials=1), progress=False)
-    rates, record = [], trainer.record
+    rates = []
     monkeypatch.setattr(trainer, "record", lambda number, *a: rates.append(trainer.optimizer.param_groups[0]["lr"]))
     trainer.fit()
     assert rates[1:] == pytest.approx([2e-4, 1e-3, 1e-4, 1e-4])
 
 
 def test_what_an_epoch_is_given(small, tmp_path, monkeypatch):
-    "Stage and epoch reach the losses, same_ids the batches, and every epoch of every seed has random numbers of its own."
+    "Stage and epoch reach the losses, same_ids the batches; every epoch of every seed has its own random numbers."
     told, together, seeds = [], [], []
     def losses(*args):
         told.append(args[-1])
@@ -321,7 +337,9 @@ def test_an_epoch_keeps_what_was_clustered_and_what_was_matched(small, tmp_path)
     (tmp_path / "checkpoint.pt").unlink()
 
 
-@pytest.mark.parametrize("scores,best", [(((.3, .3), (.1, .1), (.5, .5), (.5, .5)), 2), (((.6, .6), (.1, .1), (.5, .5), (.4, .4)), 0), (((.1, .1), (.2, .2), (.3, .3), (.4, .4)), 3),
+@pytest.mark.parametrize("scores,best", [(((.3, .3), (.1, .1), (.5, .5), (.5, .5)), 2),
+                                         (((.6, .6), (.1, .1), (.5, .5), (.4, .4)), 0),
+                                         (((.1, .1), (.2, .2), (.3, .3), (.4, .4)), 3),
                                          (((.1, .1), (.5, .4), (.8, .3), (.2, .6)), 2)])
 def test_best_is_the_first_epoch_with_the_highest_score(small, tmp_path, scores, best):
     "Rank-1 + mAP, as the release chooses: the last case has its best mAP elsewhere."
@@ -355,7 +373,8 @@ label = st.lists(st.integers(-1, 6), min_size=1, max_size=60).map(np.array)
 
 
 @settings(max_examples=150, deadline=None)
-@given(visible=label, infrared=label, ids=st.integers(2, 9), instances=st.integers(1, 5), together=st.booleans(), seed=st.integers(0, 99))
+@given(visible=label, infrared=label, ids=st.integers(2, 9), instances=st.integers(1, 5), together=st.booleans(),
+       seed=st.integers(0, 99))
 def test_batches(visible, infrared, ids, instances, together, seed):
     labels = dict(visible=visible, infrared=infrared)
     there = {m: set(y[y >= 0]) for m, y in labels.items()}
@@ -386,8 +405,10 @@ def test_one_memory_for_one_label_space(shared):
     x, y = features(dict(visible=30, infrared=20)), dict(visible=np.arange(30) % 4 - 1, infrared=np.arange(20) % 4 - 1)
     memories = remember(x, y, Config(n_sub=2), shared)
     for d in DEPTHS:
-        assert (memories.cluster["visible"][d] is memories.cluster["infrared"][d]) == shared and (memories.banks["visible"][d] is memories.banks["infrared"][d]) == shared
-        assert memories.instance["visible"][d] is not memories.instance["infrared"][d] and memories.banks["visible"][d].shape == (3, 3, 8)
+        assert (memories.cluster["visible"][d] is memories.cluster["infrared"][d]) == shared
+        assert (memories.banks["visible"][d] is memories.banks["infrared"][d]) == shared
+        assert memories.instance["visible"][d] is not memories.instance["infrared"][d]
+        assert memories.banks["visible"][d].shape == (3, 3, 8)
     mean = torch.cat([x[m]["deep"][y[m] == 1] for m in (MODALITIES if shared else MODALITIES[:1])]).mean(0)
     close(memories.cluster["visible"]["deep"].centers[1], mean / mean.norm(), rtol=1e-5)
     before = memories.cluster["infrared"]["deep"].centers.clone()
@@ -404,14 +425,15 @@ def test_sub_centers_move_in_both_modalities_or_stay():
         memories = remember(x, y, Config(n_sub=2), True)
         before = memories.banks["visible"]["deep"].clone()
         move_memories(batch, t, {m: torch.arange(6) for m in x}, memories, Config(update_sub_centers=moves))
-        assert memories.banks["visible"]["deep"] is memories.banks["infrared"]["deep"] and torch.equal(memories.banks["visible"]["deep"], before) != moves
+        assert memories.banks["visible"]["deep"] is memories.banks["infrared"]["deep"]
+        assert torch.equal(memories.banks["visible"]["deep"], before) != moves
 
 
 # --- coarse clusters ------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("noise", [.6, .9])
 def test_labels_are_those_of_the_whole_distance(monkeypatch, noise):
-    "The trainer stores only the pairs that DBSCAN looks at: the same labels, also for an eps that is some pair's distance."
+    "Only the pairs that DBSCAN looks at are stored: the same labels, also for an eps that is some pair's distance."
     g = torch.Generator().manual_seed(0)
     x = {m: torch.randn(20, 1, 32, generator=g).add(noise * torch.randn(20, n, 32, generator=g)).flatten(0, 1)
          for m, n in (("visible", 15), ("infrared", 9))}
@@ -489,7 +511,7 @@ def test_modalities_meet_in_stage_2_only():
 def test_no_agreement_in_mccl_is_a_zero_that_trains():
     x = {"deep": torch.eye(4)[:2].requires_grad_(), "shallow": torch.eye(4)[:2].requires_grad_()}
     losses = mccl_loss(x, {"deep": torch.eye(4)[:2, None], "shallow": torch.eye(4)[[1, 0], None]})
-    assert all(l == 0 for l in losses.values())
+    assert all(x == 0 for x in losses.values())
     (sum(losses.values()) + x["deep"].sum()).backward()
     assert torch.isfinite(x["deep"].grad).all()
 
@@ -505,7 +527,8 @@ def fails(train, error, says, **changes):
 def test_all_outliers(whole, quick):
     n = (whole.images.query("train").modality == "visible").sum()
     assert "run" in fails(quick, RunError,
-                          f"visible: {n} images, eps = 1e-06, min_samples = 30: {n} outliers and 0 cluster(s), two are needed: raise eps, or lower min_samples", eps=1e-6, min_samples=30)
+                          f"visible: {n} images, eps = 1e-06, min_samples = 30: {n} outliers and 0 cluster(s), "
+                          "two are needed: raise eps, or lower min_samples", eps=1e-6, min_samples=30)
 
 
 def test_one_cluster(quick):
@@ -523,7 +546,8 @@ def test_nothing_is_lost_when_an_epoch_fails(small, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Transfer, "send", refuse)
         with pytest.raises(RunError,
-                           match="no pseudo-identity with images of both modalities is left to train on; try a lower threshold or another matcher"):
+                           match="no pseudo-identity with images of both modalities is left to train on; "
+                                 "try a lower threshold or another matcher"):
             Trainer(config, progress=False).fit()
     assert Run(tmp_path).checkpoint()["epoch"] == 1
     assert Trainer(replace(config, resume=True), progress=False).fit().history.epoch.tolist() == [0, 1, 2]
@@ -580,12 +604,13 @@ def test_the_real_layout_is_read_like_the_rendered_one(whole, quick):
 def test_people_in_one_modality_only(small, quick, overlap):
     run = quick(overlap=overlap)
     pids = run.images.query("train").groupby("modality").pid.agg(set)
-    assert len(pids.visible & pids.infrared) == overlap * len(pids.visible
-                                                              | pids.infrared) and np.isfinite(run.history.loss_total.iloc[-1])
+    assert len(pids.visible & pids.infrared) == overlap * len(pids.visible | pids.infrared)
+    assert np.isfinite(run.history.loss_total.iloc[-1])
     if overlap == 0: assert run.history.transfer_precision.iloc[-1] == 0
 
 
-@pytest.mark.parametrize("changes,error,says", [(dict(model="resnet"), ValueError, "there is \"lite0\""), (dict(weights="/nowhere.pt"), FileNotFoundError, "no such checkpoint"),
+@pytest.mark.parametrize("changes,error,says", [(dict(model="resnet"), ValueError, "there is \"lite0\""),
+                                                (dict(weights="/nowhere.pt"), FileNotFoundError, "no such checkpoint"),
                                                 (dict(dataset="sysu", data_root="/nowhere"), DataError, "/nowhere")])
 def test_what_is_not_there_is_named(quick, tmp_path, changes, error, says):
     fails(quick, error, says, **changes)
