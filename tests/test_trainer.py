@@ -197,7 +197,8 @@ def test_directions(quick, direction, turns):
 
 
 @pytest.mark.parametrize("changes", [dict(memory_update="sample"), dict(memory_update="hard"),
-                                     dict(mccl_variant="softmax"), dict(update_sub_centers=True), dict(same_ids=False), dict(n_sub=0),
+                                     dict(mccl_variant="softmax"), dict(update_sub_centers=True),
+                                     dict(same_ids=False), dict(n_sub=0),
                                      dict(optimizer="sgd"), dict(momentum=.9), dict(temp=.1), dict(mccl_warmup=0),
                                      dict(shrink=0.), dict(weight_decay=0.), dict(n_views=2), dict(weights="random"),
                                      dict(dropout=0.)],

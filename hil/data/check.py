@@ -219,13 +219,21 @@ def check(
 
 # %% ../../nbs/1_data/04_check.ipynb #53f17d77
 def check_folder(
-    root: str,                # folder of the data set
-    dataset: str = "",        # "sysu", "regdb", "llcm" or "folder"; "": by the names in the folder
-    expect: str = "published",  # counts to check against: "published", "stand-in" or "any"
-    everything: bool = False, # decode every image, not a sample of 400
-    sheet: str = "",          # PNG file for the camera sheet; "": ROOT's name + -sheet.png in the present folder
-) -> int:                     # exit code: 0 healthy, 1 problems
-    "Print the health report of a data set and write its camera sheet. Raises ValueError for options that do not exist."
+    root: str,
+    dataset: str = "",
+    expect: str = "published",
+    everything: bool = False,
+    sheet: str = "",
+) -> int: # exit code: 0 healthy, 1 problems
+    """Print the health report of a data set and write its camera sheet; what the command `hil check` calls.
+
+    Args:
+        root: folder of the data set
+        dataset: "sysu", "regdb", "llcm" or "folder"; "": by the names in the folder
+        expect: counts to check against: "published", "stand-in" or "any"
+        everything: decode every image, not a sample of 400
+        sheet: PNG file for the camera sheet; "": the folder's name + -sheet.png, in the present folder
+    """
     try: report = check(root, dataset, expect, None if everything else 400)
     except DataError as error: return print(error) or 1
     print(report)
