@@ -39,7 +39,7 @@ class Encoder(NamedTuple):
     model: torch.nn.Module # in evaluation mode
     name: str # e.g. "untrained lite0", "lite0, run first, epoch 7", "vit_base_ics, hil.pth"
     depths: tuple = DEPTHS # which of its features are trained
-    run: Run = None # the run it comes from
+    run: Run | None = None # the run it comes from
     notes: tuple = () # sentences for every report
     trained: bool = True
 
@@ -122,17 +122,18 @@ def extract(
     resize="bilinear", # how images come to the model's size; "lanczos" as in published test code
 ) -> torch.Tensor: # [N, D] raw features, a row for each row of the table
     "Features of a table (method, section 1). Raises DataError for images, RunError for features that are not finite."
-    model, out = model.to(device).eval(), None
+    model, parts = model.to(device).eval(), []
     pixels = PixelViews(decoded(model, table, progress, resize), model.height, model.width, device=device)
     with tqdm(total=len(table), desc="features", unit="images", disable=not progress) as bar:
         for m, images in pixels.images.items():
             rows = torch.from_numpy(np.flatnonzero(table.modality == m))
             for part in torch.arange(len(images)).split(batch):
-                both = [model({m: pixels.clean(m, part, mirrored)})[m] for mirrored in range(1 + flip)]
+                both = [model({m: pixels.clean(m, part, mirrored)})[m] for mirrored in (False, True)[:1 + flip]]
                 x = torch.stack([torch.cat([f[d].float() for d in depths], 1) for f in both]).mean(0).cpu()
-                out = x.new_empty(len(table), x.shape[1]) if out is None else out
-                out[rows[part]] = x
+                parts.append((rows[part], x))
                 bar.update(len(part))
+    order = torch.cat([rows for rows, _ in parts]).argsort()
+    out = torch.cat([x for _, x in parts])[order]
     bad = ~torch.isfinite(out).all(1)
     if bad.any():
         raise RunError(f"{int(bad.sum())} of {len(table)} features are NaN or infinite, the first of "

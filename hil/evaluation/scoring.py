@@ -83,11 +83,13 @@ class Evaluation(metaclass=Settings):
             if data["dataset"] != "regdb":
                 raise RunError(f'split = 0 is for dataset = "regdb", which has ten splits; {data["dataset"]} has one')
             data["split"] = split or 1
-        same = run is not None and run.config.dataset == data["dataset"]
-        if same and run.config.split != data["split"]:
-            raise RunError(f"split = {data['split']}: the run in {run.path} was trained on split {run.config.split}, "
-                           "and knows half of the people that this one tests; evaluate it on its own split")
-        trained = run.config.train_splits if same else "train"
+        trained = "train"
+        if run is not None and run.config.dataset == data["dataset"]:
+            trained = run.config.train_splits
+            if run.config.split != data["split"]:
+                raise RunError(f"split = {data['split']}: the run in {run.path} was trained on split "
+                               f"{run.config.split}, and knows half of the people that this one tests; "
+                               "evaluate it on its own split")
         mode = {k: getattr(self, k) for k in ("search_mode", "direction") if getattr(self, k) != "every"}
         return Config(**data, **mode, **{k: getattr(self, k) for k in SHARED}, train_splits=trained)
 

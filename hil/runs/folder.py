@@ -104,7 +104,8 @@ class Run:
     ):
         "Keep an epoch. The checkpoint goes last: until it is there, the epoch has not happened."
         history = self.history
-        history = pd.DataFrame([*history[history.epoch < row["epoch"]].to_dict("records"), row])
+        before = history[history.epoch < row["epoch"]].to_dict("records")  # pyright: ignore[reportCallIssue]
+        history = pd.DataFrame([*before, row])
         write_atomic(self.path / "epochs" / f"{row['epoch']:04d}.npz", lambda p: save_npz(p, arrays))
         write_atomic(self.path / "history.csv", lambda p: history.to_csv(p, index=False))
         write_atomic(self.path / "checkpoint.pt", lambda p: torch.save(checkpoint, p))
