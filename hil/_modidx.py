@@ -23,6 +23,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'hil.core.files.cache_home': ('0_core/files.html#cache_home', 'hil/core/files.py'),
                                 'hil.core.files.held': ('0_core/files.html#held', 'hil/core/files.py'),
                                 'hil.core.files.new_folder': ('0_core/files.html#new_folder', 'hil/core/files.py'),
+                                'hil.core.files.put_folder': ('0_core/files.html#put_folder', 'hil/core/files.py'),
                                 'hil.core.files.save_array': ('0_core/files.html#save_array', 'hil/core/files.py'),
                                 'hil.core.files.save_npz': ('0_core/files.html#save_npz', 'hil/core/files.py'),
                                 'hil.core.files.write_atomic': ('0_core/files.html#write_atomic', 'hil/core/files.py')},

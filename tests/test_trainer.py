@@ -313,7 +313,7 @@ def test_what_an_epoch_is_given(small, tmp_path, monkeypatch):
         trainer.label, trainer.views.batch = first, views
         return trainer
     monkeypatch.setattr("hil.training.trainer.step_losses", losses)
-    monkeypatch.setattr("hil.training.trainer.draw_batch", draw)
+    monkeypatch.setattr("hil.data.samplers.draw_batch", draw)
     for k, changes in enumerate((dict(), dict(seed=1), dict(same_ids=False))):
         told.clear(), together.clear()
         watch(Trainer(small(run_dir=str(tmp_path / str(k)), iterations=1, trials=1, **changes), progress=False)).fit()

@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..core.errors import DataError
-from ..core.files import cache_home
+from ..core.files import cache_home, put_folder
 from ..core.text import some
 
 # %% ../../nbs/1_data/01_images.ipynb #aeed7337
@@ -155,9 +155,7 @@ def _arrays(folder, shapes):
         new.mkdir()
         for name, (dtype, *shape) in shapes.items():
             np.lib.format.open_memmap(new / f"{name}.npy", "w+", dtype, tuple(shape)).flush()
-        try: new.rename(folder)
-        except OSError:
-            if not folder.exists(): raise   # else another process was faster
+        put_folder(new, folder)
     return load("r+")
 
 

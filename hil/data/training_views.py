@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..core.files import put_folder
 from ..core.precision import bfloat16_fault
 from .augment import Augment, clean, hflip
 
@@ -172,6 +173,6 @@ def cached(
             part.mkdir()
             for m, arrays in store.items():
                 for name, x in arrays.items(): np.save(part / f"{m}-{name}.npy", x.numpy())
-            if not final.exists(): os.replace(part, final)
+            put_folder(part, final)
     def load(file): return torch.from_numpy(np.load(file, mmap_mode="c"))
     return {m: {name: load(final / f"{m}-{name}.npy") for name in ("clean", "views")} for m in VIEWS}
