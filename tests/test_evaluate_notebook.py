@@ -185,9 +185,10 @@ def replaced(**changes): return type("Of", (), {"path": Path("runs/x"), "config"
 
 
 @pytest.mark.parametrize("wrong,says", [
-    (dict(depths="all"), "depths = 'all'"), (dict(flip="true"), "flip = 'true'"), (dict(resize="area"), "resize = 'area'"),
+    (dict(depths="all"), "depths = 'all'"), (dict(flip="true"), "flip = 'true'"),
+    (dict(resize="area"), "resize = 'area'"), (dict(chekpoint="x"), "checkpoint"),
     (dict(model="vit"), "model = 'vit'"), (dict(batch=0), "batch = 0"), (dict(split=11), "split = 11"),
-    (dict(direction="visible_to_infrared"), "direction = 'visible_to_infrared' is for"), (dict(chekpoint="x"), "checkpoint"),
+    (dict(direction="visible_to_infrared"), "direction = 'visible_to_infrared' is for"),
     (dict(dataset="sysu"), "needs data_root"), (dict(hardest=2.5), "hardest = 2.5 is a float"),
     (dict(dataset="sysu", data_root="x", render_seed=3), "render_seed = 3 is for"),
     (dict(trials="ten"), "trials = 'ten' is a str: expected a int")])

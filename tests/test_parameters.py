@@ -16,7 +16,7 @@ KINDS = {"train": Config, "evaluate": Evaluation}
 @pytest.mark.parametrize("notebook,parameters,says", [
     ("train", dict(stage2_epoch=3), "'stage2_epoch' is not a parameter; did you mean 'stage2_epochs'?"),
     ("train", dict(stage2_epochs="three"), "stage2_epochs = 'three' is a str: expected a int"),
-    ("train", dict(stage1_epochs=0, stage2_epochs=0), "stage1_epochs and stage2_epochs are both 0: nothing would be trained"),
+    ("train", dict(stage1_epochs=0, stage2_epochs=0), "stage1_epochs and stage2_epochs are both 0: nothing would be"),
     ("evaluate", dict(chekpoint="x.pth"), "'chekpoint' is not a parameter; did you mean 'checkpoint'?"),
     ("evaluate", dict(checkpoint="nowhere/hil.pth"), "checkpoint = 'nowhere/hil.pth': no such file or folder")])
 def test_wrong_parameters_stop_it_at_once(hil_home, tmp_path, notebook, parameters, says):

@@ -7,11 +7,11 @@ import nbformat
 import numpy as np
 import pytest
 
+from hil.cli import training_settings
 from hil.core.errors import RunError
 from hil.core.settings import settings_from
 from hil.evaluation.metrics import Metrics
 from hil.method.memory import InstanceMemory
-from hil.cli import training_settings
 from hil.runs.config import Config
 from hil.runs.recipes import RECIPES, RELEASE
 from hil.training.cli import words_of

@@ -22,9 +22,9 @@ from hil.core.errors import DataError, RunError
 from hil.core.files import held, new_folder, save_npz, write_atomic
 from hil.core.settings import allowed, settings_from
 from hil.evaluation.scoring import Evaluation
-from hil.runs.config import NEEDS, Config, idle, variant
+from hil.runs.config import NEEDS, Config, variant
 from hil.runs.folder import Run
-from hil.runs.recipes import RECIPES, RELEASE
+from hil.runs.recipes import RECIPES
 
 NOTEBOOKS = {kind: Path(__file__).parents[1] / "nbs" / f"{name}.ipynb"
              for kind, name in ((Config, "train"), (Evaluation, "evaluate"))}
