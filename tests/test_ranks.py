@@ -18,7 +18,7 @@ from hil.models.agw import AgwResNet50
 from hil.models.build import build_model
 from hil.runs.folder import Run
 from hil.training import distributed
-from hil.training.cli import launch, main
+from hil.training.cli import launch, train_run
 from hil.training.gradient_cache import Parts, Whole, cut, passage, skipped
 from hil.training.trainer import Trainer
 
@@ -218,10 +218,8 @@ def test_one_process_is_nothing_special(small, tmp_path, capsys):
     with distributed.joined(), distributed.first_alone(): pass
     assert type(distributed.synchronise(MADE["vit"]()).base.patch_embed.conv[7]) is nn.BatchNorm2d
     config = small(run_dir=str(tmp_path / "run"), stage1_epochs=0, stage2_epochs=1, iterations=1, trials=1)
-    main([f"--{k}={v}" for k, v in vars(config).items()])
+    train_run(config)
     assert capsys.readouterr().out.startswith("epoch 1/1: loss ") and Run(config.run_dir).config == config
-    with pytest.raises(SystemExit, match="hil.training.cli: 'presets' is not a parameter; did you mean 'preset'"):
-        main(["--presets", "tiny"])
     for file in tmp_path.rglob("*.pt"): file.unlink()
 
 
