@@ -970,6 +970,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'hil.runs.config.Config.completed': ('6_runs/config.html#config.completed', 'hil/runs/config.py'),
                                  'hil.runs.config.Config.epochs': ('6_runs/config.html#config.epochs', 'hil/runs/config.py'),
                                  'hil.runs.config.Config.problems': ('6_runs/config.html#config.problems', 'hil/runs/config.py'),
+                                 'hil.runs.config.Config.recipe': ('6_runs/config.html#config.recipe', 'hil/runs/config.py'),
                                  'hil.runs.config._big': ('6_runs/config.html#_big', 'hil/runs/config.py'),
                                  'hil.runs.config.idle': ('6_runs/config.html#idle', 'hil/runs/config.py'),
                                  'hil.runs.config.variant': ('6_runs/config.html#variant', 'hil/runs/config.py')},

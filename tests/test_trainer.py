@@ -610,8 +610,8 @@ def test_people_in_one_modality_only(small, quick, overlap):
     if overlap == 0: assert run.history.transfer_precision.iloc[-1] == 0
 
 
-@pytest.mark.parametrize("changes,error,says", [(dict(model="resnet"), ValueError, "there is \"lite0\""),
-                                                (dict(weights="/nowhere.pt"), FileNotFoundError, "no such checkpoint"),
+@pytest.mark.parametrize("changes,error,says", [(dict(model="resnet"), RunError, "expected one of lite0"),
+                                                (dict(weights="/nowhere.pt"), RunError, "no such file"),
                                                 (dict(dataset="sysu", data_root="/nowhere"), DataError, "/nowhere")])
 def test_what_is_not_there_is_named(quick, tmp_path, changes, error, says):
     fails(quick, error, says, **changes)

@@ -7,7 +7,7 @@ __all__ = ['DataSet', 'Preset', 'Direction', 'Matcher', 'Turns', 'HOLDS', 'CONTR
 from dataclasses import asdict, dataclass
 from typing import Annotated, Literal
 
-from ..core.settings import Range, Settings
+from ..core.settings import Range, Settings, one_of
 from .recipes import RECIPES, recipe_of
 
 # %% ../../nbs/6_runs/00_config.ipynb #fe0f33ec
@@ -99,6 +99,12 @@ class Config(metaclass=Settings):
 
     @property
     def epochs(self): return self.stage1_epochs + self.stage2_epochs
+
+    @classmethod
+    def recipe(cls, name, **changes): # "sysu", "regdb" or "llcm"; settings by name -> Config
+        "The paper's settings for a data set, and what is set beside them: `Config.recipe(\"sysu\", data_root=...)`."
+        one_of("recipe", name, list(RECIPES))
+        return cls(preset=name, **changes)
 
     @staticmethod
     def completed(given): # settings by name -> the same, and what the recipe among them stands for

@@ -18,13 +18,14 @@ from ..core.errors import RunError
 from ..core.files import cache_home, write_atomic
 from ..core.names import DEPTHS, MODALITIES
 from ..core.parallel import keep_freed_memory
+from ..core.settings import one_of
 from ..data.images import cached_images, read_images, table_key
 from ..data.samplers import Batches
 from ..data.sysu import read_permutation
 from ..data.training_views import CachedViews, PixelViews, cache_views, cached, store_key, use_bfloat16
 from ..evaluation import metrics, protocols
 from ..method.labels import Rules, epoch_labels, label_quality, true_labels
-from ..models.build import build_model, model_options
+from ..models.build import MODELS, build_model, model_options
 from ..runs.folder import Run
 from . import distributed
 from .gradient_cache import passage
@@ -44,6 +45,9 @@ class Trainer:
         progress=True, # show bars
     ):
         self.config, self.on_epoch, self.progress = config, on_epoch, progress and distributed.rank() == 0
+        one_of("model", config.model, list(MODELS))
+        if config.weights not in ("", "random") and not Path(config.weights).is_file():
+            raise RunError(f'weights = "{config.weights}": no such file; expected a checkpoint, "random", or ""')
         self.device = distributed.own_device(find_device(config.device))
         with distributed.first_alone():
             self.run = Run.resume(config) if config.resume else Run.check_free(config.run_dir)
