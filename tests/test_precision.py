@@ -124,12 +124,12 @@ def test_sixteen_bits_are_used_where_they_are_fast_and_right(sound, monkeypatch)
 
 def test_a_faulty_processor_gets_float32_to_the_bit(small, tmp_path, fast, caplog):
     with Broken(), caplog.at_level(logging.WARNING, "hil"):
-        trainer = Trainer(small(run_dir=str(tmp_path / "run")), progress=False)
+        trainer = Trainer(small(run_dir=str(tmp_path / "run")), progress=False).prepare()
     assert len(caplog.messages) == 1 and "the trunk runs in float32" in caplog.messages[0]
     assert "conv2d" in caplog.messages[0] and "away from float32" in caplog.messages[0]
-    for m, table in trainer.tables.items():
+    for m, table in trainer.images.tables.items():
         paths, n = table.path[:128], min(len(table), 128)
-        pixels = PixelViews({m: read_images(paths, 128, 64, trainer.images.attrs["root"])}, 128, 64)
+        pixels = PixelViews({m: read_images(paths, 128, 64, trainer.images.root)}, 128, 64)
         exact = through(trainer.model.trunk, m, lambda idx, m=m, pixels=pixels: pixels.clean(m, idx), n,
                         tqdm(disable=True), False)
         assert torch.equal(trainer.views.store[m]["clean"][0][:n], exact)
@@ -140,7 +140,7 @@ def test_the_store_tells_16_from_32_bits(small, tmp_path):
     if not use_bfloat16(build_model("lite0").trunk, 128, 64, "cpu"):
         pytest.skip("this processor is slow or wrong in 16 bits: the kit keeps float32 features only")
     def clean(name):
-        store = Trainer(small(run_dir=str(tmp_path / name)), progress=False).views.store
+        store = Trainer(small(run_dir=str(tmp_path / name)), progress=False).prepare().views.store
         return torch.cat([store[m]["clean"].flatten() for m in MODALITIES]).float()
     rounded = clean("rounded")
     with Broken(): exact = clean("exact")
@@ -148,7 +148,7 @@ def test_the_store_tells_16_from_32_bits(small, tmp_path):
 
 
 def test_calibration_on_a_faulty_processor(small, tmp_path, fast, monkeypatch):
-    table = Trainer(small(run_dir=str(tmp_path / "run")), progress=False).images
+    table = Trainer(small(run_dir=str(tmp_path / "run")), progress=False).prepare().images.table
     def heads():
         torch.manual_seed(0)
         model = build_model("lite0")

@@ -312,7 +312,7 @@ def test_broken_data_stops_before_a_run_begins(hil_home, roots, tmp_path):
     (dict(split=2), 'is for dataset = "regdb"'),
     (dict(direction="visible_to_infrared"), 'is for dataset = "regdb" and "llcm"'),
     (dict(draws="official"), 'is for dataset = "sysu"'),
-    (dict(dataset="llcm", data_root="x", shots=10), "search_mode and shots are SYSU-MM01's"),
+    (dict(dataset="llcm", data_root="x", shots=10), 'shots = 10 is for dataset = "sysu" and "synth"'),
     (dict(dataset="regdb", data_root="x", evaluate_on="val"), "no validation people"),
     (dict(dataset="folder", data_root="x", supervision="truth", stage1_epochs=0), "has no truth"),
     (dict(dataset="regbd", data_root="x"), "did you mean 'regdb'"),

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from hil.core.errors import DataError
 from hil.synth import scenes
 from hil.synth.materials import EYE, material
 from hil.synth.painting import paint
@@ -91,22 +92,22 @@ def test_two_processes_on_one_root_leave_one_whole_rendering(whole, tmp_path):
 def test_a_lost_race_is_no_failure_and_a_full_disk_is_one(tmp_path, monkeypatch):
     "A rename that fails is fine where another process has put the same there, whatever the file system calls it."
     image, name = np.zeros((8, 4, 3), np.uint8), tmp_path / "cam1/0001"
-    def another_was_faster(self, target):
-        shutil.copytree(self, target)
+    def another_was_faster(part, target):
+        shutil.copytree(part, target)
         raise OSError(39, "Directory not empty")
     def no_space(*where): raise OSError(28, "No space left on device")
     with monkeypatch.context() as patch:
-        patch.setattr("pathlib.Path.rename", no_space)
+        patch.setattr("os.rename", no_space)
         with pytest.raises(OSError, match="No space"): write_folder(tmp_path, name, {"0001.jpg": image})
-        patch.setattr("pathlib.Path.rename", another_was_faster)
+        patch.setattr("os.rename", another_was_faster)
         write_folder(tmp_path, name, {"0001.jpg": image})
     assert [p.name for p in name.iterdir()] == ["0001.jpg"]
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", no_space)
-        with pytest.raises(OSError, match="No space"): write(tmp_path / "a.txt", "text")
+        with pytest.raises(DataError, match="No space"): write(tmp_path / "a.txt", "text")
         (tmp_path / "a.txt").write_text("text")             # as where a file that is open cannot be replaced
         write(tmp_path / "a.txt", "text")
-        with pytest.raises(OSError, match="No space"): write(tmp_path / "a.txt", "other")
+        with pytest.raises(DataError, match="No space"): write(tmp_path / "a.txt", "other")
     assert sorted(p.name for p in tmp_path.glob("*.txt")) == ["a.txt"] and not list(tmp_path.glob(".*a.txt"))
 
 

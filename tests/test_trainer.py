@@ -612,7 +612,8 @@ def test_people_in_one_modality_only(small, quick, overlap):
 
 @pytest.mark.parametrize("changes,error,says", [(dict(model="resnet"), RunError, "expected one of lite0"),
                                                 (dict(weights="/nowhere.pt"), RunError, "no such file"),
-                                                (dict(dataset="sysu", data_root="/nowhere"), DataError, "/nowhere")])
+                                                (dict(dataset="sysu", preset="default", data_root="/nowhere"),
+                                                 DataError, "/nowhere")])
 def test_what_is_not_there_is_named(quick, tmp_path, changes, error, says):
     fails(quick, error, says, **changes)
     assert not list(tmp_path.rglob("config.json")), "no run was begun"

@@ -255,7 +255,7 @@ def test_the_trainer_trains_it_end_to_end(small, tmp_path):
         assert torch.equal(v, before[k]) == bool(re.match(none, k)) or re.match(r"b[12]\.1\.bias", k), k
     again = Trainer(small(model="vit_tiny_ics", run_dir=str(tmp_path / "b"),
                           **{**RUN, "weights": str(run.path / "checkpoint.pt")}), progress=False)
-    for k, v in again.model.state_dict().items(): assert torch.equal(v, after[k]), k
+    for k, v in again.prepare().model.state_dict().items(): assert torch.equal(v, after[k]), k
 
 
 @pytest.mark.parametrize("changes,says", [

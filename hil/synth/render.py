@@ -21,7 +21,8 @@ import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..core.files import cache_home, write_atomic
+from ..core.errors import DataError
+from ..core.files import cache_home, put_folder, write_atomic
 from .people import draw_person
 from .scenes import CAMERAS, all_backdrops
 from .shots import LEVERS, draw_shot, picture
@@ -165,16 +166,14 @@ def render_person(
 
 def write_folder(root, folder, pictures):
     "Write {name: picture} as JPEG into a new folder in one piece: beside it first, then renamed."
-    beside = Path(tempfile.mkdtemp(prefix=".part-", dir=root))
-    try:
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=root) as beside:
+        part = Path(beside) / folder.name
+        part.mkdir()
         for name, pixels in pictures.items():
             Image.fromarray(pixels).save(coded := BytesIO(), "JPEG", quality=94)
-            (beside / name).write_bytes(coded.getvalue())
-        beside.chmod(0o755)
+            (part / name).write_bytes(coded.getvalue())
         folder.parent.mkdir(exist_ok=True)
-        beside.rename(folder)
-    except OSError:
-        if not folder.exists(): raise   # else a second process at work on the same root was faster, with the same bytes
+        put_folder(part, folder)  # where a second process at work on the same root was faster, it wrote the same bytes
 
 
 def truth_row(person, shot, split):
@@ -190,7 +189,7 @@ def truth_row(person, shot, split):
 def write(path, text):
     "Write a text file in one piece; a second process at work on the same root writes the same text."
     try: write_atomic(path, lambda part: part.write_text(text))
-    except OSError:
+    except DataError:
         if not path.is_file() or path.read_text() != text: raise
 
 
