@@ -155,3 +155,10 @@ def test_reload_goes_back_to_the_best(small, tmp_path, monkeypatch, reload_epoch
     trainer.fit()
     assert len(seen) == 2 and bool((seen[0] == seen[1]).all()) == back
     for file in tmp_path.rglob("*.pt"): file.unlink()
+
+
+def test_the_smallest_rendering_trains_with_its_own_word(hil_home, tmp_path):
+    "`hil train --preset tiny`, which README shows, with nothing else set."
+    run = Trainer(Config(preset="tiny", run_dir=str(tmp_path / "run"), device="cpu"), progress=False).fit()
+    assert len(run.history) == 5 and np.isfinite(run.history.loss_total[1:]).all()
+    for file in tmp_path.rglob("*.pt"): file.unlink()
