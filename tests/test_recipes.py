@@ -162,3 +162,10 @@ def test_the_smallest_rendering_trains_with_its_own_word(hil_home, tmp_path):
     run = Trainer(Config(preset="tiny", run_dir=str(tmp_path / "run"), device="cpu"), progress=False).fit()
     assert len(run.history) == 5 and np.isfinite(run.history.loss_total[1:]).all()
     for file in tmp_path.rglob("*.pt"): file.unlink()
+
+
+def test_a_recipe_has_a_constructor_of_its_own():
+    assert Config.recipe("sysu", data_root="x", weights="random", n_sub=4) == Config(
+        preset="sysu", data_root="x", weights="random", n_sub=4)
+    with pytest.raises(RunError, match="recipe = 'syssu': expected one of sysu, regdb, llcm; did you mean 'sysu'"):
+        Config.recipe("syssu", data_root="x")

@@ -218,7 +218,7 @@ def label_quality(
         told = transfer_quality(labels.final[source], pids[source], people, labels.apart[source])
         row |= {f"transfer_{k}": told[k] for k in ("precision", "coverage") if known or k != "precision"}
     for m in MODALITIES:
-        told = cluster_quality(labels.apart[m], pids[m])
+        told = cluster_quality(compact(labels.apart[m])[0], pids[m])
         row |= {f"clusters_{m}": told["n_clusters"], f"outliers_{m}": told["n_outliers"]}
         if known: row |= {f"{k}_{m}": told[k] for k in ("ari", "ami", "purity")}
     return row
