@@ -182,7 +182,7 @@ def retrieval_sheet(
     else: found = (f"the first result is right for {percent(np.mean(first))}, "
                    f"{percent(np.mean(np.concatenate(right)))} of the first {k} results are")
     heads = ["query", *map(str, range(1, max(map(len, tops), default=0) + 1))]
-    number = counted(len(tops), "query").replace("querys", "queries")
+    number = counted(len(tops), "query")
     return _sheet(cells, labels, heads, f"{number}, {len(shown)} shown: {found}")
 
 
