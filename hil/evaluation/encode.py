@@ -89,7 +89,7 @@ def _of_run(path, model):
                        "go on with it (resume = True), or choose another run")
     net = build_model(c.model, "random", **model_options(c))
     load_checkpoint(net, file)
-    epoch = run.chosen if best else int(run.history.epoch.max())
+    epoch = run.result_epoch if best else int(run.history.epoch.max())
     notes = {'The epoch was chosen on the test labels (select = "test_best"), as the public release does: '
              'these figures are optimistic.': best and c.select == "test_best",
              'The epoch was chosen by the health of the run (select = "healthiest"), which looks at no label.':

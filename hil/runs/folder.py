@@ -102,7 +102,7 @@ class Run:
         return pd.read_csv(file) if file.exists() else pd.DataFrame({"epoch": []})
 
     @property
-    def chosen(self): # -> int
+    def result_epoch(self): # -> int
         "The epoch whose model is the run's result."
         return chosen_epoch(self.history, self.config.select)
 
