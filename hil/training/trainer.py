@@ -24,6 +24,7 @@ from ..data.samplers import Batches
 from ..data.sysu import read_permutation
 from ..data.training_views import CachedViews, PixelViews, cache_views, cached, store_key, use_bfloat16
 from ..evaluation import metrics, protocols
+from ..method.choose import choose_settings
 from ..method.labels import Rules, epoch_labels, label_quality, true_labels
 from ..models.build import MODELS, build_model, model_options
 from ..runs.folder import Run
@@ -149,8 +150,22 @@ class Trainer:
             self.passage.scaler.load_state_dict(state.get("scaler", {}))
         distributed.align(self.model.state_dict().values())
         self.features = self.extract()
+        self.settle(new=not state)
         if not state: self.record(0, 0, {}, {}, begun)
         return state["epoch"] if state else 0
+
+    def settle(self, new):
+        "Put a number in the place of each `auto`: chosen from the untrained features, kept with the run, then fixed."
+        rules = Rules.of(self.config)
+        if rules.to_choose and self.config.supervision == "none" and not self.run.chosen:
+            if not new:
+                raise RunError(f"{self.run.path}: no chosen.json, which holds the numbers that this run chose for "
+                               f"{', '.join(rules.to_choose)}; put it back, or start a new run")
+            choice = distributed.from_first(lambda: choose_settings(self.joined(), rules))
+            if distributed.rank() == 0: self.run.keep_choice(choice.settings, choice.reason, choice.curve)
+            distributed.wait()
+            log.info(choice.reason)
+        self.settled = self.run.settled
 
     # -- the steps of an epoch -----------------------------------------------------------------------------------
 
@@ -164,7 +179,7 @@ class Trainer:
 
     def label(self, stage): # -> (Labels, {figure: value})
         "The epoch's labels and their figures; the true identities where a ceiling is asked for."
-        rules = Rules.of(self.config)
+        rules = Rules.of(self.settled)
         if self.config.supervision == "truth": labels = true_labels(self.images.pids)
         else: labels = epoch_labels(self.joined(), rules, rules.direction(stage.epoch) if stage.together else "")
         self.check_clusters(labels.apart)
@@ -177,12 +192,13 @@ class Trainer:
             outliers = y < 0
             advice = "raise eps, or lower min_samples" if outliers.mean() > .5 else "lower eps"
             found = f"{outliers.sum()} outliers and {y.max() + 1} cluster(s), two are needed: {advice}"
-            raise RunError(f"{m}: {len(y)} images, eps = {self.config.eps}, min_samples = {self.config.min_samples}: "
+            c = self.settled
+            raise RunError(f"{m}: {len(y)} images, eps = {c.eps}, min_samples = {c.min_samples}: "
                            f"{found}. The run in {self.run.path} keeps every epoch before this one")
 
     def remember(self, labels, stage): # -> Memories on the device
         "Centres, sub-clusters and instance memories (section 3.2)."
-        c = self.config
+        c = self.settled
         features = {m: {d: f.to(self.device) for d, f in both.items()}
                     for m, both in self.images.training(self.features).items()}
         banks = stage.together and c.mccl_weight > 0 and c.supervision == "none"
