@@ -38,7 +38,7 @@ def separation(
     return total / len(x)
 
 # %% ../../nbs/4_method/08_choose.ipynb #c4005e07
-LADDER = (2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32) # images that neighbours are averaged over: k2
+LADDER = {2: 4, 3: 4, 4: 6, 5: 10, 6: 12, 7: 14, 8: 16, 10: 20, 13: 26, 16: 32, 20: 40, 25: 50, 32: 64} # k2: its k1
 EPS = .6 # the paper's for SYSU-MM01; with k1 and k2 that fit it was the best everywhere
 
 
@@ -60,26 +60,35 @@ def _rules_at(rules, k2, m): # -> Rules with a number everywhere, for one modali
     k1 = rules.k1_infrared if m == "infrared" and rules.k1_infrared else rules.k1
     given = rules.k2_infrared if m == "infrared" and rules.k2_infrared else rules.k2
     k2 = _as_number(given, k2 if k1 == "auto" else min(k2, k1))
-    k1 = _as_number(k1, max(round(1.5 * k2), 4))
+    k1 = _as_number(k1, LADDER.get(k2, max(2 * k2, 2)))
     return replace(rules, k1=k1, k1_infrared=0, k2=k2, k2_infrared=0, eps=_as_number(rules.eps, EPS),
                    min_samples=_as_number(rules.min_samples, 2), n_sub=_as_number(rules.n_sub, 0))
 
 
-def _climb(x, m, rules): # -> a dict a step
-    "Cluster a modality step by step, with one search for neighbours, until two steps in a row lie well below the best."
-    steps = list(dict.fromkeys(_rules_at(rules, k2, m) for k2 in LADDER if k2 == LADDER[0] or 2 * k2 < len(x)))
-    x, rows = unit_rows(x), []
-    near = nearest(x, max(at.k1 for at in steps), rules.neighbors, seed=rules.seed)
-    for at in steps:
-        y = modality_labels(x, m, at, apart_distance(x, m, at, min(1., at.eps + 1e-6), near))
-        sizes = np.bincount(y[y >= 0], minlength=1)
-        rows.append(dict(modality=m, k2=at.k2, k1=at.k1, clusters=int(y.max(initial=-1)) + 1,
-                         outliers=int((y < 0).sum()), size=int(np.median(np.repeat(sizes, sizes))) if y.max() >= 0
-                         else 0, separation=separation(x, y)))
-        best = max(row["separation"] for row in rows)
-        if len(rows) > 2 and max(row["separation"] for row in rows[-2:]) < .95 * best: break
-    for row in rows: row["chosen"] = row is max(rows, key=lambda row: row["separation"])
-    return rows
+def _cluster(x, m, at, near): # -> dict
+    "One step: the clusters of unit rows under these rules, and how well they stand apart."
+    y = modality_labels(x, m, at, apart_distance(x, m, at, min(1., at.eps + 1e-6), near))
+    sizes = np.bincount(y[y >= 0], minlength=1)
+    return dict(modality=m, k2=at.k2, k1=at.k1, clusters=int(y.max(initial=-1)) + 1, outliers=int((y < 0).sum()),
+                size=int(np.median(np.repeat(sizes, sizes))) if sizes.any() else 0, separation=separation(x, y))
+
+
+def _climb(x, m, rules): # -> a dict a step, by rising k2
+    "Every other step up the ladder until the score falls, then the steps on both sides of the best."
+    ladder = [k2 for k2 in LADDER if 2 * k2 <= max(len(x), 4)]
+    x, tried = unit_rows(x), {}
+    near = nearest(x, max(_rules_at(rules, k2, m).k1 for k2 in ladder), rules.neighbors, seed=rules.seed)
+    def score(k2):
+        at = _rules_at(rules, k2, m)
+        if at not in tried: tried[at] = _cluster(x, m, at, near)
+        return tried[at]["separation"]
+    best = 0
+    for i in range(1, len(ladder), 2):
+        if best and score(ladder[i]) < .98 * score(ladder[best]): break
+        best = max(best, i, key=lambda i: score(ladder[i]))
+    best = max(range(max(best - 1, 0), min(best + 2, len(ladder))), key=lambda i: score(ladder[i]))
+    for at, row in tried.items(): row["chosen"] = at == _rules_at(rules, ladder[best], m)
+    return sorted(tried.values(), key=lambda row: (row["k2"], row["k1"]))
 
 
 def choose_settings(
