@@ -33,7 +33,7 @@ def test_rules_are_read_by_name_from_anything():
     assert Rules.of(config) == Rules.of(vars(config)) == Rules.of(SimpleNamespace(**vars(config)))
     assert {f.name for f in fields(Rules)} <= {f.name for f in fields(Config)}
     assert Rules.of({"k1": 9}) == Rules(k1=9)
-    assert (Rules.of(config).k1_of("visible"), Rules.of(config).k1_of("infrared")) == (30, 7)
+    assert (Rules.of(config).k1_of("visible"), Rules.of(config).k1_of("infrared")) == ("auto", 7)
     assert Rules(k1_infrared=0).k1_of("infrared") == 30
     assert MATCHERS == ("brst", *(m for m in allowed(Config)["matcher"].choices if m != "brst"))
 

@@ -6,7 +6,8 @@ __all__ = ['Range', 'Allowed', 'allowed', 'known_name', 'one_of', 'check_value',
 # %% ../../nbs/0_core/06_settings.ipynb #2742d2f5
 import ast
 from dataclasses import fields
-from typing import Annotated, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from .errors import RunError, closest
 
@@ -22,6 +23,7 @@ class Allowed(NamedTuple):
     kind: type # str, int, float or bool
     choices: tuple # of a Literal; () where every value of that kind will do
     range: Range | None # of a number
+    words: tuple = () # that may stand in a number's place, e.g. "auto"
 
 
 def allowed(
@@ -29,6 +31,9 @@ def allowed(
 ) -> dict: # {name of a setting: Allowed}
     "What the types of a class of settings allow."
     def read(hint):
+        if get_origin(hint) in (Union, UnionType): # a number, or a word in its place
+            number, words = get_args(hint)
+            return read(number)._replace(words=get_args(words))
         hint, *more = get_args(hint) if get_origin(hint) is Annotated else (hint,)
         choices = get_args(hint) if get_origin(hint) is Literal else ()
         return Allowed(type(choices[0]) if choices else hint, choices,
@@ -63,10 +68,12 @@ def check_value(
     example, # a right value, for the message
 ):
     "Refuse a value of the wrong type, one that is no choice, or one outside of the range. Raises RunError."
-    kind, choices, bounds = asked
+    kind, choices, bounds, words = asked
+    if isinstance(value, str) and value in words: return
     if type(value) is not kind and (type(value), kind) != (int, float):
         found = type(value).__name__
-        raise RunError(f"{name} = {value!r} is a {found}: expected a {kind.__name__}, e.g. {name} = {example!r}")
+        wanted = " or ".join([f"a {kind.__name__}", *map(repr, words)]).replace("a int", "an int")
+        raise RunError(f"{name} = {value!r} is a {found}: expected {wanted}, e.g. {name} = {example!r}")
     if choices: one_of(name, value, choices)
     if bounds and not bounds.low <= value <= bounds.high:
         raise RunError(f"{name} = {value}: expected a value from {bounds.low} to {bounds.high}")

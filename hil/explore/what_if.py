@@ -82,7 +82,7 @@ class Graph:
             yield told(done)
 
     def _key(self, m, eps, min_samples, k1):
-        return f"{m} eps={eps:g} min_samples={min_samples} k1={int(k1 or self.rules.k1_of(m))} k2={self.rules.k2}"
+        return f"{m} eps={eps:g} min_samples={min_samples} k1={int(k1 or self.rules.k1_of(m))} k2={self.rules.k2_of(m)}"
 
     def knows(self, eps, min_samples, k1=None): # -> whether `cluster` answers at once
         def known(m):

@@ -18,18 +18,20 @@ from .rerank import jaccard_distance
 # %% ../../nbs/4_method/07_labels.ipynb #c6e54318
 @dataclass(frozen=True)
 class Rules:
-    "How the labels of an epoch are made (HIL, sections 3.1 to 3.4); the defaults are the paper's for SYSU-MM01."
-    eps: float = 0.6  # DBSCAN's radius on the Jaccard distance
-    min_samples: int = 4  # images within the radius that make a core image
-    k1: int = 30  # neighbours of the k-reciprocal sets, itself included
-    k1_infrared: int = 0  # the same in infrared; 0: as k1
-    k2: int = 6  # neighbours of the query expansion
+    """How the labels of an epoch are made (HIL, sections 3.1 to 3.4); the defaults are the paper's for SYSU-MM01.
+    Where a number is still "auto", `hil.method.choose.choose_settings` finds one."""
+    eps: float | str = 0.6  # DBSCAN's radius on the Jaccard distance
+    min_samples: int | str = 4  # images within the radius that make a core image
+    k1: int | str = 30  # neighbours of the k-reciprocal sets, itself included
+    k1_infrared: int | str = 0  # the same in infrared; 0: as k1
+    k2: int | str = 6  # neighbours of the query expansion
+    k2_infrared: int | str = 0  # the same in infrared; 0: as k2
     neighbors: str = "exact"  # or "ivf"
     matcher: str = "brst"  # see `hil.method.match.MATCHERS`
     level: str = "sample"  # who decides in BRST: "sample" or "cluster"
     threshold: float = 0.5  # t of the reverse selection
     brst_direction: str = "alternate"  # or "visible_to_infrared", "infrared_to_visible"
-    n_sub: int = 9  # sub-clusters K of each cluster
+    n_sub: int | str = 9  # sub-clusters K of each cluster
     seed: int = 0  # of approximate neighbours
 
     @classmethod
@@ -40,11 +42,23 @@ class Rules:
         given = settings if isinstance(settings, dict) else vars(settings)
         return cls(**{f.name: given[f.name] for f in fields(cls) if f.name in given})
 
+    @property
+    def to_choose(self) -> list: # of str
+        "The names of what is still to be chosen."
+        return [f.name for f in fields(self) if getattr(self, f.name) == "auto"]
+
     def k1_of(self,
         modality, # "visible" or "infrared"
-    ) -> int:
+    ):
         "The number of neighbours in a modality."
         return self.k1_infrared if modality == "infrared" and self.k1_infrared else self.k1
+
+    def k2_of(self,
+        modality, # "visible" or "infrared"
+    ):
+        "The number of neighbours that are averaged in a modality; never more than `k1_of`."
+        k2 = self.k2_infrared if modality == "infrared" and self.k2_infrared else self.k2
+        return min(k2, self.k1_of(modality))
 
     def direction(self,
         epoch, # 0, 1 ... of the stage in which modalities meet
@@ -64,7 +78,7 @@ def apart_distance(
     "The Jaccard distance within a modality under these rules (HIL, section 3.1)."
     k1 = rules.k1_of(modality)
     near = rules.neighbors if neighbors is None else neighbors
-    return jaccard_distance(features, k1, min(rules.k2, k1), keep, near, seed=rules.seed)
+    return jaccard_distance(features, k1, rules.k2_of(modality), keep, near, seed=rules.seed)
 
 
 def modality_labels(
@@ -73,7 +87,10 @@ def modality_labels(
     rules, # Rules
     distance=None, # sparse array [N, N] that somebody has already, as from `apart_distance`
 ): # int64 [N] cluster 0..C-1, -1 = outlier
-    "Coarse clusters of one modality (HIL, section 3.1)."
+    "Coarse clusters of one modality (HIL, section 3.1). Raises ValueError where a number is still to be chosen."
+    if rules.to_choose:
+        raise ValueError(f'{", ".join(rules.to_choose)} = "auto": give a number, or the rules of '
+                         "hil.method.choose.choose_settings(features, rules)")
     if len(features) < rules.min_samples: return np.full(len(features), -1)
     if distance is None: distance = apart_distance(features, modality, rules, keep=min(1., rules.eps + 1e-6))
     return pseudo_labels(distance, rules.eps, rules.min_samples)

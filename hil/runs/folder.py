@@ -24,9 +24,9 @@ from .config import Config, idle
 # %% ../../nbs/6_runs/02_folder.ipynb #1760f93b
 FORMAT = 1  # of the run folder
 # what a process that was killed leaves behind
-HALF_WRITTEN = re.compile(r"\.[0-9]+-([0-9]+-)?(config\.json|(images|history)\.csv|(checkpoint|best)\.pt|[0-9]+\.npz)")
+HALF_WRITTEN = re.compile(r"\.[0-9]+-([0-9]+-)?((config|chosen)\.json|(images|history)\.csv|(checkpoint|best)\.pt|[0-9]+\.npz)")
 # what a run did in the days before these settings
-BEFORE = {"averaging": 0.0, "smoothing": 0.0}
+BEFORE = {"averaging": 0.0, "smoothing": 0.0, "k2_infrared": 0}
 # settings that change no result
 FREE = {"run_dir", "resume", "device", "gradient_checkpointing", "compile"}
 
@@ -88,6 +88,26 @@ class Run:
             for file in (*self.path.glob(".*"), *self.path.glob("epochs/.*")):
                 if HALF_WRITTEN.fullmatch(file.name): file.unlink()
             yield self
+
+    @property
+    def chosen(self): # {"settings": {name: number}, "reason": sentence, "curve": [a dict a row]}, or {} without any
+        "What was chosen in the place of each `auto`, and why; written before the first epoch."
+        file = self.path / "chosen.json"
+        return json.loads(file.read_text()) if file.exists() else {}
+
+    def keep_choice(self,
+        settings, # {name: number}
+        reason, # a sentence
+        curve, # DataFrame
+    ):
+        "Keep what was chosen for the whole run."
+        about = dict(settings=settings, reason=reason, curve=curve.to_dict("records"))
+        write_atomic(self.path / "chosen.json", lambda p: p.write_text(json.dumps(about, indent=2)))
+
+    @property
+    def settled(self): # Config
+        "The run's settings with the chosen number in the place of each `auto`."
+        return Config.saved(asdict(self.config) | self.chosen.get("settings", {}))
 
     @property
     def data_root(self): return json.loads((self.path / "config.json").read_text())["data_root"]

@@ -26,6 +26,7 @@ from ..data.sysu import read_permutation
 from ..data.training_views import CachedViews, PixelViews, cache_views, cached, store_key, use_bfloat16
 from ..evaluation import metrics, protocols
 from ..method import health
+from ..method.choose import choose_settings
 from ..method.labels import Rules, apart_labels, epoch_labels, label_quality, true_labels
 from ..models.build import MODELS, build_model, model_options
 from ..runs.folder import Run, chosen_epoch
@@ -153,6 +154,7 @@ class Trainer:
         self.averaged = Averaged(self.model, self.config.averaging)
         if state and "averaged" in state: self.averaged.resume(state["averaged"])
         self.features = self.extract()
+        self.settle(new=not state)
         self.watched = distributed.from_first(lambda: self.watch(state))
         if not state: self.record(0, 0, {}, {"watched": self.watched}, begun)
         return state["epoch"] if state else 0
@@ -164,7 +166,7 @@ class Trainer:
             self.apart = {m: last[f"labels_{m}"] for m in MODALITIES if f"labels_{m}" in last}
             return {m: first[f"watched_{m}"] for m in MODALITIES if f"watched_{m}" in first}  # older runs have none
         self.apart = {}
-        clusters = apart_labels(self.travelling(), Rules.of(self.config))
+        clusters = apart_labels(self.travelling(), Rules.of(self.settled))
         return clusters if self.images.any_held_out else health.travellers(clusters, seed=self.config.seed)
 
     def travelling(self): # -> {modality: [N, 2 D]}
@@ -172,6 +174,19 @@ class Trainer:
         if not self.images.any_held_out: return self.joined()
         held_out = {m: {d: f[self.images.n_train[m]:] for d, f in both.items()} for m, both in self.features.items()}
         return {m: torch.cat(list(both.values()), 1) for m, both in held_out.items()}
+
+    def settle(self, new):
+        "Put a number in the place of each `auto`: chosen from the untrained features, kept with the run, then fixed."
+        rules = Rules.of(self.config)
+        if rules.to_choose and not self.run.chosen:
+            if not new:
+                raise RunError(f"{self.run.path}: no chosen.json, which holds the numbers that this run chose for "
+                               f"{', '.join(rules.to_choose)}; put it back, or start a new run")
+            choice = distributed.from_first(lambda: choose_settings(self.joined(), rules))
+            if distributed.rank() == 0: self.run.keep_choice(choice.settings, choice.reason, choice.curve)
+            distributed.wait()
+            log.info(choice.reason)
+        self.settled = self.run.settled
 
     # -- the steps of an epoch -----------------------------------------------------------------------------------
 
@@ -185,7 +200,7 @@ class Trainer:
 
     def label(self, stage): # -> (Labels, {figure: value})
         "The epoch's labels and their figures; the true identities where a ceiling is asked for."
-        rules = Rules.of(self.config)
+        rules = Rules.of(self.settled)
         if self.config.supervision == "truth": labels = true_labels(self.images.pids)
         else: labels = epoch_labels(self.joined(), rules, rules.direction(stage.epoch) if stage.together else "")
         self.check_clusters(labels.apart)
@@ -198,12 +213,13 @@ class Trainer:
             outliers = y < 0
             advice = "raise eps, or lower min_samples" if outliers.mean() > .5 else "lower eps"
             found = f"{outliers.sum()} outliers and {y.max() + 1} cluster(s), two are needed: {advice}"
-            raise RunError(f"{m}: {len(y)} images, eps = {self.config.eps}, min_samples = {self.config.min_samples}: "
+            c = self.settled
+            raise RunError(f"{m}: {len(y)} images, eps = {c.eps}, min_samples = {c.min_samples}: "
                            f"{found}. The run in {self.run.path} keeps every epoch before this one")
 
     def remember(self, labels, stage): # -> Memories on the device
         "Centres, sub-clusters and instance memories (section 3.2)."
-        c = self.config
+        c = self.settled
         features = {m: {d: f.to(self.device) for d, f in both.items()}
                     for m, both in self.images.training(self.features).items()}
         banks = stage.together and c.mccl_weight > 0 and c.supervision == "none"
