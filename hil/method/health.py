@@ -72,7 +72,8 @@ def steadiness(
     now, # int [N] clusters of the same images, later
 ): # adjusted Rand index, over the images that are in a cluster both times; NaN where there is none
     "How much of the clusters stayed together."
-    both = (np.asarray(before) >= 0) & (np.asarray(now) >= 0)
+    before, now = np.asarray(before), np.asarray(now)
+    both = (before >= 0) & (now >= 0)
     return adjusted_rand_score(before[both], now[both]) if both.any() else float("nan")
 
 # %% ../../nbs/4_method/09_health.ipynb #7717e272
