@@ -160,7 +160,7 @@ class Trainer:
         return state["epoch"] if state else 0
 
     def watch(self, state): # -> {modality: int [N]} clusters of the images that a run's health is read from
-        "Images that are held out (their labels are not read), or else a tenth of the clusters; decided once, by epoch 0."
+        "Images that are held out (their labels are not read), or else a tenth of the clusters; decided by epoch 0."
         if state:
             first, last = self.run.epoch(0), self.run.epoch(state["epoch"])
             self.apart = {m: last[f"labels_{m}"] for m in MODALITIES if f"labels_{m}" in last}
@@ -247,8 +247,8 @@ class Trainer:
         c, history = self.config, []
         for group in self.optimizer.param_groups: group["lr"] = learning_rate(c, e)
         together = labels.shared and c.same_ids
-        batches = Batches(self.trained_on(labels.final), c.batch_ids, c.instances, np.random.default_rng([c.seed, e]), c.sampler,
-                          together, self.images.cams)
+        batches = Batches(self.trained_on(labels.final), c.batch_ids, c.instances, np.random.default_rng([c.seed, e]),
+                          c.sampler, together, self.images.cams)
         draws = torch.Generator().manual_seed(c.seed * 10007 + e)
         final = {m: torch.from_numpy(y).to(self.device) for m, y in labels.final.items()}
         self.model.train()
@@ -264,7 +264,7 @@ class Trainer:
         distributed.align([*self.model.state_dict().values(), *self.averaged.average.values()])
         return dict(zip((f"loss_{name}" for name in losses), np.mean(history, 0)))
 
-    def trained_on(self, final): # {modality: int [N]} -> the same, without the images that the run's health is read from
+    def trained_on(self, final): # {modality: int [N]} -> the same, -1 where the run's health is read from
         "A cluster that is left out keeps its centre in the memories, but no image of it comes into a batch."
         if self.images.any_held_out or not self.watched: return final
         return {m: np.where(self.watched[m] >= 0, -1, y) for m, y in final.items()}
