@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['FULL', 'cache_home', 'is_full', 'not_written', 'make_room', 'write_atomic', 'held', 'refuse_if_held', 'myself',
-           'is_gone', 'new_folder', 'put_folder', 'save_array', 'save_npz']
+           'is_gone', 'new_folder', 'put_folder', 'save_array', 'save_npz', 'load_npz']
 
 # %% ../../nbs/0_core/03_files.ipynb #810814f8
 import errno
@@ -12,17 +12,21 @@ import shutil
 import socket
 import threading
 import time
+import zipfile
+import zlib
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 
 import numpy as np
 
 from .errors import DataError, RunError
+from .paths import given_path, writable_folder
 
 # %% ../../nbs/0_core/03_files.ipynb #bf93d4be
 def cache_home() -> Path: # $HIL_HOME, or ~/.cache/hil
     "The folder of everything that can be made again."
-    return Path(os.environ.get("HIL_HOME") or "~/.cache/hil").expanduser()
+    return given_path(os.environ.get("HIL_HOME") or "~/.cache/hil", "HIL_HOME")
 
 # %% ../../nbs/0_core/03_files.ipynb #39233056
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space; over the user's share; a larger file than is allowed
@@ -83,6 +87,7 @@ def write_atomic(
     part = path.with_name(f".{os.getpid()}-{threading.get_ident()}-{path.name}")  # nobody else writes to this name
     try:
         try:
+            _make_new(part)
             write(part)
             if announce: announce(part)
         except (OSError, RuntimeError) as error:  # torch says with a RuntimeError that a file could not be written
@@ -90,6 +95,12 @@ def write_atomic(
             raise not_written(path, error) from error
         _put_in_place(part, path)
     finally: part.unlink(missing_ok=True)
+
+
+def _make_new(part):
+    "Make a file where nothing stands: what somebody put there, perhaps a link, is taken away and never followed."
+    part.unlink(missing_ok=True)
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
 
 
 def _put_in_place(part, path):
@@ -195,7 +206,8 @@ def new_folder(
     path, # where it should be
 ) -> Path: # there, or with -2, -3 ... behind its name
     "Make a folder that was not there before."
-    path, number = Path(path), 1
+    path, number = given_path(path), 1
+    writable_folder(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
@@ -228,3 +240,37 @@ def save_npz(
 ):
     "Several arrays, as `.npz`; not deflated: that takes a second an epoch and saves a tenth of 16-bit features."
     with open(path, "wb") as f: np.savez(f, **arrays)
+
+# %% ../../nbs/0_core/03_files.ipynb #e653164f
+def load_npz(
+    path, # written by `save_npz` or np.savez_compressed
+    names=None, # of the arrays that are read, where they are there; None: all
+    most=None, # bytes that they may have in all; None: twice the file, for it is not deflated
+) -> dict: # {name: array}
+    "Arrays of a file that may be somebody else's, read only where they are as large as they may be. Raises DataError."
+    path = Path(path)
+    most = 2 * path.stat().st_size + 2**20 if most is None else most
+    try:
+        with zipfile.ZipFile(path) as z:
+            parts = [part for part in z.infolist() if names is None or part.filename.removesuffix(".npy") in names]
+            size = sum(part.file_size for part in parts)
+            if size > most: raise ValueError(f"its arrays would take {size:,} bytes, at most {most:,} are expected")
+            for part in parts: _check_head(z, part)
+            return {part.filename.removesuffix(".npy"): _array(z, part) for part in parts}
+    except (ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read as arrays of this kit ({error}). It was damaged, or is somebody "
+                        "else's; take it away, or write it again.") from error
+
+
+def _check_head(z, part):
+    "Refuse an array that says another size than its part of the file has. Raises ValueError."
+    with z.open(part) as f:
+        version = np.lib.format.read_magic(f)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(f)
+        told, held = f.tell() + prod(shape) * dtype.itemsize, part.file_size
+    if dtype.hasobject or told != held: raise ValueError(f"{part.filename} says {told:,} bytes, and holds {held:,}")
+
+
+def _array(z, part):
+    with z.open(part) as f: return np.lib.format.read_array(f, allow_pickle=False)

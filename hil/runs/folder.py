@@ -19,6 +19,7 @@ import torch
 from .. import __version__
 from ..core.errors import RunError
 from ..core.files import held, new_folder, save_npz, write_atomic
+from ..core.paths import given_path, writable_folder
 from .config import Config, idle
 
 # %% ../../nbs/6_runs/02_folder.ipynb #1760f93b
@@ -32,7 +33,7 @@ FREE = {"run_dir", "resume", "device", "gradient_checkpointing", "compile"}
 class Run:
     "A run folder: `Run(path)` opens one, `Run.create(config, images)` begins one, `Run.resume(config)` goes on."
     def __init__(self, path):
-        self.path = Path(path)
+        self.path = given_path(path, "run folder")
         if not (self.path / "config.json").is_file():
             raise RunError(f"{self.path}: no run here (no config.json); "
                            "run_dir must be the folder that a run was written to")
@@ -44,14 +45,15 @@ class Run:
 
     @classmethod
     def check_free(cls, path): # where a run is to begin; "" for a new folder
-        "Refuse to begin a run where there is one already. Raises RunError."
-        if path and (Path(path) / "config.json").exists():
+        "Refuse to begin a run where there is one already, or where nothing can be written. Raises RunError."
+        folder = writable_folder(path or "runs", "run_dir")
+        if path and (folder / "config.json").exists():
             raise RunError(f"{path}: holds a run already; set resume = True to go on with it, or another run_dir")
 
     @classmethod
     def create(cls, config, images):
         "Begin a run in `config.run_dir`, or in a new folder below runs/. Raises RunError if a run is there."
-        path = Path(config.run_dir) if config.run_dir else new_folder(Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
+        path = given_path(config.run_dir, "run_dir") if config.run_dir else new_folder(Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
         (path / "epochs").mkdir(parents=True, exist_ok=True)
         with held(path):                                                # of two that begin here, one is told so
             cls.check_free(path)

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from ..core.errors import DataError
 from ..core.files import cache_home, put_folder, write_atomic
+from ..core.paths import given_path, writable_folder
 from .people import draw_person
 from .scenes import CAMERAS, all_backdrops
 from .shots import LEVERS, draw_shot, picture
@@ -125,8 +126,9 @@ def render(
     and if the root holds another rendering.
     """
     manifest = plan(preset, seed, overlap, difficulty)
-    root = Path(root) if root is not None else default_root(preset, seed, overlap)
+    root = given_path(root, "root") if root is not None else default_root(preset, seed, overlap)
     if complete(root, manifest): return root
+    writable_folder(root, "root")
     (root / "exp").mkdir(parents=True, exist_ok=True)
     write(root / "exp/plan.json", json.dumps(manifest, indent=1))
     everyone = sorted(sum(manifest["ids"].values(), []))

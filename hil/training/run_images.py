@@ -4,8 +4,6 @@
 __all__ = ['load_images', 'RunImages', 'find_device']
 
 # %% ../../nbs/7_training/00_run_images.ipynb #314bf9ff
-import re
-
 import pandas as pd
 import torch
 
@@ -13,6 +11,7 @@ from ..core.errors import DataError, RunError
 from ..core.names import MODALITIES
 from ..data import layouts
 from ..data.images import merge_truth, train_table
+from ..runs.config import DEVICE
 from ..synth.render import render
 
 # %% ../../nbs/7_training/00_run_images.ipynb #ae1b4557
@@ -23,7 +22,8 @@ def load_images(
     "The images of a run, rendered or read, in the order that `RunImages` wants. Raises DataError."
     root = config.data_root or None
     if config.dataset == "synth":
-        root = render(config.preset, config.render_seed, config.overlap, root, progress=progress)
+        try: root = render(config.preset, config.render_seed, config.overlap, root, progress=progress)
+        except ValueError as error: raise DataError(f"data_root: {error}") from error
     table = layouts.load(config.dataset, root, config.split, config.expect)
     train = train_table(table, config.train_splits.split("+")).assign(train=True)
     rest = table[table.split == config.evaluate_on].assign(train=False)
@@ -70,9 +70,8 @@ def find_device(
     name, # "auto", "cpu", "cuda", "cuda:1"
 ) -> torch.device:
     "The device by name; `auto` takes a GPU where there is one. Raises RunError if it is not there."
+    DEVICE.check("device", name)
     if name == "auto": return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch("cpu|cuda(:(0|[1-9][0-9]*))?", name):
-        raise RunError(f'device = {name!r}: expected "auto", "cpu", "cuda" or "cuda:1"')
     if name != "cpu" and int(name.partition(":")[2] or 0) >= torch.cuda.device_count():
         raise RunError(f'device = {name!r}: this machine shows {torch.cuda.device_count()} CUDA devices to torch; '
                        f'use device = "auto" or "cpu"')
