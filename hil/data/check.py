@@ -17,8 +17,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from ..core.errors import DataError
+from ..core.errors import DataError, RunError
+from ..core.files import write_atomic
 from ..core.names import COLORS, MODALITIES
+from ..core.paths import given_path, writable_folder
 from ..core.text import of_total, some
 from .images import read_image
 from .layouts import LLCM_COUNTS, REGDB_COUNTS, detect, expected_counts, load, table_counts
@@ -198,7 +200,8 @@ def check(
     workers=None,        # threads; None: one per core
 ) -> CheckReport:
     "Layout, lists, counts and files of a data set, broken or not. Raises DataError where no folder is, ValueError."
-    if not Path(root).is_dir(): raise DataError(f"{root}: no such folder. Check the path.")
+    root = given_path(root, "root")
+    if not root.is_dir(): raise DataError(f"{root}: no such folder. Check the path.")
     if dataset not in ("", *DATASETS): raise ValueError(f"dataset={dataset!r}: expected one of {', '.join(DATASETS)}")
     report = CheckReport(str(root), dataset or detect(root))
     if not report.dataset:
@@ -234,11 +237,13 @@ def check_folder(
         everything: decode every image, not a sample of 400
         sheet: PNG file for the camera sheet; "": the folder's name + -sheet.png, in the present folder
     """
+    file = given_path(sheet or f"{Path(root).resolve().name or 'root'}-sheet.png", "sheet")
+    if file.suffix != ".png": raise RunError(f"sheet = {sheet!r}: expected the name of a .png file")
+    writable_folder(file.absolute().parent, "sheet")  # now, and not after all images were read
     try: report = check(root, dataset, expect, None if everything else 400)
     except DataError as error: return print(error) or 1
     print(report)
     if report.sheet is not None:
-        file = Path(sheet or f"{Path(root).resolve().name}-sheet.png")
-        report.sheet.save(file)
+        write_atomic(file, lambda part: report.sheet.save(part, "PNG"))
         print(f"\ncamera sheet: {file}")
     return 0 if report.healthy else 1

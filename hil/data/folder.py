@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.errors import DataError
+from ..core.paths import given_path
 from ..core.text import some
 
 # %% ../../nbs/1_data/02_folder.ipynb #554fa181
@@ -55,7 +56,7 @@ def load_folder(
     root, # folder with two branches, e.g. visible/** and infrared/**
 ) -> pd.DataFrame: # a row an image: path (relative), pid (-1, unknown), camid (0 unknown), modality, split ("train")
     "A plain folder of unlabelled crops as a table. Raises DataError."
-    root = Path(root)
+    root = given_path(root, "data_root")
     if not root.is_dir():
         raise DataError(f"{root}: no such folder. Expected a folder that holds visible and infrared. Check the path.")
     found, rows = branches(root), []

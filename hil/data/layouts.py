@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.errors import DataError
+from ..core.paths import given_path, leads_out
 from ..core.text import some
 from .folder import branches, is_image, load_folder
 from .sysu import SPLITS, count_parts, load_sysu, read_ids, report_problems
@@ -74,7 +75,7 @@ def _settle(root, dataset, table, found, problems, published, expect):
 
 def _root(root, dataset, holds, inner):
     "The folder as a Path. Raises DataError where it is missing, or is not laid out like this, with what it looks like."
-    root = Path(root)
+    root = given_path(root, "data_root")
     if not root.is_dir():
         raise DataError(f"{root}: no such folder. Expected the root of {dataset} (it holds {holds}). Check the path.")
     if not any((root / name).exists() for name in inner):
@@ -112,6 +113,9 @@ def read_list(
         if not re.fullmatch("[0-9]{1,9}", label) or not re.fullmatch("[0-9]{1,9}", folder):
             raise DataError(f"{file}, line {n}: expected an image in a numbered folder and its label, as in "
                             f"'Visible/1/a.bmp 0'; found {line[:60]!r}. Copy the folder idx again.")
+        if why := leads_out(path.strip()):
+            raise DataError(f"{file}, line {n}: {path.strip()[:60]!r} leads out of the data set ({why}). Expected a path "
+                            "below it, as Visible/1/a.bmp. Nothing was opened; do not trust this list.")
         rows.append((path.strip(), int(label), int(folder)))
     if not rows: raise DataError(f"{file}: the list is empty. Copy the folder idx again from the data set.")
     return pd.DataFrame(rows, columns=["path", "label", "pid"])
@@ -264,7 +268,8 @@ def load(
     expect="published",  # counts to check: "published", "stand-in" or "any"
 ) -> pd.DataFrame:       # a row an image: path, pid, camid, modality, split; `attrs["root"]`
     "Any of the data sets as a table. Raises DataError, ValueError."
-    loaders = {"synth": lambda: load_sysu(root), "sysu": lambda: _load_sysu(Path(root), expect),
+    root = given_path(root, "data_root")
+    loaders = {"synth": lambda: load_sysu(root), "sysu": lambda: _load_sysu(root, expect),
                "regdb": lambda: load_regdb(root, split, expect),
                "llcm": lambda: load_llcm(root, expect), "folder": lambda: load_folder(root)}
     if dataset not in loaders: raise ValueError(f"dataset={dataset!r}: expected one of {', '.join(loaders)}")

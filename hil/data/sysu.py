@@ -19,6 +19,7 @@ import pandas as pd
 from scipy.io import loadmat
 
 from ..core.errors import DataError
+from ..core.paths import given_path
 from ..core.names import MODALITIES
 from ..core.text import some
 from .folder import is_image
@@ -116,7 +117,7 @@ def load_sysu(
     strict=True,  # False: missing parts and counts are logged warnings (for a subset kept on purpose)
 ) -> pd.DataFrame:  # a row an image: path (relative), pid, camid, modality, split; sorted by pid, camid, path
     "SYSU-MM01 (Wu et al., ICCV 2017, section 3), or our rendered benchmark, as a table. Raises DataError."
-    root = Path(root)
+    root = given_path(root, "data_root")
     _check_layout(root, strict)
     split_of = _split_of(root)
     found = [row for cam in MODALITY for row in _scan(root, cam)]

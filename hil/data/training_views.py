@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from ..core.files import put_folder
 from ..core.precision import bfloat16_fault
+from ..core.room import Forecast
 from .augment import Augment, clean, hflip
 
 # %% ../../nbs/1_data/06_training_views.ipynb #7ea15ddf
@@ -128,7 +129,8 @@ def cache_views(
     def rows(m, make, n): return through(trunk, m, make, n, bar, bfloat16)
     def plain(m, mirrored): return rows(m, lambda idx: pixels.clean(m, idx, mirrored), len(pixels.images[m]))
     def drawn(m, augment): return rows(m, lambda idx: augment(pixels.pick(m, idx), rng), n_train[m])
-    with tqdm(total=total, desc="views through the trunk", unit="images", disable=not progress) as bar:
+    with tqdm(total=total, desc="views through the trunk", unit="images", disable=not progress) as shown:
+        bar = Forecast(f"{total:,} views through the trunk", total, "a lower n_views takes less", shown)
         return {m: {"clean": torch.stack([plain(m, mirrored) for mirrored in range(1 + flip)]),
                     "views": torch.stack([torch.stack([drawn(m, augment) for _ in range(n_views)])
                                           for augment in pixels.augment[m]])} for m in pixels.images}

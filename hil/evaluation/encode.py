@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from ..core.errors import RunError
 from ..core.names import DEPTHS, MODALITIES
+from ..core.paths import given_path
 from ..core.settings import one_of
 from ..data.images import cached_images
 from ..data.training_views import PixelViews, through, use_bfloat16
@@ -51,7 +52,7 @@ def load_encoder(
 ) -> Encoder:
     "Any checkpoint. Raises RunError where there is none, ValueError where it does not fit."
     one_of("model", model, ("", *MODELS))
-    path = Path(checkpoint)
+    path = given_path(checkpoint, "checkpoint")
     torch.manual_seed(seed)
     if not checkpoint:
         name = model or "lite0"

@@ -8,12 +8,13 @@ import hashlib
 import json
 import os
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ..core.files import write_atomic
+from ..core.paths import given_path, writable_folder
+from ..core.text import from_cell, to_cell
 
 # %% ../../nbs/9_explore/02_journal.ipynb #42998052
 ACTIONS = {"merge": ("into", "others"), "split": ("images", "name"), "rename": ("identity", "name"),
@@ -67,7 +68,7 @@ class Journal:
         names, # [C] names of their codes
         note="", # where the labels are from, e.g. "epoch 6"
     ):
-        self.path, self.paths, self.lines = path and Path(path), list(map(str, paths)), []
+        self.path, self.paths, self.lines = path and given_path(path, "journal"), list(map(str, paths)), []
         head = dict(journal=1, images=images_key(self.paths), note=note, labels=np.asarray(labels, int).tolist(),
                     names=list(names))
         if self.path and self.path.exists(): head, self.lines = self._load(head["images"])
@@ -140,16 +141,18 @@ def export_labels(
     table=None, # DataFrame with a row for each image: camid, modality ... are written beside
 ) -> pd.DataFrame: # path, label, name, and the columns of the table
     "Write the identities to a file. Raises ValueError for another kind of file."
-    path = Path(path)
+    path = given_path(path, "export to")
     if path.suffix not in (".csv", ".parquet"):
         raise ValueError(f"{path}: expected a name that ends in .csv or .parquet")
+    writable_folder(path.absolute().parent, "export to")
     codes, label = np.unique(journal.labels, return_inverse=True)
     out = pd.DataFrame({"path": journal.paths, "label": label.ravel() - (codes < 0).sum(),
                         "name": [journal.names[c] if c >= 0 else "" for c in journal.labels]})
     for column in ("camid", "modality", "pid"):
         if table is not None and column in table: out[column] = table[column].to_numpy()[:len(out)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, partial(out.to_csv if path.suffix == ".csv" else out.to_parquet, index=False))
+    # a name that a spreadsheet would run as a formula gets a ' in front, which `read_labels` takes away
+    write_atomic(path, partial(out.map(to_cell).to_csv if path.suffix == ".csv" else out.to_parquet, index=False))
     return out
 
 
@@ -158,9 +161,11 @@ def read_labels(
     paths, # [N] images to label
 ) -> np.ndarray: # int [N], -1 for outliers and for images that the file does not know
     "Identities back from a file, for these images. Raises ValueError."
-    table = pd.read_parquet(path) if Path(path).suffix == ".parquet" else pd.read_csv(path, keep_default_na=False)
+    path = given_path(path, "labels")
+    table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, keep_default_na=False)
     if missing := [c for c in ("path", "label") if c not in table]:
         raise ValueError(f"{path}: no column {', '.join(missing)}; found {', '.join(map(str, table.columns))}")
+    if path.suffix != ".parquet": table["path"] = table.path.map(from_cell)
     if table.path.duplicated().any():
         raise ValueError(f"{path}: {table.path[table.path.duplicated()].iloc[0]} is there twice")
     return table.set_index("path").label.reindex(list(map(str, paths))).fillna(-1).to_numpy().astype(int)

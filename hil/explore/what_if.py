@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from ..core.files import save_array, write_atomic
+from ..core.files import load_npz, save_array, write_atomic
 from ..core.names import MODALITIES
 from ..method.labels import Rules, Transfer, apart_distance, modality_labels
 from ..method.neighbors import knn_blocks
@@ -91,7 +91,8 @@ class Graph:
         return all(known(m) for m in MODALITIES if len(self.x[m]))
 
     def _kept(self):
-        with np.load(self._answers) as z: return {key: z[key].astype(int) for key in z.files}
+        most = 1000 * (4 * sum(map(len, self.rows.values())) + 1000)
+        return {key: y.astype(int) for key, y in load_npz(self._answers, most=most).items()}
 
     def _write(self, file, write):
         file.parent.mkdir(parents=True, exist_ok=True)

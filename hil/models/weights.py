@@ -12,11 +12,12 @@ import pickle
 import re
 import zipfile
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+from ..core.paths import given_path
 
 # %% ../../nbs/3_models/04_weights.ipynb #5e619b4d
 def plain_data(): # list for torch.serialization.safe_globals
@@ -31,7 +32,8 @@ def read_file(
     path, # written by torch.save
 ): # what was saved
     "Read a file without executing any of it. Raises FileNotFoundError, or ValueError for what cannot be read that way."
-    if not Path(path).is_file():
+    path = given_path(path, "checkpoint")
+    if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint; weights must be None, 'random' or a file")
     try:
         with torch.serialization.safe_globals(plain_data()):

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ..core.names import COLORS, MARKERS
-from ..core.text import counted, of_total, percent
+from ..core.text import counted, of_total, percent, short
 from .style import style, styled
 
 # %% ../../nbs/8_plots/03_sheets.ipynb #b6a09b7b
@@ -38,7 +38,10 @@ def to_display(
 
 def _sheet(cells, row_labels, col_labels, title):
     "Draw rows of cells, each None or (image, frame colour, caption), as one mosaic at screen resolution."
-    cells = [list(row) for row in cells]
+    cells = [[c and (*c[:2], short(c[2], 24)) for c in row] for row in cells]
+    row_labels = ["\n".join(short(line) for line in str(s).split("\n")[:5]) for s in row_labels or []]
+    col_labels = [short(s, 16) for s in col_labels or []]
+    title = "\n".join(short(part, 400) for part in title.split("\n")[:4])
     n_cols = max([len(row) for row in cells] + [len(col_labels or [])] + [1])
     first = next((to_display(c[0]) for row in cells for c in row if c is not None), np.zeros((2, 1, 3)))
     h = int(np.clip(np.sqrt(150_000 / max(sum(map(len, cells)), 1) / (first.shape[1] / first.shape[0])), 44, 96))

@@ -12,13 +12,12 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
 from .. import __version__
 from ..core.errors import RunError
-from ..core.files import held, new_folder, save_npz, write_atomic
+from ..core.files import held, load_npz, new_folder, save_npz, write_atomic
 from ..core.paths import given_path, writable_folder
 from .config import Config, idle
 
@@ -97,7 +96,7 @@ class Run:
         number = int(self.history.epoch.iloc[-1]) if number == -1 else number
         file = self.path / "epochs" / f"{number:04d}.npz"
         if not file.exists(): raise RunError(f"{file}: epoch {number} was not recorded; there are {len(self.history)}")
-        with np.load(file) as z: return dict(z)
+        return load_npz(file)
 
     def record(self,
         row, # dict for history.csv, with the key "epoch"

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..core.paths import writable_folder
 from .people import draw_person
 from .render import write
 from .scenes import CAMERAS, all_backdrops
@@ -159,7 +160,7 @@ def write_layout(
     if layout not in PLANS: raise ValueError(f"layout={layout!r}: expected one of {', '.join(PLANS)}")
     if people < 4 or images < 1:
         raise ValueError(f"people={people}, images={images}: expected at least 4 people and 1 image")
-    root, plan = Path(root), PLANS[layout](people, images, seed)
+    root, plan = writable_folder(root, "root"), PLANS[layout](people, images, seed)
     manifest = {"layout": layout, "people": people, "images": images, "seed": seed, "counts": plan.counts, **plan.more}
     if (root / "synth.json").is_file() and json.loads((root / "synth.json").read_text()) == manifest: return root
     if root.exists() and any(root.iterdir()):

@@ -18,18 +18,19 @@ from ..core.errors import RunError
 from ..core.files import cache_home, write_atomic
 from ..core.names import DEPTHS, MODALITIES
 from ..core.parallel import keep_freed_memory
-from ..core.settings import one_of
+from ..core.paths import writable_folder
+from ..core.room import Forecast
 from ..data.images import cached_images, read_images, table_key
 from ..data.samplers import Batches
 from ..data.sysu import read_permutation
 from ..data.training_views import CachedViews, PixelViews, cache_views, cached, store_key, use_bfloat16
 from ..evaluation import metrics, protocols
 from ..method.labels import Rules, epoch_labels, label_quality, true_labels
-from ..models.build import MODELS, build_model, model_options
+from ..models.build import build_model, model_options
 from ..runs.folder import Run
 from . import distributed
 from .gradient_cache import passage
-from .run_images import RunImages, find_device, load_images
+from .run_images import RunImages, check_views, find_device, load_images
 from .schedule import learning_rate, stage_of
 from .step import move_memories, remember, step_losses
 
@@ -45,10 +46,10 @@ class Trainer:
         progress=True, # show bars
     ):
         self.config, self.on_epoch, self.progress = config, on_epoch, progress and distributed.rank() == 0
-        one_of("model", config.model, list(MODELS))
         if config.weights not in ("", "random") and not Path(config.weights).is_file():
             raise RunError(f'weights = "{config.weights}": no such file; expected a checkpoint, "random", or ""')
         self.device = distributed.own_device(find_device(config.device))
+        writable_folder(cache_home(), "HIL_HOME")
         with distributed.first_alone():
             self.run = Run.resume(config) if config.resume else Run.check_free(config.run_dir)
         self.ready = False
@@ -65,6 +66,8 @@ class Trainer:
         "Every epoch that is not recorded yet, one after the other."
         begun, steps, total = time.time(), self.config.iterations, self.config.epochs
         first = self.start()
+        self.pace = Forecast(f"{total - first} epochs of {steps:,} steps", (total - first) * steps,
+                             "lower iterations or the number of epochs for a shorter run")
         with tqdm(total=total * steps, initial=first * steps, unit="step", disable=not self.progress) as self.bar:
             for e in range(first, total):
                 self.bar.set_description(f"epoch {e + 1}/{total}")
@@ -113,6 +116,7 @@ class Trainer:
         key = store_key(table_key(self.images.table), self.images.n_train, size, c.n_views, c.flip, c.seed, bfloat16,
                         module=self.model.trunk)
         def make():
+            check_views(self.images, self.model, c)
             trunk = self.model.trunk.to(memory_format=torch.channels_last)
             return cache_views(self.pixels(read_images), trunk, self.images.n_train, c.n_views, c.seed, c.flip,
                                self.progress, bfloat16)
@@ -211,6 +215,7 @@ class Trainer:
         self.model.train()
         if c.trainable == "heads": self.model.trunk.eval()
         for number in range(c.iterations):
+            self.pace.update()
             rows = next(batches)
             batch = {m: self.views.batch(m, idx, draws).to(self.device) for m, idx in rows.items()}
             rows = {m: idx.to(self.device) for m, idx in rows.items()}
