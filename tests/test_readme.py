@@ -69,7 +69,8 @@ def papermill_reads(command, **_):
     kind = Evaluation if "evaluate" in notebook or {"resize", "checkpoint"} & set(words) else Config
     needs_root = {"sysu", "regdb", "llcm", "folder"} & set(words)
     if words[-1] == "data_root": words.append("/path/to/data")
-    return settings_of(words, kind, **({"data_root": "/path/to/data"} if needs_root and "data_root" not in words else {}))
+    root = {"data_root": "/path/to/data"} if needs_root and "data_root" not in words else {}
+    return settings_of(words, kind, **root)
 
 
 def papermill_helps(command, folder, **_):

@@ -14,7 +14,7 @@ import threading
 import time
 import zipfile
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
 
@@ -94,7 +94,8 @@ def write_atomic(
             if isinstance(error, RuntimeError) and not is_full(path.parent, error): raise
             raise not_written(path, error) from error
         _put_in_place(part, path)
-    finally: part.unlink(missing_ok=True)
+    finally:
+        with suppress(OSError): part.unlink()
 
 
 def _make_new(part):

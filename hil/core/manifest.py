@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import os
+import struct
 import zlib
 from hashlib import blake2b
 from pathlib import Path
@@ -22,7 +23,8 @@ from .files import not_written, write_atomic
 # %% ../../nbs/0_core/08_manifest.ipynb #df534af7
 NAME = "manifest.jsonl"
 # what readers of damaged files raise: arrays, tables, archives, JSON, nested too deeply or not in UTF-8
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, AttributeError, RecursionError, BadZipFile)
+UNREADABLE = (OSError, ValueError, LookupError, EOFError, AttributeError, TypeError, SyntaxError, MemoryError, RecursionError,
+              NotImplementedError, BadZipFile, zlib.error, struct.error)
 
 
 def fingerprint(
@@ -178,13 +180,13 @@ def read_table(
     try:
         text = Path(file).read_text(encoding="utf-8")
         found = pd.read_csv(file, encoding="utf-8", **options)
-    except (OSError, ValueError) as error:
+        rows = list(csv.reader(io.StringIO(text)))
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{file}: is no table that can be read ({type(error).__name__}: {str(error)[:100]}). "
                         f"{advice}") from None
     if missing := [c for c in columns if c not in found]:
         raise DataError(f"{file}: has no column {missing[0]}; found {', '.join(map(str, found.columns[:9]))}. {advice}")
     if not text.endswith("\n"): raise DataError(f"{file}: its last line is cut short. {advice}")
-    rows = list(csv.reader(io.StringIO(text)))
     for number, row in enumerate(rows, 1):
         if len(row) != len(rows[0]):
             raise DataError(f"{file}: line {number} has {len(row)} cells, {len(rows[0])} were expected. {advice}")

@@ -51,16 +51,16 @@ class Evaluation(metaclass=Settings):
     # protocol
     evaluate_on: Literal["test", "val"] = "test"  # "test", or "val" while settings are chosen
     search_mode: Literal["every", "all", "indoor"] = "every"  # sysu, synth: "all", "indoor", or "every" one of them
-    shots: Annotated[int, Range(1)] = 1  # sysu, synth: gallery images of each person and camera, 1 or 10 (multi-shot)
+    shots: Annotated[int, Range(1, 100)] = 1  # sysu, synth: gallery images of each person and camera, 1 or 10 (multi-shot)
     direction: Direction = "every"  # regdb, llcm: "infrared_to_visible", "visible_to_infrared", or "every" one
     draws: Literal["seeded", "official"] = "seeded"  # sysu: gallery draws; "official": of exp/rand_perm_cam.mat
     trials: Annotated[int, Range(1, 10)] = 10  # gallery draws that the figures are averaged over; regdb has one
     # report
     published: bool = True  # put the published rows beside (marked as published, not reproduced here)
-    hardest: Annotated[int, Range(1)] = 10  # rows of the list of errors, in evaluate.ipynb
+    hardest: Annotated[int, Range(1, 10_000)] = 10  # rows of the list of errors, in evaluate.ipynb
     seed: Annotated[int, Range(0)] = 0  # of random weights
     device: Device = "auto"  # "auto", "cpu", "cuda" or "cuda:1"
-    batch: Annotated[int, Range(1)] = 128  # images at a time
+    batch: Annotated[int, Range(1, 100_000)] = 128  # images at a time
     out_dir: Place = ""  # folder of the tables; "" makes runs/evaluate-<date-time>
 
     def problems(self): # -> messages

@@ -7,7 +7,7 @@ __all__ = ['log', 'Trainer']
 import logging
 import os
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,12 @@ import torch
 from tqdm.auto import tqdm
 
 from ..core.errors import RunError
-from ..core.files import cache_home, write_atomic
+from ..core.files import cache_home
 from ..core.names import DEPTHS, MODALITIES
 from ..core.parallel import keep_freed_memory
 from ..core.paths import writable_folder
 from ..core.room import Forecast
+from ..core.text import some
 from ..data.images import cached_images, read_images, table_key
 from ..data.samplers import Batches
 from ..data.sysu import read_permutation
@@ -52,15 +53,29 @@ class Trainer:
         writable_folder(cache_home(), "HIL_HOME")
         with distributed.first_alone():
             self.run = Run.resume(config) if config.resume else Run.check_free(config.run_dir)
-        self.ready = False
+        self.ready, self.claims = False, ExitStack()
 
     def fit(self): # -> Run
         "Train every epoch that is not recorded yet."
         keep_freed_memory()
-        self.prepare()
-        with self.run.locked() if distributed.rank() == 0 else nullcontext(): self.epochs()
+        try:
+            self.prepare()
+            self.epochs()
+        finally: self.close()
         distributed.wait()
         return self.run
+
+    def claim(self): # -> Path, or None on other ranks
+        "Take the folder of the run before anything is read or rendered: whoever comes second is refused at once."
+        if distributed.rank() > 0: return None
+        if not hasattr(self, "place"): self.place = self.config.run_dir
+        if not self.claims._exit_callbacks:
+            self.place = self.claims.enter_context(Run.claimed(self.place, resume=self.run is not None))
+        return self.place
+
+    def close(self):
+        "Let go of the run's folder; `fit` does so at its end."
+        self.claims.close()
 
     def epochs(self):
         "Every epoch that is not recorded yet, one after the other."
@@ -91,10 +106,13 @@ class Trainer:
     # -- before the first epoch ----------------------------------------------------------------------------------
 
     def prepare(self): # -> the trainer
-        "Read or render the images, build the model, compute what never changes; a second call does nothing."
+        "Claim the folder, read or render the images, build the model, compute what never changes."
+        place = distributed.from_first(self.claim)
         if self.ready: return self
         c = self.config
         with distributed.first_alone(): self.images = RunImages(load_images(c, self.progress))
+        before = self.run and self.run.config
+        if c.resume: distributed.from_first(lambda: self.run.go_on(c, self.images.table))
         self.protocol = protocols.Protocol.of(c) if self.images.known else None
         official = Path(self.images.root) / "exp" / "rand_perm_cam.mat"
         self.permutation = read_permutation(official) if c.draws == "official" else None
@@ -104,7 +122,8 @@ class Trainer:
         with distributed.first_alone(): self.views = self.make_views()
         if c.weights in ("", "random"): self.calibrate()
         self.passage = passage(self.model, c)
-        self.run = self.run or Run(distributed.from_first(lambda: Run.create(c, self.images.table).path))
+        if before: self.say_rates(before)
+        self.run = self.run or Run(distributed.from_first(lambda: Run.create(c, self.images.table, place).path))
         self.ready = True
         return self
 
@@ -140,6 +159,17 @@ class Trainer:
             if cached_rows: rows[m] = self.views.clean(m, idx)
             else: rows[m] = torch.cat([self.model.trunk({m: self.views.clean(m, part)})[m] for part in idx.split(128)])
         self.model.calibrate({m: x.to(self.device) for m, x in rows.items()})
+
+    def say_rates(self, before): # Config that the run had until now
+        "A longer schedule drops the rate later: say which epochs had another one than in a run that began so."
+        done = range(self.run.checkpoint()["epoch"] if self.run.checkpoint() else 0)
+        differ = [e + 1 for e in done if learning_rate(before, e) != learning_rate(self.config, e)]
+        if before.epochs != self.config.epochs:
+            log.warning("%s: %d epochs in place of %d; the rate drops after epoch %d. %s", self.run.path,
+                        self.config.epochs, before.epochs, round(self.config.lr_drop * self.config.epochs),
+                        f"Epochs {some(differ)} were trained at a lower rate already, so this is not the run that "
+                        f"{self.config.epochs} epochs from the start would have been" if differ else
+                        "So far it is the run that it would have been from the start")
 
     def start(self): # -> int: epochs that are done
         "Everything as the last recorded epoch left it; a new run records its untrained model as epoch 0."
@@ -275,8 +305,8 @@ class Trainer:
             scores, spread = self.evaluate()
             row |= dict(rank1=scores.rank(1), mAP=scores.mAP, mINP=scores.mINP, mAP_spread=spread.mAP)
             arrays["cmc"] = scores.cmc
-            if self.is_best(number, row): write_atomic(self.run.path / "best.pt", lambda p: torch.save(state, p))
-        self.run.record({**row, "seconds": time.time() - begun}, arrays, state)
+        best = self.images.known and self.is_best(number, row)
+        self.run.record({**row, "seconds": time.time() - begun}, arrays, state, best)
 
     def arrays(self, labels): # -> {name: array}
         "What an epoch's file holds: its labels, and the features of all images in half precision."
@@ -288,5 +318,5 @@ class Trainer:
     def is_best(self, number, row): # -> bool
         "With `select` on the test labels: whether Rank-1 + mAP is higher than ever, which is how the release chooses."
         if self.config.select != "test_best": return False
-        before = (self.run.history.mAP + self.run.history.rank1).max() if number else 0
-        return row["mAP"] + row["rank1"] > before
+        before = self.run.history.query(f"epoch < {number}")  # this one may be there: its process was killed
+        return row["mAP"] + row["rank1"] > ((before.mAP + before.rank1).max() if number else 0)
