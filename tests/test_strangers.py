@@ -231,7 +231,8 @@ def head(shape, descr="<f8"):
     (lambda p: zip_with(p, "x.npy", head((2,)) + b"1234567"), "says 144 bytes"),
     (lambda p: zip_with(p, "x.npy", head((1,), "|O") + b"12345678"), "says"),
     (lambda p: zip_with(p, "x.npy", b"hello"), "cannot be read"), (lambda p: p.write_bytes(b""), "cannot be read"),
-    (lambda p: p.write_bytes(b"PK\x03\x04"), "cannot be read"), (lambda p: zip_with(p, "x.npy", b""), "cannot be read")])
+    (lambda p: p.write_bytes(b"PK\x03\x04"), "cannot be read"),
+    (lambda p: zip_with(p, "x.npy", b""), "cannot be read")])
 def test_an_npz_is_bounded_before_it_is_expanded(tmp_path, make, says):
     make(tmp_path / "x.npz")
     with pytest.raises(DataError, match="x.npz") as error: load_npz(tmp_path / "x.npz")

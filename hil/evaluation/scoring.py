@@ -165,13 +165,13 @@ def score_split(
 def check_rendered(
     config, # Config of the data
 ):
-    "Evaluation reads, and renders only where the kit itself keeps renderings: a mistyped folder is not filled."
+    "What reads pictures renders only where the kit itself keeps renderings: a mistyped folder is not filled. RunError."
     names = "synth.json", "exp/plan.json"
     if config.dataset != "synth" or not config.data_root: return
     if any((Path(config.data_root) / name).is_file() for name in names): return
-    raise RunError(f"data_root = {config.data_root!r}: holds no rendered set (no synth.json), and evaluation makes none "
-                   'there; correct the path, or leave data_root out to use the kit\'s own folder, or set dataset to what '
-                   "lies there")
+    raise RunError(f"data_root = {config.data_root!r}: holds no rendered set (no synth.json), and none is made there, "
+                   "for a run that is there already needs its own pictures; correct the path, or leave data_root out to "
+                   "use the kit's own folder, or set dataset to what lies there")
 
 
 def score_splits(

@@ -84,8 +84,9 @@ class Journal:
         whole = text[:text.rfind(b"\n") + 1]
         again = "move it away to begin a new one"
         try: head, *lines = map(json.loads, whole.splitlines())
-        except ValueError as error: raise ValueError(f"{self.path}: is no journal ({error}); {again}") from None
-        if not isinstance(head, dict) or head.get("journal") != 1:
+        except (ValueError, RecursionError) as error: raise ValueError(f"{self.path}: is no journal ({error}); {again}") from None
+        sound = isinstance(head, dict) and all(isinstance(head.get(k), list) for k in ("labels", "names"))
+        if not sound or head.get("journal") != 1 or not all(isinstance(x, dict) and "do" in x for x in lines):
             raise ValueError(f"{self.path}: is no journal of this version; {again}")
         if head["images"] != images:
             raise ValueError(f"{self.path}: belongs to other images ({len(head['labels']):,}, here are "
@@ -97,7 +98,7 @@ class Journal:
         "Play what has not been undone."
         self.actions = []
         for line in self.lines:
-            if line["do"] == "undo": self.actions.pop()
+            if line["do"] == "undo": self.actions = self.actions[:-1]
             else: self.actions.append(line)
         self.labels, self.names = self.base, self.names0
         for action in self.actions: self.labels, self.names = apply(self.labels, self.names, action)

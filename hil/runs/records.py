@@ -7,7 +7,6 @@ __all__ = ['FORMAT', 'LOST', 'Records', 'arrays_of', 'history_of']
 from pathlib import Path
 from pickle import UnpicklingError
 
-import numpy as np
 import pandas as pd
 import torch
 

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from ..core.errors import DataError
 from ..core.files import cache_home, put_folder, write_atomic
 from ..core.paths import given_path, writable_folder
+from ..core.room import need_disk
 from .people import draw_person
 from .scenes import CAMERAS, all_backdrops
 from .shots import LEVERS, draw_shot, picture
@@ -129,6 +130,8 @@ def render(
     root = given_path(root, "root") if root is not None else default_root(preset, seed, overlap)
     if complete(root, manifest): return root
     writable_folder(root, "root")
+    pictures = sum(manifest["images_per_camera"].values())
+    need_disk(8000 * pictures, root, f"{pictures:,} rendered pictures", "choose a folder on another disk (root, HIL_HOME)")
     (root / "exp").mkdir(parents=True, exist_ok=True)
     write(root / "exp/plan.json", json.dumps(manifest, indent=1))
     everyone = sorted(sum(manifest["ids"].values(), []))

@@ -160,6 +160,8 @@ def write_layout(
     if layout not in PLANS: raise ValueError(f"layout={layout!r}: expected one of {', '.join(PLANS)}")
     if people < 4 or images < 1:
         raise ValueError(f"people={people}, images={images}: expected at least 4 people and 1 image")
+    if people * images > 100_000:
+        raise ValueError(f"people={people}, images={images}: a stand-in has at most 100,000 people times images; lower one")
     root, plan = writable_folder(root, "root"), PLANS[layout](people, images, seed)
     manifest = {"layout": layout, "people": people, "images": images, "seed": seed, "counts": plan.counts, **plan.more}
     if (root / "synth.json").is_file() and json.loads((root / "synth.json").read_text()) == manifest: return root

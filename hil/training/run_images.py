@@ -14,6 +14,7 @@ from ..core.room import need_disk, need_memory
 from ..data import layouts
 from ..data.images import merge_truth, train_table
 from ..data.training_views import VIEWS
+from ..evaluation.scoring import check_rendered
 from ..runs.config import DEVICE
 from ..synth.render import render
 
@@ -25,6 +26,7 @@ def load_images(
     "The images of a run, rendered or read, in the order that `RunImages` wants. Raises DataError."
     root = config.data_root or None
     if config.dataset == "synth":
+        if config.resume: check_rendered(config)
         try: root = render(config.preset, config.render_seed, config.overlap, root, progress=progress)
         except ValueError as error: raise DataError(f"data_root: {error}") from error
     table = layouts.load(config.dataset, root, config.split, config.expect)
