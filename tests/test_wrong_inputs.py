@@ -1,18 +1,25 @@
 "Wrong inputs: each gets one clear sentence of the kit's own, before anything is rendered, opened or computed."
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import hil
+from hil.core import room
 from hil.core.errors import DataError, RunError
-from hil.core.files import new_folder, write_atomic
+from hil.core.files import cache_home, new_folder, write_atomic
 from hil.core.paths import writable_folder
+from hil.core.room import Forecast
 from hil.data.check import check, check_folder
 from hil.data.layouts import load
+from hil.evaluation import scoring
 from hil.evaluation.encode import load_encoder
-from hil.evaluation.scoring import Evaluation, score_splits, write_results
+from hil.evaluation.scoring import Evaluation, check_rendered, score_splits, write_results
+from hil.evaluation.tables import result_table
 from hil.explore.journal import Journal, export_labels, read_labels
 from hil.explore.source import from_frame, open_source
 from hil.models.build import build_model
@@ -20,7 +27,7 @@ from hil.runs.config import Config
 from hil.runs.folder import Run
 from hil.synth.render import render
 from hil.synth.stand_ins import write_layout
-from hil.training.run_images import find_device, load_images
+from hil.training.run_images import RunImages, check_views, find_device, load_images, views_size
 from hil.training.trainer import Trainer
 
 TABLE = pd.DataFrame({"path": ["a.jpg", "b.jpg"], "camid": [1, 3], "modality": ["visible", "infrared"]})
@@ -148,3 +155,85 @@ def test_a_home_that_cannot_be_written(place, monkeypatch, folder, says):
     (lambda: from_frame(TABLE, np.zeros((2, 3)), root=" "), "blank"),
     (lambda: write_atomic("file/x", lambda part: part.write_text("x")), "file/x")])
 def test_files_that_cannot_be(place, call, says): refused(call, says)
+
+
+@pytest.mark.parametrize("config", [Config(preset="tiny", data_root="typo"), Config(preset="tiny", data_root="empty")])
+def test_nothing_is_rendered_into_a_mistyped_folder(place, monkeypatch, config):
+    "An evaluation, and a run that goes on, need pictures that are there."
+    assert "no synth.json" in refused(lambda: check_rendered(config), config.data_root)
+    on = replace(config, resume=True, run_dir="run")
+    refused(lambda: load_images(on, progress=False), config.data_root)
+    monkeypatch.setattr(scoring, "load_encoder", lambda *_: SimpleNamespace(run=None))
+    refused(lambda: score_splits(Evaluation(preset="tiny", data_root=config.data_root), load_images), "no synth.json")
+    assert not (place / "typo").exists() and not any((place / "empty").iterdir())
+
+
+@pytest.mark.parametrize("home,says", [(" ", "blank"), ("a\nb", "control character"), (LONG, "too long")])
+def test_an_impossible_home(place, monkeypatch, home, says):
+    monkeypatch.setenv("HIL_HOME", home)
+    assert "HIL_HOME" in refused(cache_home, says)
+
+
+# ---- sizes and times ----------------------------------------------------------------------------------------------
+
+def test_views_without_room_are_refused_before_one_is_computed(monkeypatch):
+    table = pd.DataFrame({"path": "x", "camid": [1, 3] * 5000, "modality": ["visible", "infrared"] * 5000, "pid": 1,
+                          "train": True})
+    table.attrs["root"] = "."
+    trunk = torch.nn.Linear(1, 1)
+    trunk.forward = lambda images: {m: x.flatten(1)[:, :1536] for m, x in images.items()}
+    model = SimpleNamespace(trunk=trunk, height=32, width=16)
+    images, config = RunImages(table), Config(n_views=100)
+    assert views_size(images, 1536, config) == 2 * 1536 * (10_000 + 5000 * 2 * 100 + 5000 * 100)
+    monkeypatch.setattr(room, "free_memory", lambda: 8 * 10**9)
+    refused(lambda: check_views(images, model, config), "n_views = 100 for 10,000 images: 9.3 GB of memory are needed")
+    monkeypatch.setattr(room, "free_memory", lambda: None)
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
+    refused(lambda: check_views(images, model, config), "4.6 GB are needed in")
+    check_views(images, model, Config(n_views=1))
+
+
+@pytest.mark.parametrize("people,images", [(10**9, 2), (8, 10**6)])
+def test_a_stand_in_for_all_mankind(place, people, images):
+    refused(lambda: write_layout("regdb", "x", people, images), "at most 100,000")
+
+
+def test_a_disk_without_room_for_a_rendering(place, monkeypatch):
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**6))
+    refused(lambda: render("tiny", root="new", progress=False), "480 rendered pictures: 3.8 MB are needed in new")
+    assert not (place / "new").exists()
+
+
+def test_what_takes_long_is_announced_once(caplog):
+    now = [0.]
+    slow = Forecast("1,000,000 steps", 10**6, "lower iterations", clock=lambda: now[0])
+    for now[0] in (0., 80., 81., 90., 100.): slow.update()
+    assert caplog.messages == ["1,000,000 steps: about 926 days to go on this machine; lower iterations"]
+    quick = Forecast("10 steps", 10, clock=lambda: now[0])
+    for now[0] in range(10): quick.update()
+    assert len(caplog.messages) == 1
+
+
+# ---- the home folder ----------------------------------------------------------------------------------------------
+
+def test_home_is_expanded_wherever_a_path_is_taken(place, monkeypatch):
+    home = place / "me"
+    home.mkdir()
+    for name in ("HOME", "USERPROFILE"): monkeypatch.setenv(name, str(home))
+    monkeypatch.setenv("HIL_HOME", "~/kept")
+    config = Config(run_dir="~/run", data_root="~/data", weights="~/w.pth")
+    assert [config.run_dir, config.data_root, config.weights] == [str(home / x) for x in ("run", "data", "w.pth")]
+    settings = Evaluation(checkpoint="~/run", data_root="~/data", out_dir="~/out")
+    assert [settings.checkpoint, settings.out_dir] == [str(home / "run"), str(home / "out")]
+    assert cache_home() == home / "kept" and from_frame(TABLE, np.zeros((2, 3)), root="~/data").root == home / "data"
+    for call in (lambda: Run("~/run"), lambda: open_source("~/run"), lambda: load("sysu", "~/data"),
+                 lambda: load("folder", "~/data"), lambda: load("regdb", "~/data"), lambda: load("llcm", "~/data"),
+                 lambda: check("~/data"), lambda: load_encoder("~/w.pth"), lambda: build_model("lite0", "~/w.pth")):
+        refused(call, str(home))
+    journal = Journal("~/journal.jsonl", ["a.jpg"], [0], ["V0"])
+    export_labels(journal, "~/labels.csv")
+    write_results("~/out", result_table({}))
+    new_folder("~/runs/x")
+    assert read_labels("~/labels.csv", ["a.jpg"]).tolist() == [0]
+    assert {p.name for p in home.iterdir()} == {"journal.jsonl", "labels.csv", "out", "runs"}
+    assert not (place / "~").exists()
