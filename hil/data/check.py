@@ -239,6 +239,9 @@ def check_folder(
     print(report)
     if report.sheet is not None:
         file = Path(sheet or f"{Path(root).resolve().name}-sheet.png")
-        report.sheet.save(file)
+        try: report.sheet.save(file)
+        except OSError as error:
+            print(f"\nno camera sheet: {file.absolute()} could not be written ({error}); name a file with --sheet")
+            return 0 if report.healthy and not sheet else 1
         print(f"\ncamera sheet: {file}")
     return 0 if report.healthy else 1

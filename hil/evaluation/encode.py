@@ -84,7 +84,7 @@ def _of_run(path, model):
     if model not in ("", c.model):
         raise RunError(f"model = {model!r}: the run in {run.path} trained {c.model!r}; leave model empty")
     file = run.path / ("best.pt" if best else "checkpoint.pt")
-    if not file.is_file():
+    if run.checkpoint(file.name) is None:
         raise RunError(f"{run.path}: holds no {file.name}: no epoch was finished there; "
                        "go on with it (resume = True), or choose another run")
     net = build_model(c.model, "random", **model_options(c))

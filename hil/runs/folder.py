@@ -6,6 +6,7 @@ __all__ = ['log', 'HALF_WRITTEN', 'FREE', 'surroundings', 'Run']
 # %% ../../nbs/6_runs/02_folder.ipynb #e009d4e7
 import json
 import logging
+import os
 import re
 import shutil
 import sys
@@ -20,10 +21,10 @@ import torch
 from .. import __version__
 from ..core.errors import RunError
 from ..core.files import held, new_folder, not_written, refuse_if_held, save_npz
-from ..core.manifest import NAME, Manifest, fingerprint, read_table
+from ..core.manifest import NAME, Manifest, fingerprint
 from ..core.text import counted
 from .config import Config, idle
-from .records import FORMAT, LOST, Records, arrays_of
+from .records import FORMAT, LOST, Records
 from .same_images import image_changes, image_prints
 
 # %% ../../nbs/6_runs/02_folder.ipynb #1760f93b
@@ -37,7 +38,8 @@ FREE = {"run_dir", "resume", "device", "gradient_checkpointing", "compile", "dat
 
 def surroundings() -> dict:
     "What may change the last digits of a result, beside the settings."
-    return dict(torch=torch.__version__, threads=torch.get_num_threads(), cpu=torch.backends.cpu.get_cpu_capability(),
+    return dict(torch=torch.__version__, threads=torch.get_num_threads(),
+                processes=int(os.environ.get("WORLD_SIZE", 1)), cpu=torch.backends.cpu.get_cpu_capability(),
                 gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else "")
 
 # %% ../../nbs/6_runs/02_folder.ipynb #369cdf1a
@@ -147,20 +149,19 @@ class Run(Records):
     def _adopt(self):
         "Begin a manifest in the folder of an older version: from now on its files are compared with what they are today."
         names = [name for name in LOST if (self.path / name).is_file()]
-        for name in ("images.csv", "history.csv"): getattr(self, name.partition(".")[0])
-        for name in {"checkpoint.pt", "best.pt"} & set(names): self.checkpoint(name)
-        epochs = sorted(f"epochs/{file.name}" for file in self.path.glob("epochs/*.npz"))
-        for name in epochs: self.read(name, arrays_of)
+        for name in names: self.look_at(name)
+        for file in sorted(self.path.glob("epochs/*.npz")):
+            try: self.look_at(f"epochs/{file.name}")
+            except RunError as error: log.warning("%s", error)
+            else: names.append(f"epochs/{file.name}")
         log.warning("%s: has no %s (hil %s wrote it): its %s are taken as they are", self.path, NAME,
-                    self.about.get("version"), counted(len(names) + len(epochs), "file"))
-        self.manifest.adopt([*names, *epochs])
+                    self.about.get("version"), counted(len(names), "file"))
+        self.manifest.adopt(names)
 
     def _same_images(self, images):
         "Refuse other images than the run began with. Raises RunError that says what has changed."
         before = prints = None
-        if (self.path / "files.csv").is_file() and "root" in images.attrs:
-            before = self.read("files.csv", lambda file: read_table(file, ["path", "size", "mtime_ns", "blake2b"], "",
-                                                                    dtype={"blake2b": str}, keep_default_na=False))
+        if "root" in images.attrs and (before := self.files) is not None:
             prints = image_prints(images, before)
         if changed := image_changes(self.images, images, before, prints):
             raise RunError(f"{self.path}: cannot go on with other images than it began with: {'; '.join(changed)}. "

@@ -102,6 +102,12 @@ class Records:
                                                                keep_default_na=False))
 
     @property
+    def files(self): # DataFrame: what the images' files were; None in runs of an older version
+        if not (self.path / "files.csv").exists() and not self.problem("files.csv"): return None
+        return self.read("files.csv", lambda file: read_table(file, ["path", "size", "mtime_ns", "blake2b"],
+            LOST["files.csv"], dtype={"blake2b": str}, keep_default_na=False))
+
+    @property
     def history(self): # DataFrame: a row an epoch
         file = self.path / "history.csv"
         if not file.exists() and not self.problem(file.name): return pd.DataFrame({"epoch": []})
@@ -122,9 +128,15 @@ class Records:
         if not (self.path / name).exists() and not self.problem(name): return None
         state = self.read(name, lambda file: torch.load(file, map_location="cpu", weights_only=True))
         if not isinstance(state, dict) or "epoch" not in state: raise self.broken(name, "holds no epoch of a run")
-        bad = [k for k, x in state.get("model", {}).items() if x.is_floating_point() and not x.isfinite().all()]
+        bad = [k for k, x in dict(state.get("model", {})).items() if x.is_floating_point() and not x.isfinite().all()]
         if bad: raise self.broken(name, f"holds NaN or infinity in {some(bad, 3)}")
         return state
+
+    def look_at(self, name): # of a file in the folder
+        "Read a file to see whether it can be read. Raises RunError."
+        if name.endswith(".pt"): self.checkpoint(name)
+        elif name.endswith(".npz"): self.read(name, arrays_of)
+        elif name.endswith(".csv"): getattr(self, name.removesuffix(".csv"))
 
 
 def arrays_of(

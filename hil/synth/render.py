@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from ..core.errors import DataError
 from ..core.files import cache_home, put_folder, write_atomic
+from ..core.manifest import read_json, read_table
 from .people import draw_person
 from .scenes import CAMERAS, all_backdrops
 from .shots import LEVERS, draw_shot, picture
@@ -97,7 +98,7 @@ def complete(root, manifest):
     "True if `root` holds this rendering in full, False if it may be written to; ValueError if it holds something else."
     for name in ("synth.json", "exp/plan.json"):
         if not (root / name).exists(): continue
-        found = json.loads((root / name).read_text())
+        found = read_json(root / name, "Delete that folder to render it anew, or choose another root.")
         differ = [f"{k} is {str(found.get(k)):.80}, not {str(manifest[k]):.80}"
                   for k in manifest if found.get(k) != manifest[k]]
         if differ:
@@ -197,4 +198,4 @@ def load_truth(
     root, # folder of `render`
 ):
     "Ground truth of every picture as a DataFrame, one row per file."
-    return pd.read_csv(Path(root) / "truth.csv", keep_default_na=False)
+    return read_table(Path(root) / "truth.csv", ["path"], "Render the data set again.", keep_default_na=False)

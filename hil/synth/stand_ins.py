@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..core.manifest import read_json
 from .people import draw_person
 from .render import write
 from .scenes import CAMERAS, all_backdrops
@@ -161,7 +162,8 @@ def write_layout(
         raise ValueError(f"people={people}, images={images}: expected at least 4 people and 1 image")
     root, plan = Path(root), PLANS[layout](people, images, seed)
     manifest = {"layout": layout, "people": people, "images": images, "seed": seed, "counts": plan.counts, **plan.more}
-    if (root / "synth.json").is_file() and json.loads((root / "synth.json").read_text()) == manifest: return root
+    again = "Delete that folder to render it anew, or choose another root."
+    if (root / "synth.json").is_file() and read_json(root / "synth.json", again) == manifest: return root
     if root.exists() and any(root.iterdir()):
         raise ValueError(f"{root} is not empty, and not this stand-in: choose another root, or delete that folder")
     backdrops = all_backdrops()
