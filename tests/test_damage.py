@@ -432,9 +432,9 @@ def test_a_damaged_journal_is_named(tmp_path, lines, says):
 
 def test_a_clock_that_jumps_sweeps_nobody(tmp_path, monkeypatch):
     "The store is being written, and the clock says that it is tomorrow."
-    seen = []
+    seen, tomorrow = [], time.time() + 10**6
     def write(part, array):
-        monkeypatch.setattr(time, "time", lambda now=time.time(): now + 10**6)
+        monkeypatch.setattr(time, "time", lambda: tomorrow)
         clear_stale(tmp_path)
         seen.append(part.parent.is_dir())
         save_array(part, array)
@@ -493,13 +493,13 @@ def test_where_nothing_can_be_written_it_can_be_imported_and_checks(images):
         shutil.copytree(Path(hil.__file__).parent, package / "hil", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(images.attrs["root"], data)
         for path in (Path(folder), *Path(folder).rglob("*")): path.chmod(0o555 if path.is_dir() else 0o444)
-        done = subprocess.run([sys.executable, "-c", READ_ONLY, package, data], cwd=data, capture_output=True, text=True,
-                              env={**os.environ, "HOME": "/nowhere", "HIL_HOME": "", "XDG_CACHE_HOME": "",
-                                   "PYTHONPATH": "", "NUMBA_CACHE_DIR": "", "PYTHONDONTWRITEBYTECODE": "1"})
+        done = subprocess.run([sys.executable, "-c", READ_ONLY, package, data], cwd=data, capture_output=True,
+                              text=True, env={**os.environ, "HOME": "/nowhere", "HIL_HOME": "", "XDG_CACHE_HOME": "",
+                                              "PYTHONPATH": "", "NUMBA_CACHE_DIR": "", "PYTHONDONTWRITEBYTECODE": "1"})
         for path in Path(folder).rglob("*"): path.chmod(0o755)
         Path(folder).chmod(0o755)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "hil-numba-" in done.stdout and "no camera sheet" in done.stdout and "name a file with --sheet" in done.stdout
+    for said in ("hil-numba-", "no camera sheet", "name a file with --sheet"): assert said in done.stdout
 
 
 def test_a_sheet_that_was_asked_for_and_cannot_be_written(images, capsys):
@@ -516,7 +516,8 @@ def test_a_damaged_manifest_of_a_rendering_is_named(tmp_path, text):
         with pytest.raises(DataError, match="synth.json: .*Delete that folder"): call()
 
 
-@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "path,pid\nx,1\ny\n", "path,pid\nx,1", "\0\0\0", "path,pid\n\"x,1\n"])
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "path,pid\nx,1\ny\n", "path,pid\nx,1", "\0\0\0",
+                                  "path,pid\n\"x,1\n"])
 def test_a_damaged_truth_is_named(tmp_path, text):
     (tmp_path / "truth.csv").write_text(text)
     table = pd.DataFrame({"path": ["x"]})

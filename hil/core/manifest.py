@@ -64,13 +64,18 @@ class Manifest:
     def adopt(self,
         names, # of files that are there
     ):
-        "Put down files as they are."
-        for name in names: self._add(name, {**fingerprint(self.folder / name), "kept": True})
+        "Begin the list with files as they are."
+        lines = [self._line(name, {**fingerprint(self.folder / name), "kept": True}) for name in names]
+        write_atomic(self.file, lambda part: part.write_bytes(b"".join(lines)))
+
+    @staticmethod
+    def _line(name, found):
+        text = json.dumps({"file": name, **found})
+        return f"{text} {zlib.crc32(text.encode()):08x}\n".encode()
 
     def _add(self, name, found):
         "One more line; the first one of a file is on the disk before the next step. Never through a link that somebody put there."
-        text = json.dumps({"file": name, **found})
-        line = f"{text} {zlib.crc32(text.encode()):08x}\n".encode()
+        line = self._line(name, found)
         try:
             at = os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
             with os.fdopen(at, "r+b") as f:

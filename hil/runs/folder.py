@@ -30,7 +30,7 @@ from .same_images import image_changes, image_prints
 # %% ../../nbs/6_runs/02_folder.ipynb #1760f93b
 log = logging.getLogger("hil")
 # what a process that was killed leaves behind
-HALF_WRITTEN = re.compile(r"\.[0-9]+-([0-9]+-)?(config\.json|(images|files|history)\.csv|(checkpoint|best)\.pt|"
+HALF_WRITTEN = re.compile(r"\.[0-9]+-([0-9]+-)?(config\.json|(images|files|history)\.csv|(checkpoint|best)\.pt|manifest\.jsonl|"
                           r"[0-9]+\.npz)")
 # settings that change no result; where the data lies is one of them as long as its content is the same
 FREE = {"run_dir", "resume", "device", "gradient_checkpointing", "compile", "data_root"}
@@ -137,19 +137,29 @@ class Run(Records):
     def _mend(self):
         "What is damaged stops the run, except for what can be written again or is not needed to go on."
         for name, problem in self.manifest.problems().items():
-            state = self.checkpoint() if name in ("history.csv", "best.pt") else None
-            if name == "history.csv" and state and "history" in state:
-                log.warning("%s %s; it is written again from checkpoint.pt", self.path / name, problem)
-                self.manifest.keep(name, lambda p, text=state["history"]: p.write_text(text, encoding="utf-8"))
-            elif name.startswith("epochs/"): log.warning("%s", self.broken(name, problem))
-            elif name == "best.pt" and (state or {}).get("best"): pass                # it is about to be copied again
-            elif name == "best.pt" and not self.config.reload_epoch: log.warning("%s", self.broken(name, problem))
-            else: raise self.broken(name, problem)
+            error = self.broken(name, problem)
+            if name == "history.csv": self._write_history_again(error)
+            elif name == "best.pt" and (self.checkpoint() or {}).get("best"): pass    # it is about to be copied again
+            elif name.startswith("epochs/"): log.warning("%s", error)
+            elif name == "best.pt" and not self.config.reload_epoch: log.warning("%s", error)
+            else: raise error
+
+    def _write_history_again(self, error):
+        "The checkpoint holds the history up to its epoch, since hil 0.3; where it does not, the damage stands."
+        state = self.checkpoint() or {}
+        if "history" not in state: raise error
+        log.warning("%s It is written again now.", error)
+        self.manifest.keep("history.csv", lambda p: p.write_text(state["history"], encoding="utf-8"))
 
     def _adopt(self):
         "Begin a manifest in the folder of an older version: from now on its files are compared with what they are today."
         names = [name for name in LOST if (self.path / name).is_file()]
-        for name in names: self.look_at(name)
+        broken = None
+        for name in names:
+            try: self.look_at(name)
+            except RunError as error:
+                if name != "history.csv": raise
+                broken = error
         for file in sorted(self.path.glob("epochs/*.npz")):
             try: self.look_at(f"epochs/{file.name}")
             except RunError as error: log.warning("%s", error)
@@ -157,6 +167,7 @@ class Run(Records):
         log.warning("%s: has no %s (hil %s wrote it): its %s are taken as they are", self.path, NAME,
                     self.about.get("version"), counted(len(names), "file"))
         self.manifest.adopt(names)
+        if broken: self._write_history_again(broken)
 
     def _same_images(self, images):
         "Refuse other images than the run began with. Raises RunError that says what has changed."

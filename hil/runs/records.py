@@ -23,7 +23,8 @@ FORMAT = 1  # of the run folder
 LOST = {"config.json": "Without it the run cannot be opened: put back a copy of it.",
         "images.csv": "Without it nobody knows which picture a row belongs to: put back a copy of it.",
         "files.csv": "Without it nobody can tell whether the images are still the same: put back a copy of it.",
-        "history.csv": "Going on with the run (resume = True) writes it again from checkpoint.pt; or put back a copy.",
+        "history.csv": "Going on with the run (resume = True) writes it again from checkpoint.pt, if hil 0.3 or later wrote "
+                       "that; or put back a copy.",
         "checkpoint.pt": "Without it the run cannot go on, and its last model is lost: put back a copy, or begin "
                          "another run.",
         "best.pt": "The model of the best epoch is lost: put back a copy, or use checkpoint.pt, the last epoch.",
