@@ -46,12 +46,13 @@ def not_written(
     error, # what was raised
 ) -> DataError:
     "One sentence on a write that failed: the folder, the cause, what to do."
-    path = Path(path)
+    path, why = Path(path), getattr(error, "strerror", None) or error
     untouched = "What stood there is untouched. " if path.exists() else ""
     if not is_full(path.parent, error):
-        return DataError(f"{path}: could not be written ({error}). {untouched}Look for a read-only folder, a folder of "
-                         "somebody else, or a file where a folder should be; then try again, or choose another folder.")
-    return DataError(f"{path}: the disk is full ({error}); no more fits into {path.parent}. {untouched}{_more_room()}")
+        return DataError(f"{path}: could not be written ({why}). {untouched}Look for a read-only folder, a folder of "
+                         "somebody else, or a file where a folder should be; then try again, or choose another folder (run_dir "
+                         "moves a run, HIL_HOME what the kit keeps for itself).")
+    return DataError(f"{path}: the disk is full ({why}); no more fits into {path.parent}. {untouched}{_more_room()}")
 
 
 def make_room(

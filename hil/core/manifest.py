@@ -53,6 +53,8 @@ class Manifest:
     ):
         "Write a file whole or not at all, and put down what it is. Raises DataError."
         path, found = self.folder / name, {}
+        try: path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error: raise not_written(path.parent, error) from error
         def announce(part):
             found.update(fingerprint(part))
             self._add(name, found)
@@ -62,20 +64,25 @@ class Manifest:
     def adopt(self,
         names, # of files that are there
     ):
-        "Put down files as they are."
-        for name in names: self._add(name, {**fingerprint(self.folder / name), "kept": True})
+        "Begin the list with files as they are."
+        lines = [self._line(name, {**fingerprint(self.folder / name), "kept": True}) for name in names]
+        write_atomic(self.file, lambda part: part.write_bytes(b"".join(lines)))
+
+    @staticmethod
+    def _line(name, found):
+        text = json.dumps({"file": name, **found})
+        return f"{text} {zlib.crc32(text.encode()):08x}\n".encode()
 
     def _add(self, name, found):
-        "One more line, on the disk before the next step; never through a link that somebody put there."
-        text = json.dumps({"file": name, **found})
-        line = f"{text} {zlib.crc32(text.encode()):08x}\n".encode()
+        "One more line; the first one of a file is on the disk before the next step. Never through a link that somebody put there."
+        line = self._line(name, found)
         try:
             at = os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
             with os.fdopen(at, "r+b") as f:
                 cut_short = f.seek(0, os.SEEK_END) and (f.seek(-1, os.SEEK_END), f.read(1))[1] != b"\n"
                 f.write(b"\n" * bool(cut_short) + line)
                 f.flush()
-                os.fsync(f.fileno())
+                if "kept" not in found: os.fsync(f.fileno())  # a second line that is lost is no loss
         except OSError as error: raise not_written(self.file, error) from error
 
     def lines(self): # list of dicts

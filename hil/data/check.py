@@ -244,6 +244,9 @@ def check_folder(
     except DataError as error: return print(error) or 1
     print(report)
     if report.sheet is not None:
-        write_atomic(file, lambda part: report.sheet.save(part, "PNG"))
+        try: write_atomic(file, lambda part: report.sheet.save(part, "PNG"))
+        except DataError as error:
+            print(f"\nno camera sheet: {error}; name a file with --sheet")
+            return 0 if report.healthy and not sheet else 1
         print(f"\ncamera sheet: {file}")
     return 0 if report.healthy else 1

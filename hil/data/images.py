@@ -6,9 +6,12 @@
 __all__ = ['train_table', 'merge_truth', 'read_image', 'read_images', 'table_key', 'stamps', 'refresh', 'cached_images']
 
 # %% ../../nbs/1_data/01_images.ipynb #2486adc1
+import logging
+import math
 import os
 import shutil
 import tempfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
@@ -20,8 +23,9 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..core.errors import DataError
-from ..core.files import cache_home, put_folder
-from ..core.text import some
+from ..core.files import cache_home, make_room, not_written, put_folder
+from ..core.manifest import UNREADABLE, read_table
+from ..core.text import counted, some
 
 # %% ../../nbs/1_data/01_images.ipynb #aeed7337
 def train_table(
@@ -41,7 +45,7 @@ def merge_truth(
     "Join what only a rendering knows about its images, if the folder has truth.csv. Raises DataError."
     file = Path(table.attrs.get("root", "")) / "truth.csv"
     if not file.is_file(): return table
-    truth = pd.read_csv(file, keep_default_na=False)
+    truth = read_table(file, [], "Render the data set again.", keep_default_na=False)
     if "path" not in truth:
         raise DataError(f"{file}: expected a column path, found {some(truth.columns)}. Render the data set again.")
     truth = truth.drop_duplicates("path").set_index("path").drop(columns=list(table.columns), errors="ignore")
@@ -129,9 +133,11 @@ def refresh(
     block=512,     # rows decoded between two marks of what is done
     progress=True, # show a bar when it takes over five seconds
     resize="bilinear", # as in `read_image`
+    sums=None,     # uint32 [N], checksums of the rows of `pixels`: filled in place; a row that has another is damaged
 ) -> int: # rows that were decoded
-    "Decode the images that changed. Raises DataError that names the file that cannot be read; what is decoded stays."
+    "Decode what changed or was damaged. Raises DataError that names the file that cannot be read; what is decoded stays."
     now = stamps(files)
+    if sums is not None: _forget_damaged(pixels, seen, sums, workers)
     todo = np.flatnonzero((now != seen).any(1))
     bar = tqdm(total=len(todo), desc="decode images", delay=5, disable=not progress)
     def decode(i): pixels[i] = read_image(files[i], *pixels.shape[2:], resize).transpose(2, 0, 1)
@@ -140,23 +146,57 @@ def refresh(
             rows = todo[start:start + block]
             seen[rows] = 0                                        # half-written rows count as not decoded
             for _ in pool.map(decode, rows): bar.update()
+            if sums is not None: sums[rows] = [zlib.crc32(pixels[i]) for i in rows]
             seen[rows] = now[rows]
     return len(todo)
 
+
+def _forget_damaged(pixels, seen, sums, workers):
+    "Mark rows as not decoded that are not what was decoded."
+    rows = np.flatnonzero(seen.any(1))
+    with ThreadPoolExecutor(workers) as pool: found = list(pool.map(lambda i: zlib.crc32(pixels[i]), rows))
+    damaged = rows[np.array(found, np.uint32) != sums[rows]]
+    seen[damaged] = 0
+    if len(damaged):
+        logging.getLogger("hil").warning("%s of a pixel cache are damaged; they are decoded again",
+                                         counted(len(damaged), "row"))
+
 # %% ../../nbs/1_data/01_images.ipynb #bb5c6347
 def _arrays(folder, shapes):
-    "The arrays of a cache, mapped for reading and writing; made, all 0, where they are missing or were cut off."
-    def load(mode): return [np.load(folder / f"{name}.npy", mmap_mode=mode) for name in shapes]
-    try: return load("r") and load("r+")  # only "r" refuses a file that is too short: "r+" fills it up with zeros
-    except (FileNotFoundError, ValueError, EOFError): shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=folder.parent) as beside:
-        new = Path(beside) / folder.name
+    """The arrays of a cache, mapped for reading and writing; made, all 0, where they are missing, cut off or others.
+    Their space is taken before they are mapped: a full disk would end the process without a message."""
+    def load(mode):
+        found = [np.load(folder / f"{name}.npy", mmap_mode=mode) for name in shapes]
+        if any((x.dtype, *x.shape) != tuple(wanted) for x, wanted in zip(found, shapes.values())):
+            raise ValueError("arrays of another kind")
+        return found
+    try:
+        load("r")  # only "r" refuses a file that is too short: "r+" fills it up with zeros
+        for name in shapes: make_room(folder / f"{name}.npy", (folder / f"{name}.npy").stat().st_size)
+        return load("r+")
+    except UNREADABLE: shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = tempfile.TemporaryDirectory(prefix=".part-", dir=folder.parent)
+    except OSError as error: raise not_written(folder, error) from error
+    with beside as home:
+        new = Path(home) / folder.name
         new.mkdir()
-        for name, (dtype, *shape) in shapes.items():
-            np.lib.format.open_memmap(new / f"{name}.npy", "w+", dtype, tuple(shape)).flush()
+        for name, (dtype, *shape) in shapes.items(): _empty_array(new / f"{name}.npy", dtype, tuple(shape))
         put_folder(new, folder)
     return load("r+")
+
+
+def _empty_array(file, dtype, shape):
+    "An array of zeros on disk, with all the space that it will need. Raises DataError where there is none."
+    try:
+        with open(file, "wb") as f:
+            header = dict(descr=np.lib.format.dtype_to_descr(np.dtype(dtype)), fortran_order=False, shape=shape)
+            np.lib.format.write_array_header_1_0(f, header)
+            size = f.tell() + math.prod(shape) * np.dtype(dtype).itemsize
+        make_room(file, size)
+        os.truncate(file, size)
+    except OSError as error: raise not_written(file, error) from error
 
 
 def cached_images(
@@ -175,8 +215,10 @@ def cached_images(
     how = f"{height}x{width}" + (f" {resize}" if resize != "bilinear" else "")
     key = blake2b("\n".join([how, *map(str, files)]).encode(), digest_size=8).hexdigest()
     cache = Path(folder or cache_home() / "pixels") / key
-    shapes = {"pixels": (np.uint8, len(files), 3, height, width), "stamps": (np.int64, len(files), 2)}
+    shapes = {"pixels": (np.uint8, len(files), 3, height, width), "stamps": (np.int64, len(files), 2),
+              "sums": (np.uint32, len(files))}
+    workers = workers or os.cpu_count() or 1
     # opened again until nothing is left to do: another process may have put its own arrays there meanwhile
-    while refresh(files, *(arrays := _arrays(cache, shapes)), workers or os.cpu_count() or 1, 512, progress, resize):
+    while refresh(files, *(arrays := _arrays(cache, shapes))[:2], workers, 512, progress, resize, arrays[2]):
         for array in arrays: array.flush()
     return torch.from_numpy(np.load(cache / "pixels.npy", mmap_mode="c"))

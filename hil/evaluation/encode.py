@@ -60,7 +60,7 @@ def load_encoder(
                        notes=(f"No checkpoint was given: this is {name} as it is built, before any training.",),
                        trained=False)
     if not path.exists():
-        raise RunError(f"checkpoint = {str(checkpoint)!r}: no such file or folder; expected a run folder of this kit "
+        raise RunError(f"checkpoint = {str(path)!r}: no such file or folder; expected a run folder of this kit "
                        "(it holds config.json), or a file that torch.save wrote. "
                        f"Relative paths start from {Path.cwd()}")
     if path.is_dir() or (path.name in ("checkpoint.pt", "best.pt") and (path.parent / "config.json").is_file()):
@@ -85,7 +85,7 @@ def _of_run(path, model):
     if model not in ("", c.model):
         raise RunError(f"model = {model!r}: the run in {run.path} trained {c.model!r}; leave model empty")
     file = run.path / ("best.pt" if best else "checkpoint.pt")
-    if not file.is_file():
+    if run.checkpoint(file.name) is None:
         raise RunError(f"{run.path}: holds no {file.name}: no epoch was finished there; "
                        "go on with it (resume = True), or choose another run")
     net = build_model(c.model, "random", **model_options(c))

@@ -82,11 +82,15 @@ class Journal:
     def _load(self, images): # -> (first line, actions); a last line that was cut short is taken off the file
         text = self.path.read_bytes()
         whole = text[:text.rfind(b"\n") + 1]
-        again = "move it away to begin a new one"
-        try: head, *lines = map(json.loads, whole.splitlines())
-        except (ValueError, RecursionError) as error: raise ValueError(f"{self.path}: is no journal ({error}); {again}") from None
-        sound = isinstance(head, dict) and all(isinstance(head.get(k), list) for k in ("labels", "names"))
-        if not sound or head.get("journal") != 1 or not all(isinstance(x, dict) and "do" in x for x in lines):
+        again, lines = "move it away to begin a new one", []
+        for number, line in enumerate(whole.splitlines() or [b""], 1):
+            try: lines.append(json.loads(line))
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{self.path}: is no journal: line {number} cannot be read ({str(error)[:80]}). The "
+                                 f"{max(number - 2, 0)} actions before it are whole: delete this line and all "
+                                 f"after it to keep them, or {again}") from None
+        head, *lines = lines
+        if not isinstance(head, dict) or head.get("journal") != 1 or not {"images", "labels", "names"} <= set(head):
             raise ValueError(f"{self.path}: is no journal of this version; {again}")
         if head["images"] != images:
             raise ValueError(f"{self.path}: belongs to other images ({len(head['labels']):,}, here are "
@@ -96,12 +100,22 @@ class Journal:
 
     def _replay(self):
         "Play what has not been undone."
-        self.actions = []
-        for line in self.lines:
-            if line["do"] == "undo": self.actions = self.actions[:-1]
-            else: self.actions.append(line)
+        standing = []                                          # (line of the file, action)
+        for number, line in enumerate(self.lines, 2):
+            undo = isinstance(line, dict) and line.get("do") == "undo"
+            if not isinstance(line, dict) or (undo and not standing): raise self._bad_line(number, line)
+            if undo: standing.pop()
+            else: standing.append((number, line))
+        self.actions = [action for _, action in standing]
         self.labels, self.names = self.base, self.names0
-        for action in self.actions: self.labels, self.names = apply(self.labels, self.names, action)
+        for number, action in standing:
+            try: self.labels, self.names = apply(self.labels, self.names, action)
+            except (ValueError, TypeError, KeyError, IndexError) as error: raise self._bad_line(number, error) from None
+
+    def _bad_line(self, number, what):
+        return ValueError(f"{self.path}: line {number} is no action that can be played ({str(what)[:80]}). The "
+                          f"{number - 2} lines of actions before it are whole: delete this line and all after it to "
+                          "keep them, or move the file away to begin a new one")
 
     def _write(self, line): # appended and flushed to the disk; refused where somebody else has appended since
         if self.path:

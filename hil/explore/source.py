@@ -8,6 +8,7 @@ __all__ = ['REQUIRED', 'DEFAULTS', 'FORMATS', 'MOST_PIXELS', 'ShownLabels', 'joi
 import hashlib
 import io
 import json
+import logging
 import os
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -182,10 +183,34 @@ def _order(table):
     return np.lexsort((np.arange(len(table)), [MODALITIES.index(m) for m in table.modality], ~train)), int(train.sum())
 
 
-def _pick(file, *prefixes):
-    "The arrays of an epoch's file whose names start so: {modality: array} for each prefix."
+def _pick(run, epoch, *prefixes):
+    "The arrays of an epoch's file whose names start so: {modality: array} for each prefix. Raises RunError."
+    return run.read(f"epochs/{int(epoch):04d}.npz", lambda file: _arrays(file, prefixes))
+
+
+def _arrays(file, prefixes):
     found = load_npz(file, [f"{p}_{m}" for p in prefixes for m in MODALITIES])
     return [{m: found[f"{p}_{m}"] for m in MODALITIES if f"{p}_{m}" in found} for p in prefixes]
+
+
+def _names_and_sums(file):
+    with ZipFile(file) as z: return {i.filename: i.CRC for i in z.infolist()}
+
+
+def _whole_epochs(run, history): # -> list of int
+    "Epochs that can be shown: a damaged one is left out, with a line in the log. Raises RunError where none is left."
+    found, left_out = [], []
+    for e in history.epoch.astype(int):
+        name = f"epochs/{e:04d}.npz"
+        if not (run.path / name).exists() and not run.problem(name): continue
+        try: run.read(name, _names_and_sums)
+        except RunError as error: left_out.append(str(error))
+        else: found.append(e)
+    if left_out and not found: raise RunError(left_out[-1])
+    if not found:
+        raise RunError(f"{run.path}: no epoch is recorded yet; wait until the first one is there, then open it again")
+    for message in left_out: logging.getLogger("hil").warning("%s This epoch is left out.", message)
+    return found
 
 
 def from_run(
@@ -196,21 +221,17 @@ def from_run(
     run = Run(path)
     table, history = run.images, run.history
     check_inside(table.path, run.path / "images.csv")
-    def file(e):
-        return run.path / "epochs" / f"{int(e):04d}.npz"
-    epochs = [int(e) for e in history.epoch if file(e).is_file()]
-    if not epochs:
-        raise RunError(f"{run.path}: no epoch is recorded yet; wait until the first one is there, then open it again")
-    with ZipFile(file(epochs[-1])) as z: held = {i.filename: i.CRC for i in z.infolist()}
+    epochs = _whole_epochs(run, history)
+    held = run.read(f"epochs/{epochs[-1]:04d}.npz", _names_and_sums)
     if "features_visible.npy" not in held:
         raise RunError(f"{run.path}: epochs hold no features (the run had keep_features = False), so there is no map; "
                        "train with keep_features = True")
     order, n = _order(table)
     inverse = np.concatenate([np.flatnonzero(table.modality == m) for m in MODALITIES])  # as features are stored
     place = np.argsort(inverse)[order]
-    def features(e): return np.concatenate([*_pick(file(e), "features")[0].values()])[place].astype(np.float32)
+    def features(e): return np.concatenate([*_pick(run, e, "features")[0].values()])[place].astype(np.float32)
     def labels(e):
-        apart, final, sub = _pick(file(e), "labels", "final", "sub")
+        apart, final, sub = _pick(run, e, "labels", "final", "sub")
         if not apart: return compute_labels(features(e)[:n], table.modality.to_numpy()[order][:n], vars(run.config))
         direction = str(history.set_index("epoch").get("transfer_direction", pd.Series(dtype=str)).get(e, ""))
         target = "visible" if direction == "truth" else direction.partition("_to_")[2] or None

@@ -154,5 +154,9 @@ def load_checkpoint(
         raise ValueError(f"{path}: does not fit this model, nothing was loaded: {what}. Build the model that the file "
                          "was made with (name, size, settings); or, if the difference is meant, load_checkpoint(model, "
                          f"path, strict=False) takes the {report.loaded} entries that fit")
+    bad = [k for k, value in new.items() if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        raise ValueError(f"{path}: NaN or infinity in {', '.join(bad[:3])}{', ...' if len(bad) > 3 else ''}: this "
+                         "checkpoint is broken, or was trained to NaN; use one of an earlier epoch")
     model.load_state_dict(new, strict=False)
     return report

@@ -6,6 +6,7 @@ __all__ = ['log', 'HALF_WRITTEN', 'FREE', 'surroundings', 'Run']
 # %% ../../nbs/6_runs/02_folder.ipynb #e009d4e7
 import json
 import logging
+import os
 import re
 import shutil
 import sys
@@ -20,17 +21,17 @@ import torch
 from .. import __version__
 from ..core.errors import RunError
 from ..core.files import held, new_folder, not_written, refuse_if_held, save_npz
-from ..core.manifest import NAME, Manifest, fingerprint, read_table
+from ..core.manifest import NAME, Manifest, fingerprint
 from ..core.paths import writable_folder
 from ..core.text import counted
 from .config import Config, idle
-from .records import FORMAT, LOST, Records, arrays_of
+from .records import FORMAT, LOST, Records
 from .same_images import image_changes, image_prints
 
 # %% ../../nbs/6_runs/02_folder.ipynb #1760f93b
 log = logging.getLogger("hil")
 # what a process that was killed leaves behind
-HALF_WRITTEN = re.compile(r"\.[0-9]+-([0-9]+-)?(config\.json|(images|files|history)\.csv|(checkpoint|best)\.pt|"
+HALF_WRITTEN = re.compile(r"\.[0-9]+-([0-9]+-)?(config\.json|(images|files|history)\.csv|(checkpoint|best)\.pt|manifest\.jsonl|"
                           r"[0-9]+\.npz)")
 # settings that change no result; where the data lies is one of them as long as its content is the same
 FREE = {"run_dir", "resume", "device", "gradient_checkpointing", "compile", "data_root"}
@@ -38,7 +39,8 @@ FREE = {"run_dir", "resume", "device", "gradient_checkpointing", "compile", "dat
 
 def surroundings() -> dict:
     "What may change the last digits of a result, beside the settings."
-    return dict(torch=torch.__version__, threads=torch.get_num_threads(), cpu=torch.backends.cpu.get_cpu_capability(),
+    return dict(torch=torch.__version__, threads=torch.get_num_threads(),
+                processes=int(os.environ.get("WORLD_SIZE", 1)), cpu=torch.backends.cpu.get_cpu_capability(),
                 gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else "")
 
 # %% ../../nbs/6_runs/02_folder.ipynb #369cdf1a
@@ -138,32 +140,42 @@ class Run(Records):
     def _mend(self):
         "What is damaged stops the run, except for what can be written again or is not needed to go on."
         for name, problem in self.manifest.problems().items():
-            state = self.checkpoint() if name in ("history.csv", "best.pt") else None
-            if name == "history.csv" and state and "history" in state:
-                log.warning("%s %s; it is written again from checkpoint.pt", self.path / name, problem)
-                self.manifest.keep(name, lambda p, text=state["history"]: p.write_text(text, encoding="utf-8"))
-            elif name.startswith("epochs/"): log.warning("%s", self.broken(name, problem))
-            elif name == "best.pt" and (state or {}).get("best"): pass                # it is about to be copied again
-            elif name == "best.pt" and not self.config.reload_epoch: log.warning("%s", self.broken(name, problem))
-            else: raise self.broken(name, problem)
+            error = self.broken(name, problem)
+            if name == "history.csv": self._write_history_again(error)
+            elif name == "best.pt" and (self.checkpoint() or {}).get("best"): pass    # it is about to be copied again
+            elif name.startswith("epochs/"): log.warning("%s", error)
+            elif name == "best.pt" and not self.config.reload_epoch: log.warning("%s", error)
+            else: raise error
+
+    def _write_history_again(self, error):
+        "The checkpoint holds the history up to its epoch, since hil 0.3; where it does not, the damage stands."
+        state = self.checkpoint() or {}
+        if "history" not in state: raise error
+        log.warning("%s It is written again now.", error)
+        self.manifest.keep("history.csv", lambda p: p.write_text(state["history"], encoding="utf-8"))
 
     def _adopt(self):
         "Begin a manifest in the folder of an older version: from now on its files are compared with what they are today."
         names = [name for name in LOST if (self.path / name).is_file()]
-        for name in ("images.csv", "history.csv"): getattr(self, name.partition(".")[0])
-        for name in {"checkpoint.pt", "best.pt"} & set(names): self.checkpoint(name)
-        epochs = sorted(f"epochs/{file.name}" for file in self.path.glob("epochs/*.npz"))
-        for name in epochs: self.read(name, arrays_of)
+        broken = None
+        for name in names:
+            try: self.look_at(name)
+            except RunError as error:
+                if name != "history.csv": raise
+                broken = error
+        for file in sorted(self.path.glob("epochs/*.npz")):
+            try: self.look_at(f"epochs/{file.name}")
+            except RunError as error: log.warning("%s", error)
+            else: names.append(f"epochs/{file.name}")
         log.warning("%s: has no %s (hil %s wrote it): its %s are taken as they are", self.path, NAME,
-                    self.about.get("version"), counted(len(names) + len(epochs), "file"))
-        self.manifest.adopt([*names, *epochs])
+                    self.about.get("version"), counted(len(names), "file"))
+        self.manifest.adopt(names)
+        if broken: self._write_history_again(broken)
 
     def _same_images(self, images):
         "Refuse other images than the run began with. Raises RunError that says what has changed."
         before = prints = None
-        if (self.path / "files.csv").is_file() and "root" in images.attrs:
-            before = self.read("files.csv", lambda file: read_table(file, ["path", "size", "mtime_ns", "blake2b"], "",
-                                                                    dtype={"blake2b": str}, keep_default_na=False))
+        if "root" in images.attrs and (before := self.files) is not None:
             prints = image_prints(images, before)
         if changed := image_changes(self.images, images, before, prints):
             raise RunError(f"{self.path}: cannot go on with other images than it began with: {'; '.join(changed)}. "

@@ -24,7 +24,8 @@ FORMAT = 1  # of the run folder
 LOST = {"config.json": "Without it the run cannot be opened: put back a copy of it.",
         "images.csv": "Without it nobody knows which picture a row belongs to: put back a copy of it.",
         "files.csv": "Without it nobody can tell whether the images are still the same: put back a copy of it.",
-        "history.csv": "Going on with the run (resume = True) writes it again from checkpoint.pt; or put back a copy.",
+        "history.csv": "Going on with the run (resume = True) writes it again from checkpoint.pt, if hil 0.3 or later wrote "
+                       "that; or put back a copy.",
         "checkpoint.pt": "Without it the run cannot go on, and its last model is lost: put back a copy, or begin "
                          "another run.",
         "best.pt": "The model of the best epoch is lost: put back a copy, or use checkpoint.pt, the last epoch.",
@@ -103,6 +104,12 @@ class Records:
                                                                keep_default_na=False))
 
     @property
+    def files(self): # DataFrame: what the images' files were; None in runs of an older version
+        if not (self.path / "files.csv").exists() and not self.problem("files.csv"): return None
+        return self.read("files.csv", lambda file: read_table(file, ["path", "size", "mtime_ns", "blake2b"],
+            LOST["files.csv"], dtype={"blake2b": str}, keep_default_na=False))
+
+    @property
     def history(self): # DataFrame: a row an epoch
         file = self.path / "history.csv"
         if not file.exists() and not self.problem(file.name): return pd.DataFrame({"epoch": []})
@@ -123,9 +130,15 @@ class Records:
         if not (self.path / name).exists() and not self.problem(name): return None
         state = self.read(name, lambda file: torch.load(file, map_location="cpu", weights_only=True))
         if not isinstance(state, dict) or "epoch" not in state: raise self.broken(name, "holds no epoch of a run")
-        bad = [k for k, x in state.get("model", {}).items() if x.is_floating_point() and not x.isfinite().all()]
+        bad = [k for k, x in dict(state.get("model", {})).items() if x.is_floating_point() and not x.isfinite().all()]
         if bad: raise self.broken(name, f"holds NaN or infinity in {some(bad, 3)}")
         return state
+
+    def look_at(self, name): # of a file in the folder
+        "Read a file to see whether it can be read. Raises RunError."
+        if name.endswith(".pt"): self.checkpoint(name)
+        elif name.endswith(".npz"): self.read(name, arrays_of)
+        elif name.endswith(".csv"): getattr(self, name.removesuffix(".csv"))
 
 
 def arrays_of(

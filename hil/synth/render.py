@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from ..core.errors import DataError
 from ..core.files import cache_home, put_folder, write_atomic
+from ..core.manifest import read_json, read_table
 from ..core.paths import given_path, writable_folder
 from ..core.room import need_disk
 from .people import draw_person
@@ -99,7 +100,7 @@ def complete(root, manifest):
     "True if `root` holds this rendering in full, False if it may be written to; ValueError if it holds something else."
     for name in ("synth.json", "exp/plan.json"):
         if not (root / name).exists(): continue
-        found = json.loads((root / name).read_text())
+        found = read_json(root / name, "Delete that folder to render it anew, or choose another root.")
         differ = [f"{k} is {str(found.get(k)):.80}, not {str(manifest[k]):.80}"
                   for k in manifest if found.get(k) != manifest[k]]
         if differ:
@@ -202,4 +203,4 @@ def load_truth(
     root, # folder of `render`
 ):
     "Ground truth of every picture as a DataFrame, one row per file."
-    return pd.read_csv(Path(root) / "truth.csv", keep_default_na=False)
+    return read_table(Path(root) / "truth.csv", ["path"], "Render the data set again.", keep_default_na=False)

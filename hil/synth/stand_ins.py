@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..core.manifest import read_json
 from ..core.paths import writable_folder
 from .people import draw_person
 from .render import write
@@ -164,7 +165,8 @@ def write_layout(
         raise ValueError(f"people={people}, images={images}: a stand-in has at most 100,000 people times images; lower one")
     root, plan = writable_folder(root, "root"), PLANS[layout](people, images, seed)
     manifest = {"layout": layout, "people": people, "images": images, "seed": seed, "counts": plan.counts, **plan.more}
-    if (root / "synth.json").is_file() and json.loads((root / "synth.json").read_text()) == manifest: return root
+    again = "Delete that folder to render it anew, or choose another root."
+    if (root / "synth.json").is_file() and read_json(root / "synth.json", again) == manifest: return root
     if root.exists() and any(root.iterdir()):
         raise ValueError(f"{root} is not empty, and not this stand-in: choose another root, or delete that folder")
     backdrops = all_backdrops()

@@ -53,7 +53,7 @@ class Trainer:
         writable_folder(cache_home(), "HIL_HOME")
         with distributed.first_alone():
             self.run = Run.resume(config) if config.resume else Run.check_free(config.run_dir)
-        self.ready, self.claims = False, ExitStack()
+        self.ready, self.place, self.claims = False, None, ExitStack()
 
     def fit(self): # -> Run
         "Train every epoch that is not recorded yet."
@@ -67,15 +67,15 @@ class Trainer:
 
     def claim(self): # -> Path, or None on other ranks
         "Take the folder of the run before anything is read or rendered: whoever comes second is refused at once."
-        if distributed.rank() > 0: return None
-        if not hasattr(self, "place"): self.place = self.config.run_dir
-        if not self.claims._exit_callbacks:
-            self.place = self.claims.enter_context(Run.claimed(self.place, resume=self.run is not None))
+        if self.place is None and distributed.rank() == 0:
+            where = self.run.path if self.run else self.config.run_dir
+            self.place = self.claims.enter_context(Run.claimed(where, resume=self.run is not None))
         return self.place
 
     def close(self):
         "Let go of the run's folder; `fit` does so at its end."
         self.claims.close()
+        self.place = None
 
     def epochs(self):
         "Every epoch that is not recorded yet, one after the other."
@@ -162,14 +162,13 @@ class Trainer:
 
     def say_rates(self, before): # Config that the run had until now
         "A longer schedule drops the rate later: say which epochs had another one than in a run that began so."
-        done = range(self.run.checkpoint()["epoch"] if self.run.checkpoint() else 0)
-        differ = [e + 1 for e in done if learning_rate(before, e) != learning_rate(self.config, e)]
-        if before.epochs != self.config.epochs:
-            log.warning("%s: %d epochs in place of %d; the rate drops after epoch %d. %s", self.run.path,
-                        self.config.epochs, before.epochs, round(self.config.lr_drop * self.config.epochs),
-                        f"Epochs {some(differ)} were trained at a lower rate already, so this is not the run that "
-                        f"{self.config.epochs} epochs from the start would have been" if differ else
-                        "So far it is the run that it would have been from the start")
+        if before.epochs == self.config.epochs or distributed.rank() > 0: return
+        done = (self.run.checkpoint() or {"epoch": 0})["epoch"]
+        differ = [e + 1 for e in range(done) if learning_rate(before, e) != learning_rate(self.config, e)]
+        log.warning("%s: %d epochs in place of %d. %s", self.run.path, self.config.epochs, before.epochs,
+                    f"Epochs {some(differ)} were trained at the rate of the shorter schedule (lr_drop is a share of all "
+                    "epochs): this is not the run that began with the longer one" if differ else
+                    "The epochs so far are those of a run that began with the longer schedule")
 
     def start(self): # -> int: epochs that are done
         "Everything as the last recorded epoch left it; a new run records its untrained model as epoch 0."
