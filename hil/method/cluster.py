@@ -12,6 +12,8 @@ from scipy.sparse import coo_array, issparse
 from scipy.sparse.csgraph import connected_components
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 
+from ..core.ids import checked_ids, checked_labels, common_codes, decoded
+
 # %% ../../nbs/4_method/02_cluster.ipynb #7d6b952f
 def _lines(distance, eps):
     "Ends (i, j), i != j, of every pair with distance <= eps; what a sparse matrix does not store is far."
@@ -46,28 +48,48 @@ def pseudo_labels(
     return np.where(labels == n, -1, labels)
 
 # %% ../../nbs/4_method/02_cluster.ipynb #aa3a725c
+def _labels_and_people(labels, pids):
+    "Labels and identities of the same images as int64 [N], and the names of the identities."
+    labels = checked_labels("labels", labels)
+    pids, names = common_codes(pids=checked_ids("pids", pids, len(labels), where=", one for each label"))
+    return labels, pids["pids"], names
+
+def _number_of_clusters(labels):
+    "C of labels 0..C-1; a number above that of the images is refused before anything of that size is made."
+    top = int(labels.max(initial=-1))
+    if top < max(len(labels), 1): return top + 1
+    raise ValueError(f"labels: cluster {top} among {len(labels)} images; number the clusters 0..C-1 without gaps")
+
 def majority_pids(
     labels, # [N] cluster of every image, -1 = outlier
-    pids,   # [N] true identities
+    pids,   # [N] true identities, numbers or texts, -1 = unknown: has no say
 ):          # -> array [C]: the commonest identity of each cluster 0..C-1 (of equally common ones the smallest)
-    "The person that each cluster stands for, for measuring purity (HIL section 3.1) where the truth is known."
-    labels, pids = np.asarray(labels), np.asarray(pids)
-    inside = np.stack([labels, pids])[:, labels >= 0]
+    "The person that each cluster stands for (HIL section 3.1), -1 where nobody in it is known; raises ValueError."
+    labels, pids, names = _labels_and_people(labels, pids)
+    n_clusters = _number_of_clusters(labels)
+    inside = np.stack([labels, pids])[:, (labels >= 0) & (pids >= 0)]
     (clusters, people), counts = np.unique(inside, axis=1, return_counts=True)
     order = np.lexsort((people, -counts, clusters))
-    return people[order][np.unique(clusters[order], return_index=True)[1]]
+    filled, first = np.unique(clusters[order], return_index=True)
+    majority = np.full(n_clusters, -1)
+    majority[filled] = people[order][first]
+    return decoded(majority, names)
 
 def cluster_quality(
-    labels, # [N] cluster of every image, -1 = outlier
-    pids,   # [N] true identities
+    labels, # [N] cluster of every image, any codes, -1 = outlier
+    pids,   # [N] true identities, numbers or texts, -1 = unknown: such an image counts in the numbers only
 ):          # -> dict: ari and ami (each outlier its own cluster), purity (without outliers), n_clusters, n_outliers
-    "How well the coarse clusters (HIL section 3.1) agree with the truth; purity is NaN where there is no cluster."
-    labels, pids = np.asarray(labels), np.asarray(pids)
-    out, n_clusters = labels < 0, int(labels.max(initial=-1)) + 1
-    alone = np.where(out, n_clusters + np.cumsum(out), labels)
-    right = majority_pids(labels, pids)[labels[~out]] == pids[~out] if n_clusters else np.array([np.nan])
-    return dict(ari=adjusted_rand_score(pids, alone), ami=adjusted_mutual_info_score(pids, alone),
-                purity=float(right.mean()), n_clusters=n_clusters, n_outliers=int(out.sum()))
+    "How well the coarse clusters (HIL section 3.1) agree with the truth; NaN where there is nothing to judge by."
+    labels, pids, _ = _labels_and_people(labels, pids)
+    codes, number = np.unique(labels, return_inverse=True)
+    out, n_clusters = labels < 0, int((codes >= 0).sum())
+    labels = np.where(out, -1, number - (len(codes) - n_clusters))
+    alone, known, inside = np.where(out, n_clusters + np.cumsum(out), labels), pids >= 0, ~out & (pids >= 0)
+    right = majority_pids(labels, pids)[labels[inside]] == pids[inside]
+    scores = {name: score(pids[known], alone[known]) if known.any() else np.nan
+              for name, score in (("ari", adjusted_rand_score), ("ami", adjusted_mutual_info_score))}
+    return dict(**scores, purity=float(right.mean()) if inside.any() else np.nan, n_clusters=n_clusters,
+                n_outliers=int(out.sum()))
 
 # %% ../../nbs/4_method/02_cluster.ipynb #5f54ef97
 def _as_tensor(features):
@@ -78,10 +100,8 @@ def _as_tensor(features):
 
 def _checked_labels(labels, n):
     "Labels as int64 [n] and the number of clusters C; all of 0..C-1 must occur."
-    labels = np.asarray(labels.cpu() if isinstance(labels, torch.Tensor) else labels).astype(np.int64)
-    if labels.shape != (n,):
-        raise ValueError(f"labels must have shape [{n}], one per row of features, got {list(labels.shape)}")
-    sizes = np.bincount(labels[labels >= 0])
+    labels = checked_labels("labels", labels, n, ", one per row of features")
+    sizes = np.bincount(labels[labels >= 0], minlength=_number_of_clusters(labels))
     if len(sizes) == 0:
         raise ValueError("labels: every image is an outlier (-1): there is no cluster; raise eps or lower min_samples")
     if (sizes == 0).any():
