@@ -149,8 +149,8 @@ def _meets(q_camids, g_camids, never, removed=None):
     strange = [pair for pair in never if any(isinstance(x, str) != (c.dtype.kind == "U")
                                              for x, c in zip(pair, (q_camids, g_camids)) if len(c))]
     if strange:
-        raise ValueError(f"never = {strange[0]}: the cameras are named otherwise, {q_camids[0]!r} and {g_camids[0]!r}; "
-                         "name the pairs as the cameras, or give never = ()")
+        raise ValueError(f"never = {strange[0]}: the cameras are named otherwise ({list(q_camids[:1])}, "
+                         f"{list(g_camids[:1])}); name the pairs as the cameras, or give never = ()")
     for q, g in never: meets[np.ix_(np.asarray(q_camids) == q, np.asarray(g_camids) == g)] = False
     return meets
 
