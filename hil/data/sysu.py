@@ -238,8 +238,8 @@ def _official(paths, permutation, pid, cam, trial, shots):
     "Index of the images that the official permutation draws from one folder, found by the number in their names."
     strange = [p for p in paths if not re.fullmatch("[0-9]{1,9}", Path(p).stem)]
     if strange:
-        raise DataError(f"{strange[0]}: official draws name images by number, as in 0001.jpg. Copy the images under their "
-                        "original names, or use permutation=None (draws = \"seeded\").")
+        raise DataError(f"{strange[0]}: official draws name images by number, as in 0001.jpg. Copy the images under "
+                        "their original names, or use permutation=None (draws = \"seeded\").")
     number = {int(Path(p).stem): i for i, p in paths.items()}
     perm = permutation.get((cam, pid), np.empty((0, 0), int))
     drawn = perm[trial, :shots].tolist() if trial < len(perm) else []

@@ -80,8 +80,8 @@ def load_encoder(
 def _resized(report, net):
     "What to say about a file whose positions were made for images of another size."
     if not report.resized: return ()
-    return (f"The file was made for images of another size: {report.resized[0]} were interpolated for {net.height} x "
-            f"{net.width} pixels. hil.models.build.build_model(name, file, height=..., width=...) takes them as they are.",)
+    return (f"The file was made for images of another size: {report.resized[0]} was interpolated for {net.height} x "
+            f"{net.width} pixels. build_model(name, file, height=..., width=...) takes it as it is.",)
 
 
 def _of_run(path, model):

@@ -114,8 +114,8 @@ def _nothing_to_find(ids, names, rule):
     def shown(name): return f"{name} holds {some(np.unique(told[name]), 3)}"
     right = int((ids["q_pids"][:, None] == ids["g_pids"]).sum())
     if not right:
-        return ValueError("no query has a right image in the gallery; do q_pids and g_pids name people in the same way? "
-                          f"{shown('q_pids')}; {shown('g_pids')}")
+        return ValueError("no query has a right image in the gallery; do q_pids and g_pids name people in the same "
+                          f"way? {shown('q_pids')}; {shown('g_pids')}")
     return ValueError(f"no query has a right image in the gallery: {counted(right, 'pair')} of a query and an image "
                       f"of its person were there, but {rule}. Look at the cameras: {shown('q_camids')}; "
                       f"{shown('g_camids')}")

@@ -103,8 +103,8 @@ def cluster_advice(
         return (f"two clusters of min_samples = {min_samples} images need {2 * min_samples}, there are {n}: "
                 f"add images, or lower min_samples to at most {max(n // 2, 1)}")
     if isinstance(k1, int) and 2 * k1 > n:
-        return (f"k1 = {k1} makes most of {n} images neighbours of each other, so that no eps tells them apart: lower k1, "
-                "to about the number of images that one person has")
+        return (f"k1 = {k1} makes most of {n} images neighbours of each other, so that no eps tells them apart: "
+                "lower k1, to about the number of images that one person has")
     return "raise eps, or lower min_samples" if 2 * (labels < 0).sum() > n else "lower eps"
 
 # %% ../../nbs/4_method/02_cluster.ipynb #5f54ef97

@@ -185,7 +185,7 @@ def transfer_quality(
     labels=None,    # [N] source clusters; given, its outliers do not count in the coverage
 ):                  # -> dict: precision (NaN where nobody known got a label), coverage
     """Share of the received labels that are right, and share of the (clustered) rows that received one (HIL section 4).
-    Where the row's person or the cluster's is unknown (-1), nobody can say whether the label is right: it is left out."""
+    Where the row's or the cluster's person is unknown (-1), nobody can say if the label is right: it is left out."""
     new = checked_ids("new_labels", new_labels, unknown="no label", text=False)
     n, people = len(new), checked_ids("prototype_pids", prototype_pids)
     if new.max(initial=-1) >= len(people):

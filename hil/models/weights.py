@@ -21,7 +21,7 @@ from .pickles import read_file
 WRAPPERS = ("state_dict", "model", "teacher", "net")  # SDCL and HIL; this kit and timm; DINO and TransReID-SSL; AGW
 
 
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "encoder.")  # several GPUs, torch.compile, wrappers
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "encoder.")  # of several GPUs, torch.compile ...
 
 
 def _is_state(x): return isinstance(x, dict) and any(isinstance(v, torch.Tensor) for v in x.values())
@@ -33,7 +33,7 @@ def _inner(saved):
     others = [] if _is_state(saved) else [k for k, v in saved.items() if _is_state(v)]
     if len(others) > 1:
         raise ValueError(f"weights under several names: {', '.join(map(str, others))}. Keep those you mean in a file of "
-                         f"their own: torch.save(hil.models.pickles.read_file(path)[{others[0]!r}], 'weights.pth')")
+                         f"their own: torch.save(hil.models.weights.read_file(path)[{others[0]!r}], 'weights.pth')")
     return next(iter(others), None)
 
 
@@ -43,7 +43,7 @@ def _as_tensor(v): return torch.from_numpy(v) if isinstance(v, np.ndarray) and v
 def unwrap(
     saved, # what was in the file
 ): # ({name: Tensor}, names that lie outside of the backbone)
-    "The weights inside: wrappers opened, shared prefixes and `backbone.` taken off. Raises ValueError if there are none."
+    "The weights inside: wrappers opened, shared prefixes and `backbone.` taken off. Raises ValueError without any."
     while isinstance(saved, dict) and (inner := _inner(saved)) is not None: saved = saved[inner]
     entries = {k: _as_tensor(v) for k, v in saved.items() if isinstance(k, str)} if isinstance(saved, dict) else {}
     state = {k: v for k, v in entries.items() if isinstance(v, torch.Tensor)}
@@ -113,7 +113,7 @@ def check_sound(
     value, # Tensor of the file
     mine, # Tensor of the model
 ):
-    "Refuse what torch would copy into a weight without a word: half of a complex number, NaN, codes of a quantised layer."
+    "Refuse what torch would copy without a word: half of a complex number, NaN, the codes of a quantised layer."
     def refuse(what): raise ValueError(f"{name} {what}")
     if value.layout != torch.strided or value.is_nested:
         refuse(f"is sparse ({value.layout}), and weights must be dense: save it again with .to_dense()")
@@ -121,11 +121,12 @@ def check_sound(
     if value.is_meta: refuse("holds no numbers, it was saved from the device meta: save the weights again")
     if value.is_complex(): refuse(f"is complex ({value.dtype}), and weights are real: save the part that is meant")
     if not mine.is_floating_point(): return
-    if not value.is_floating_point(): refuse(f"holds whole numbers ({value.dtype}), as of a quantised layer: save float32")
+    if not value.is_floating_point():
+        refuse(f"holds whole numbers ({value.dtype}), as of a quantised layer: save the weights in float32")
     bad = int((~torch.isfinite(value.to(mine.dtype))).sum())
     if bad:
-        refuse(f"holds {bad} of {value.numel()} values that are NaN or infinite in {mine.dtype}: its training had failed, "
-               "or the file is damaged; take an earlier checkpoint")
+        refuse(f"holds {bad} of {value.numel()} values that are NaN or infinite in {mine.dtype}: its training had "
+               "failed, or the file is damaged; take an earlier checkpoint")
 
 
 def match_state(
