@@ -29,7 +29,7 @@ class StoredType:
     def __init__(self, code, *_):
         code = code.decode() if isinstance(code, bytes) else code
         if not isinstance(code, str) or not re.fullmatch(self.known, code):
-            raise pickle.UnpicklingError(f"an array of the type {code!r}")
+            raise pickle.UnpicklingError(f"strange: an array of the type {code!r}.")
         self.code = code
 
     def __setstate__(self, state): # (version, byte order, ...)
@@ -46,7 +46,7 @@ class StoredType:
         if isinstance(data, str): data = data.encode("latin1")
         expected = size if self.dtype == object else size * self.dtype.itemsize
         if min(shape, default=0) < 0 or len(data) != expected or isinstance(data, list) != (self.dtype == object):
-            raise pickle.UnpicklingError(f"an array {shape} of {self.code} in {len(data)} bytes or objects")
+            raise pickle.UnpicklingError(f"strange: an array {shape} of {self.code} in {len(data)} bytes.")
         if not expected: return np.zeros(shape, self.dtype)
         if self.dtype != object: return np.frombuffer(data, self.dtype).reshape(shape, order=order).copy()
         out = np.empty(size, object)
@@ -56,7 +56,7 @@ class StoredType:
 
 class StoredName:
     "Stands in for numpy's class of arrays, which a file names and never calls."
-    def __new__(cls, *_): raise pickle.UnpicklingError("an array made by numpy's constructor")
+    def __new__(cls, *_): raise pickle.UnpicklingError("strange: an array made by numpy's constructor.")
 
 
 class StoredArray:
@@ -167,14 +167,16 @@ def refusal(path, error): # -> sentence
     could = f"holds a Python object ({name}), and reading it could run code. Nothing was run."
     loaded = f"torch.load({str(path)!r}, map_location='cpu', weights_only=False)"
     if name and (name.split(".")[0] in RUNS or "." not in name):
-        return (f"asks to call {name} when it is read, as no file of weights needs to, and that could run code. Nothing "
-                "was run. Do not load it in another way; get the weights from another source")
+        return (f"asks to call {name} when it is read, as no file of weights needs to, and that could run code. "
+                "Nothing was run. Do not load it in another way; get the weights from another source")
     if name:
         way = way_to_weights(outline(path))
         where = f", in the folder of the project that wrote it (it must find {name}),"
         if way is None:
             return f"{could} No weights were found beside it. If you trust the file, look{where} at {loaded}"
         return f"{could} If you trust the file, keep its weights only: run{where} {save(loaded + way)}"
+    if strange := re.search(r"strange: (.*)\.", text):
+        return f"holds {strange[1]}, as no file of weights needs to. Nothing was run. Get it from another source"
     if "TorchScript" in text:
         return ("a TorchScript program, not weights. If you trust the file: "
                 + save(f"torch.jit.load({str(path)!r}, map_location='cpu').state_dict()"))

@@ -200,16 +200,16 @@ class VitIcs(TwoStems):
         stem, token, depth = entry("patch_embed.proj.weight"), entry("cls_token"), len(self.base.blocks)
         blocks = {m[1] for k in state if (m := re.match(r"(?:base\.)?blocks\.(\d+)\.", k))}
         if token is not None and token.shape[-1] != (dim := self.base.cls_token.shape[-1]):
-            return (f"Its tokens have {token.shape[-1]} numbers, the model's {dim}: set model to the network of that width "
-                    '("vit_base_ics" has 768, "vit_small_ics" 384, "vit_tiny_ics" 96)')
+            return (f"Its tokens have {token.shape[-1]} numbers, the model's {dim}: set model to the network of that "
+                    'width ("vit_base_ics" has 768, "vit_small_ics" 384, "vit_tiny_ics" 96)')
         if stem is not None and stem.ndim == 4 and stem.shape[1] == 3:
-            return ("Its stem is one plain convolution of 16 x 16 pixels, as of ViT and TransReID; this network has the "
-                    "convolutional stem ICS: use TransReID-SSL's files with ics in their names")
+            return ("Its stem is one plain convolution of 16 x 16 pixels, as of ViT and TransReID; this network has "
+                    "the convolutional stem ICS: use TransReID-SSL's files with ics in their names")
         if blocks and len(blocks) != depth:
             return f"It has {len(blocks)} blocks, the model {depth}: build the model with that depth"
         if any("sie_embed" in k for k in state):
-            return ("It was trained with TransReID's embedding of cameras (SIE), which this network does not have. Train "
-                    "it with MODEL.SIE_CAMERA False and MODEL.SIE_VIEW False; or leave the embedding out, which changes "
-                    "its features: from hil.models.weights import read_file, unwrap; torch.save({k: v for k, v in "
-                    "unwrap(read_file(path))[0].items() if 'sie_embed' not in k}, 'without_sie.pth')")
+            return ("It was trained with TransReID's embedding of cameras (SIE), which this network does not have. "
+                    "Train it with MODEL.SIE_CAMERA False and MODEL.SIE_VIEW False; or leave the embedding out, which "
+                    "changes its features: from hil.models.weights import read_file, unwrap; torch.save({k: v for k, v "
+                    "in unwrap(read_file(path))[0].items() if 'sie_embed' not in k}, 'without_sie.pth')")
         return ""

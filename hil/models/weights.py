@@ -32,8 +32,8 @@ def _inner(saved):
     if known := next((w for w in WRAPPERS if isinstance(saved.get(w), dict)), None): return known
     others = [] if _is_state(saved) else [k for k, v in saved.items() if _is_state(v)]
     if len(others) > 1:
-        raise ValueError(f"weights under several names: {', '.join(map(str, others))}. Keep those you mean in a file of "
-                         f"their own: torch.save(hil.models.weights.read_file(path)[{others[0]!r}], 'weights.pth')")
+        raise ValueError(f"weights under several names: {', '.join(map(str, others))}. Keep those you mean in a file "
+                         f"of their own: torch.save(hil.models.weights.read_file(path)[{others[0]!r}], 'weights.pth')")
     return next(iter(others), None)
 
 
