@@ -189,7 +189,8 @@ X = torch.ones(2, 3)
 UNSOUND = {"NaN": (X * torch.nan, "6 of 6 values that are NaN or infinite"), "inf": (X / 0, "NaN or infinite"),
            "beyond float32": (X.double() * 1e300, "NaN or infinite in torch.float32"),
            "complex": (X + 0j, "is complex"), "sparse": (X.to_sparse(), "is sparse"),
-           "codes": (X.to(torch.int8), "whole numbers"), "bools": (X > 0, "whole"), "meta": (X.to("meta"), "holds no numbers"),
+           "codes": (X.to(torch.int8), "whole numbers"), "bools": (X > 0, "whole"),
+           "meta": (X.to("meta"), "holds no numbers"),
            "quantised": (torch.quantize_per_tensor(X, .1, 0, torch.qint8), "quantised")}
 
 

@@ -155,9 +155,10 @@ def _meets(q_camids, g_camids, never, removed=None):
     return meets
 
 
-def _sides(what, queries, gallery):
-    "Ids of queries and gallery as they are to be read, then as common numbers, -1 = unknown."
-    sides = {f"q_{what}": checked_ids(f"q_{what}", queries), f"g_{what}": checked_ids(f"g_{what}", gallery)}
+def _sides(what, queries, gallery, shape):
+    "Ids of [Q, G] queries and gallery as they are to be read, then as common numbers, -1 = unknown."
+    given = zip((f"q_{what}", f"g_{what}"), (queries, gallery), shape)
+    sides = {name: checked_ids(name, ids, n, where=", one for each image") for name, ids, n in given}
     return *sides.values(), *common_codes(**sides)[0].values()
 
 
@@ -183,8 +184,9 @@ def retrieval_sheet(
 ) -> Figure:
     "Queries and their first k results, right and wrong marked (SYSU-MM01's camera rule, or `removed`)."
     known = q_pids is not None and g_pids is not None
-    q_camids, g_camids, *_ = _sides("camids", q_camids, g_camids)
-    if known: q_pids, g_pids, asked, shows = _sides("pids", q_pids, g_pids)
+    shape = len(ranking), len(gallery_images)
+    q_camids, g_camids, *_ = _sides("camids", q_camids, g_camids, shape)
+    if known: q_pids, g_pids, asked, shows = _sides("pids", q_pids, g_pids, shape)
     meets = _meets(q_camids, g_camids, never, removed)
     tops = [np.asarray(r)[meets[q][np.asarray(r)]][:k] for q, r in enumerate(ranking)]
     right = [[bool(shows[i] == asked[q]) if known and min(shows[i], asked[q]) >= 0 else None for i in top]
@@ -219,10 +221,11 @@ def hardest_mistakes(
     removed=None # bool [Q, G] in place of `never`: images that a query ignores, from `left_out`
 ) -> Figure:
     "The queries of lowest average precision, their results, and where the right person came first."
-    q_camids, g_camids, *_ = _sides("camids", q_camids, g_camids)
-    q_pids, g_pids, asked, shows = _sides("pids", q_pids, g_pids)
+    distance = np.asarray(distance, float)
+    q_camids, g_camids, *_ = _sides("camids", q_camids, g_camids, distance.shape)
+    q_pids, g_pids, asked, shows = _sides("pids", q_pids, g_pids, distance.shape)
     meets = _meets(q_camids, g_camids, never, removed)
-    distance = np.where(meets, np.asarray(distance, float), np.inf)
+    distance = np.where(meets, distance, np.inf)
     order = np.argsort(distance, axis=1, kind="stable")
     same = (shows == asked[:, None]) & (shows >= 0)
     hit = np.take_along_axis(same & meets, order, 1)
