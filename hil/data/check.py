@@ -239,7 +239,7 @@ def check_folder(
     """
     file = given_path(sheet or f"{Path(root).resolve().name or 'root'}-sheet.png", "sheet")
     if file.suffix != ".png": raise RunError(f"sheet = {sheet!r}: expected the name of a .png file")
-    writable_folder(file.absolute().parent, "sheet")  # now, and not after all images were read
+    if sheet: writable_folder(file.absolute().parent, "sheet")  # now, and not after all images were read
     try: report = check(root, dataset, expect, None if everything else 400)
     except DataError as error: return print(error) or 1
     print(report)

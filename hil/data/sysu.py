@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VISIBLE_CAMS', 'INFRARED_CAMS', 'MODALITY', 'GALLERY_CAMS', 'SPLITS', 'log', 'SYSU_COUNTS', 'CAUSES', 'read_ids',
-           'report_problems', 'load_sysu', 'count_parts', 'counts', 'expected_of_sysu', 'query_gallery',
-           'read_permutation']
+           'report_problems', 'load_sysu', 'count_parts', 'counts', 'expected_of_sysu', 'cannot_search',
+           'query_gallery', 'read_permutation']
 
 # %% ../../nbs/1_data/00_sysu.ipynb #aedfd9dd
 import json
@@ -193,6 +193,24 @@ def _check_content(root, table, split_of, strict):
         log.warning("%s: %d identities only in visible, %d only in infrared images (allowed)", split, *alone)
 
 # %% ../../nbs/1_data/00_sysu.ipynb #86dc80fe
+def cannot_search(
+    table,  # as from `load_sysu`
+    split="test",  # as for `query_gallery`
+    mode="all",  # as for `query_gallery`
+) -> str:  # a sentence, "" if all is well
+    "Why there is nobody to search for, or nowhere to search."
+    rows = table[table.split == split]
+    seen = set(rows.camid)
+    query, pool = (int(rows.camid.isin(cams).sum()) for cams in (INFRARED_CAMS, GALLERY_CAMS[mode]))
+    if query and pool: return ""
+    found = f"split={split!r}, mode={mode!r}: expected query and gallery images, found {query} and {pool}. "
+    if rows.empty: return found + f"The table has the splits {sorted(table.split.unique())}."
+    other = seen & set(GALLERY_CAMS["all"]) and query
+    return found + (f"The people of {split!r} were seen by the cameras {some(sorted(seen), 9)}; queries come from "
+                    f"{some(INFRARED_CAMS)}, the gallery of {mode}-search from {some(GALLERY_CAMS[mode])}. "
+                    + ('Set search_mode = "all".' if other else "Use another split."))
+
+
 def query_gallery(
     table,  # as from `load_sysu`
     split="test",  # "test" to report, "val" to tune
@@ -208,10 +226,7 @@ def query_gallery(
             raise ValueError(f"{name}={value!r}: expected a whole number >= {low}.")
     rows = table[table.split == split].sort_values(["pid", "camid", "path"])
     query, pool = (rows[rows.camid.isin(cams)] for cams in (INFRARED_CAMS, GALLERY_CAMS[mode]))
-    if query.empty or pool.empty:
-        has = f"the splits {sorted(table.split.unique())} and the cameras {sorted(table.camid.unique().tolist())}"
-        raise ValueError(f"split={split!r}, mode={mode!r}: expected query and gallery images, found {len(query)} "
-                         f"and {len(pool)}. The table has {has}.")
+    if query.empty or pool.empty: raise ValueError(cannot_search(table, split, mode))
     rng, groups = random.Random(int(trial)), pool.groupby(["pid", "camid"]).groups
     if permutation is not None:
         picked = [_official(table.path[files], permutation, *key, trial, shots) for key, files in groups.items()]
@@ -222,6 +237,10 @@ def query_gallery(
 
 def _official(paths, permutation, pid, cam, trial, shots):
     "Index of the images that the official permutation draws from one folder, found by the number in their names."
+    strange = [p for p in paths if not re.fullmatch("[0-9]{1,9}", Path(p).stem)]
+    if strange:
+        raise DataError(f"{strange[0]}: official draws name images by number, as in 0001.jpg. Copy the images under "
+                        "their original names, or use permutation=None (draws = \"seeded\").")
     number = {int(Path(p).stem): i for i, p in paths.items()}
     perm = permutation.get((cam, pid), np.empty((0, 0), int))
     drawn = perm[trial, :shots].tolist() if trial < len(perm) else []
@@ -239,9 +258,25 @@ def read_permutation(
     if not Path(path).is_file():
         raise DataError(f"{path}: no such file. It comes with SYSU-MM01's evaluation code, as "
                         "data_split/rand_perm_cam.mat.")
-    try: cams = loadmat(path)["rand_perm_cam"].ravel()
-    except (KeyError, ValueError, TypeError, NotImplementedError):
-        raise DataError(f"{path}: not a MATLAB file with the variable rand_perm_cam. Copy it again from SYSU-MM01's "
-                        "evaluation code.") from None
-    return {(cam, pid): np.atleast_2d(perm).astype(int) for cam, ids in enumerate(cams, 1)
-            for pid, perm in enumerate(ids.ravel(), 1) if perm.size}
+    again = "Copy it again from SYSU-MM01's evaluation code (data_split/rand_perm_cam.mat)."
+    try: content = loadmat(path)
+    except NotImplementedError:
+        raise DataError(f"{path}: saved in MATLAB's format 7.3, which is not read here. {again}") from None
+    except Exception as error:  # a damaged file makes loadmat raise almost anything
+        raise DataError(f"{path}: not a MATLAB file, or damaged ({type(error).__name__}: {error}). {again}") from error
+    cams = content.get("rand_perm_cam")
+    if cams is None:
+        names = some(name for name in content if not name.startswith("__")) or "nothing"
+        raise DataError(f"{path}: a MATLAB file without the variable rand_perm_cam, it holds {names}. {again}")
+    if not _is_cell(cams) or not all(map(_is_cell, cams.ravel())):
+        raise DataError(f"{path}: rand_perm_cam is no cell of cameras with a cell of identities each. {again}")
+    draws = {(cam, pid): np.atleast_2d(perm) for cam, ids in enumerate(cams.ravel(), 1)
+             for pid, perm in enumerate(ids.ravel(), 1) if np.size(perm)}
+    for (cam, pid), perm in draws.items():
+        if perm.ndim != 2 or perm.dtype.kind not in "iuf" or not (perm == np.floor(perm)).all() or perm.min() < 1:
+            raise DataError(f"{path}: camera {cam}, identity {pid}: expected a row of image numbers from 1 for each "
+                            f"trial, found {perm.dtype} {list(perm.shape)} beginning with {perm.flat[0]}. {again}")
+    return {key: perm.astype(int) for key, perm in draws.items()}
+
+
+def _is_cell(x): return isinstance(x, np.ndarray) and x.dtype == object

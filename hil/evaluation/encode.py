@@ -75,7 +75,14 @@ def load_encoder(
     depths = ("deep",) if any(k.startswith("bottlenecks.") for k in fresh) else DEPTHS
     note = (f"{report.loaded} entries were loaded from {path.name}; {len(fresh)} are not in it and stand as built "
             f"({', '.join(fresh[:3])} ...).")
-    return Encoder(net, f"{name}, {path.name}", depths, notes=(note,) if fresh else ())
+    return Encoder(net, f"{name}, {path.name}", depths, notes=(note,) * bool(fresh) + _resized(report, net))
+
+
+def _resized(report, net):
+    "What to say about a file whose positions were made for images of another size."
+    if not report.resized: return ()
+    return (f"The file was made for images of another size: {report.resized[0]} was interpolated for {net.height} x "
+            f"{net.width} pixels. build_model(name, file, height=..., width=...) takes it as it is.",)
 
 
 def _of_run(path, model):

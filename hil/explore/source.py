@@ -24,6 +24,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from ..core.errors import RunError
 from ..core.files import load_npz
+from ..core.ids import checked_ids, checked_labels
 from ..core.names import MODALITIES
 from ..core.paths import check_inside, given_path
 from ..method.cluster import majority_pids
@@ -269,7 +270,7 @@ def sub_clusters(features, identity, n_sub): # -> int [n], -1 = outlier
 
 def known_labels(table, features, settings): # -> ShownLabels
     "Labels that a table brings along: its identities, and each modality's part of them."
-    identity, codes = compact(table.label.to_numpy().astype(int))
+    identity, codes = compact(checked_labels("table: label", table.label))
     named = table["name"].astype(str) if "name" in table else table.label.astype(str)
     names = [named.iloc[np.flatnonzero(identity == c)[0]] for c in range(len(codes))]
     parts = join_labels({m: compact(identity[(table.modality == m).to_numpy()])[0] for m in MODALITIES})
@@ -300,6 +301,7 @@ def from_frame(
     if len(bad := np.flatnonzero(~np.isfinite(features).all(1))):
         raise ValueError(f"features: row {bad[0]} ({table.path.iloc[bad[0]]}) holds NaN or infinity; "
                          f"drop or repair {len(bad)} such rows")
+    checked_ids("table: camid", table.camid)
     order, n = _order(table)
     table, features = table.iloc[order].reset_index(drop=True), features[order]
     kinds = table.modality.to_numpy()[:n]

@@ -123,6 +123,8 @@ class Head(nn.Module):
     ):
         "Set each modality's mean and deviation, and the shared map to the whitened principal axes; needs no labels."
         for m, x in parts.items():
+            if len(x) < 2:
+                raise ValueError(f"{m}: {len(x)} image to measure mean and deviation on; two are needed at least")
             getattr(self, f"mean_{m}").copy_(x.mean(0))
             getattr(self, f"std_{m}").copy_(x.std(0) + 1e-3)
         z = torch.cat([self.standardise(x, m) for m, x in parts.items()])

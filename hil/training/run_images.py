@@ -35,8 +35,11 @@ def load_images(
     parts = [part[part.modality == m] for m in MODALITIES for part in (train, rest)]
     images = pd.concat(parts, ignore_index=True)
     images.attrs = dict(table.attrs)
-    if missing := [m for m in MODALITIES if not (images.train & (images.modality == m)).any()]:
-        raise DataError(f"{root}: no {missing[0]} training image; both modalities are needed")
+    for m in MODALITIES:
+        n = int((images.train & (images.modality == m)).sum())
+        if n < 2:
+            found = "one" if n else "no"
+            raise DataError(f"{root}: {found} {m} training image; both modalities are needed, with two people at least")
     return merge_truth(images)
 
 

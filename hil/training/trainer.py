@@ -26,6 +26,7 @@ from ..data.samplers import Batches
 from ..data.sysu import read_permutation
 from ..data.training_views import CachedViews, PixelViews, cache_views, cached, store_key, use_bfloat16
 from ..evaluation import metrics, protocols
+from ..method.cluster import cluster_advice
 from ..method.labels import Rules, epoch_labels, label_quality, true_labels
 from ..models.build import build_model, model_options
 from ..runs.folder import Run
@@ -114,6 +115,8 @@ class Trainer:
         before = self.run and self.run.config
         if c.resume: distributed.from_first(lambda: self.run.go_on(c, self.images.table))
         self.protocol = protocols.Protocol.of(c) if self.images.known else None
+        if self.protocol and (problem := protocols.cannot_draw(self.images.held_out, self.protocol)):
+            raise RunError(problem)
         official = Path(self.images.root) / "exp" / "rand_perm_cam.mat"
         self.permutation = read_permutation(official) if c.draws == "official" else None
         torch.manual_seed(c.seed)
@@ -207,9 +210,8 @@ class Trainer:
         "Raise RunError where a modality has fewer than two clusters: there is nothing to tell apart."
         for m, y in apart.items():
             if y.max() >= 1: continue
-            outliers = y < 0
-            advice = "raise eps, or lower min_samples" if outliers.mean() > .5 else "lower eps"
-            found = f"{outliers.sum()} outliers and {y.max() + 1} cluster(s), two are needed: {advice}"
+            advice = cluster_advice(y, self.config.min_samples, Rules.of(self.config).k1_of(m))
+            found = f"{(y < 0).sum()} outliers and {y.max() + 1} cluster(s), two are needed: {advice}"
             raise RunError(f"{m}: {len(y)} images, eps = {self.config.eps}, min_samples = {self.config.min_samples}: "
                            f"{found}. The run in {self.run.path} keeps every epoch before this one")
 
