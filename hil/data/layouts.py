@@ -17,7 +17,7 @@ import pandas as pd
 
 from ..core.errors import DataError
 from ..core.text import some
-from .folder import branches, is_image, load_folder
+from .folder import branches, load_folder, opened, pictures_in, unlisted
 from .sysu import SPLITS, count_parts, load_sysu, read_ids, report_problems
 
 # %% ../../nbs/1_data/03_layouts.ipynb #082be636
@@ -68,8 +68,7 @@ def _settle(root, dataset, table, found, problems, published, expect):
     problems = problems + [f"{what}: expected {n:,}, found {found.get(what, 0):,}"
                            for what, n in want.items() if found.get(what, 0) != n]
     report_problems(root, problems, expect != "any", [HINTS[dataset]], f'load_{dataset}(root, expect="any")')
-    table.attrs["root"] = str(root)
-    return table
+    return opened(table, root, unlisted(root, table.path))
 
 
 def _root(root, dataset, holds, inner):
@@ -225,13 +224,13 @@ def load_llcm(
     for m, name in LLCM_PARTS.items():
         cams = [c for c in range(1, 10) if (m, c) != ("infrared", 3)]
         found = [(f"test_{name}/cam{c}/{d.name}/{f}", int(d.name), c, m, "test") for c in cams
-                 for d in _numbered(root / f"test_{name}/cam{c}") if int(d.name) in ids for f in _images_in(d)]
+                 for d in _numbered(root / f"test_{name}/cam{c}") if int(d.name) in ids for f in pictures_in(d)]
         if absent := [f"cam{c}" for c in cams if not (root / f"test_{name}/cam{c}").is_dir()]:
             problems.append(f"test_{name} without {', '.join(absent)}")
         if alone := sorted(ids - {row[1] for row in found}):
             problems.append(f"identities of idx/test_id.txt without an image in test_{name}: {some(alone)}")
         rows += found
-    if extra := sum(len(_images_in(d)) for d in _numbered(root / "test_nir/cam3")):
+    if extra := sum(len(pictures_in(d)) for d in _numbered(root / "test_nir/cam3")):
         problems.append(f"test_nir/cam3 holds {extra:,} images: the published test part has none there, and they are "
                         "left out")
     if both := set().union(*(set(r.pid) for r in lists.values())) & ids:
@@ -243,9 +242,6 @@ def load_llcm(
 def _numbered(folder):
     below = folder.iterdir() if folder.is_dir() else []
     return sorted(d for d in below if d.is_dir() and re.fullmatch("[0-9]{1,9}", d.name))
-
-
-def _images_in(folder): return sorted(filter(is_image, os.listdir(folder)))
 
 # %% ../../nbs/1_data/03_layouts.ipynb #fc2f15d9
 def _load_sysu(root, expect):
