@@ -68,7 +68,7 @@ def _taking_over(lock):
 def _made(lock):
     "Make the lock file with this process's name in it -> False where it is there already."
     try:
-        with open(lock, "x") as f:
+        with open(lock, "x", encoding="utf-8") as f:
             json.dump(dict(pid=os.getpid(), host=socket.gethostname(), since=time.strftime("%Y-%m-%d %H:%M:%S")), f)
     except FileExistsError: return False
     return True
@@ -76,7 +76,7 @@ def _made(lock):
 
 def _holder(lock):
     "{pid, host, since} of who made a lock; {} where it cannot be read (it is just being made or taken away)."
-    try: return json.loads(lock.read_text())
+    try: return json.loads(lock.read_text("utf-8"))
     except (FileNotFoundError, ValueError): return {}
 
 

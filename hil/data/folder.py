@@ -74,10 +74,10 @@ def walk(
     below="", # used by itself
 ): # -> (path relative to the folder, "picture" or a kind of LEFT_OUT), one by one, in order
     "Every file below a folder; linked folders too, each once."
-    seen = set() if seen is None else seen
+    if seen is None: seen = set()
     here = os.path.join(folder, below)
     try:
-        if not below: seen.add(_inode(here))
+        if not below: seen |= {_inode(above) for above in _above(folder)}
         with os.scandir(here) as found: entries = sorted(found, key=lambda e: e.name)
     except OSError:
         yield below, "closed"
@@ -91,6 +91,11 @@ def walk(
         else:
             seen.add(inode)
             yield from walk(folder, seen, path + "/")
+
+
+def _above(folder):
+    "A folder and those that hold it, by the path it was given with and by the one behind its links."
+    return {above for path in (Path(folder).absolute(), Path(folder).resolve()) for above in (path, *path.parents)}
 
 
 def _inode(folder):

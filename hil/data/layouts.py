@@ -100,6 +100,7 @@ def detect(
 def read_list(
     root, # Path of the data set
     name, # list file below it, e.g. "idx/train_visible_1.txt"
+    below, # folder that all its images lie in, e.g. "Visible"
 ) -> pd.DataFrame: # a row a line: path, label, pid (the number of the image's folder)
     "One list file of RegDB or LLCM: `path label` in every line. Raises DataError."
     file = root / name
@@ -107,10 +108,14 @@ def read_list(
     text, rows = file.read_bytes().decode("utf-8-sig", errors="replace"), []
     for n, line in enumerate(filter(None, map(str.strip, text.splitlines())), 1):
         path, _, label = line.replace("\\", "/").rpartition(" ")
+        while path.startswith("./"): path = path[2:]
         folder = path.split("/")[-2] if path.count("/") else ""
         if not re.fullmatch("[0-9]{1,9}", label) or not re.fullmatch("[0-9]{1,9}", folder):
             raise DataError(f"{file}, line {n}: expected an image in a numbered folder and its label, as in "
                             f"'Visible/1/a.bmp 0'; found {line[:60]!r}. Copy the folder idx again.")
+        if path.split("/")[0].lower() != below.lower() or ".." in path.split("/"):
+            raise DataError(f"{file}, line {n}: expected an image in the folder {below}, found {line[:60]!r}. Were the "
+                            "lists of the two modalities exchanged? Copy the folder idx again.")
         rows.append((path.strip(), int(label), int(folder)))
     if not rows: raise DataError(f"{file}: the list is empty. Copy the folder idx again from the data set.")
     return pd.DataFrame(rows, columns=["path", "label", "pid"])
@@ -171,7 +176,7 @@ def _table(rows):
     return table.sort_values(["pid", "camid", "path"], ignore_index=True)
 
 # %% ../../nbs/1_data/03_layouts.ipynb #a2a43d77
-REGDB_LISTS = {"visible": "visible", "infrared": "thermal"}
+REGDB_LISTS = {"visible": ("visible", "Visible"), "infrared": ("thermal", "Thermal")}  # word in a list's name, folder
 
 
 def load_regdb(
@@ -184,8 +189,8 @@ def load_regdb(
     root = _root(root, "RegDB", "Visible, Thermal and idx", ("Visible", "Thermal"))
     if gone := [d for d in ("Visible", "Thermal", "idx") if not (root / d).is_dir()]:
         raise DataError(f"{root}: RegDB without {', '.join(gone)}. Copy it again.")
-    lists = {part: {m: read_list(root, f"idx/{part}_{name}_{split}.txt") for m, name in REGDB_LISTS.items()}
-             for part in ("train", "test")}
+    lists = {part: {m: read_list(root, f"idx/{part}_{word}_{split}.txt", folder)
+                    for m, (word, folder) in REGDB_LISTS.items()} for part in ("train", "test")}
     problems = [p for part, both in lists.items() for p in _check_lists(root, f"{part} (split {split})", both)]
     def camera(path, modality): return 1 if modality == "visible" else 2
     table = _table([row for part, both in lists.items() for row in _rows(both, part, camera)])
@@ -218,7 +223,7 @@ def load_llcm(
     root = _root(root, "LLCM", "vis, nir, test_vis, test_nir and idx", ("test_vis", "test_nir"))
     if gone := [d for d in ("vis", "nir", "test_vis", "test_nir", "idx/test_id.txt") if not (root / d).exists()]:
         raise DataError(f"{root}: LLCM without {', '.join(gone)}. Copy it again.")
-    lists = {m: read_list(root, f"idx/train_{name}.txt") for m, name in LLCM_PARTS.items()}
+    lists = {m: read_list(root, f"idx/train_{name}.txt", name) for m, name in LLCM_PARTS.items()}
     problems, rows = _check_lists(root, "train", lists), _rows(lists, "train", _llcm_camera)
     ids = set(read_ids(root / "idx/test_id.txt"))
     for m, name in LLCM_PARTS.items():

@@ -12,6 +12,7 @@ import os
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import ZipFile
@@ -21,8 +22,10 @@ import pandas as pd
 from PIL import Image, ImageDraw
 from sklearn.metrics import adjusted_rand_score
 
-from ..core.errors import RunError
+from ..core.errors import DataError, RunError
 from ..core.names import MODALITIES
+from ..core.pictures import camera_ranges, read_picture
+from .journal import whole_labels
 from ..method.cluster import majority_pids
 from ..method.labels import Rules, compact, epoch_labels
 from ..method.sub_clusters import secondary_assign
@@ -132,14 +135,19 @@ class Source:
         while len(self._quality) > 64: self._quality.popitem(last=False)
         return out
 
+    @cached_property
+    def _ranges(self): # {(modality, camera): Intensity} of cameras that count in more than 8 bits
+        return camera_ranges([self.root / p for p in self.paths], list(zip(self.modality, self.camid)))
+
+    def _range(self, i): return self._ranges.get((self.modality[i], self.camid[i]))
+
     def thumbs(self, ids, height=96): # list of JPEG bytes
         "Small pictures of images; one that cannot be found is drawn as a grey card that says so."
         todo = [i for i in dict.fromkeys(int(i) for i in ids) if (i, height) not in self._thumbs]
         if todo:
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                files = [self.root / p for p in self.paths[todo]]
                 self._thumbs.update({(i, height): t for i, t in zip(todo,
-                    pool.map(lambda f: thumbnail(f, height), files))})
+                    pool.map(lambda i: thumbnail(self.root / self.paths[i], height, self._range(i)), todo))})
         found = [self._thumbs[int(i), height] for i in ids]
         while len(self._thumbs) > 20_000: self._thumbs.popitem(last=False)
         return found
@@ -148,16 +156,15 @@ class Source:
 def thumbnail(
     path, # image file
     height=96, # pixels
+    intensity=None, # of its camera, as from `hil.core.pictures.camera_ranges`
 ) -> bytes: # JPEG
     "A small copy of an image; a grey card with a word where the file is not there or is no image."
     problem = "missing" if not Path(path).is_file() else ""
     if not problem:
         try:
-            with Image.open(path) as img:
-                img.draft("RGB", (height, height))
-                img = img.convert("RGB")
-                img = img.resize((max(1, round(img.width * height / img.height)), height), Image.Resampling.BILINEAR)
-        except (OSError, SyntaxError, ValueError): problem = "broken"
+            img = read_picture(path, intensity, height)
+            img = img.resize((max(1, round(img.width * height / img.height)), height), Image.Resampling.BILINEAR)
+        except DataError: problem = "broken"
     if problem:
         img = Image.new("RGB", (max(height // 2, 44), height), "#808080")
         ImageDraw.Draw(img).text((2, height // 2 - 6), problem, fill="white")
@@ -237,7 +244,7 @@ def sub_clusters(features, identity, n_sub): # -> int [n], -1 = outlier
 
 def known_labels(table, features, settings): # -> ShownLabels
     "Labels that a table brings along: its identities, and each modality's part of them."
-    identity, codes = compact(table.label.to_numpy().astype(int))
+    identity, codes = compact(whole_labels(table.label, table.path, "table"))
     named = table["name"].astype(str) if "name" in table else table.label.astype(str)
     names = [named.iloc[np.flatnonzero(identity == c)[0]] for c in range(len(codes))]
     parts = join_labels({m: compact(identity[(table.modality == m).to_numpy()])[0] for m in MODALITIES})

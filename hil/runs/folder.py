@@ -36,7 +36,7 @@ class Run:
         if not (self.path / "config.json").is_file():
             raise RunError(f"{self.path}: no run here (no config.json); "
                            "run_dir must be the folder that a run was written to")
-        saved = json.loads((self.path / "config.json").read_text())
+        saved = json.loads((self.path / "config.json").read_text("utf-8"))
         if saved.get("format") != FORMAT:
             raise RunError(f"{self.path}: written in format {saved.get('format')} by hil {saved.get('version')}, this "
                            f"is hil {__version__} with format {FORMAT}; open it with that version, or start a new run")
@@ -58,7 +58,7 @@ class Run:
             write_atomic(path / "images.csv", lambda p: images.to_csv(p, index=False))
             about = dict(format=FORMAT, version=__version__, python=sys.version.split()[0], torch=torch.__version__,
                          data_root=images.attrs.get("root", ""), config=asdict(config))
-            write_atomic(path / "config.json", lambda p: p.write_text(json.dumps(about, indent=2)))
+            write_atomic(path / "config.json", lambda p: p.write_text(json.dumps(about, indent=2), "utf-8"))
         return cls(path)
 
     @classmethod
@@ -77,7 +77,7 @@ class Run:
             yield self
 
     @property
-    def data_root(self): return json.loads((self.path / "config.json").read_text())["data_root"]
+    def data_root(self): return json.loads((self.path / "config.json").read_text("utf-8"))["data_root"]
 
     @property
     def images(self): # DataFrame: a row an image; training images first, of each modality in turn

@@ -97,7 +97,7 @@ def complete(root, manifest):
     "True if `root` holds this rendering in full, False if it may be written to; ValueError if it holds something else."
     for name in ("synth.json", "exp/plan.json"):
         if not (root / name).exists(): continue
-        found = json.loads((root / name).read_text())
+        found = json.loads((root / name).read_text("utf-8"))
         differ = [f"{k} is {str(found.get(k)):.80}, not {str(manifest[k]):.80}"
                   for k in manifest if found.get(k) != manifest[k]]
         if differ:
@@ -188,9 +188,9 @@ def truth_row(person, shot, split):
 
 def write(path, text):
     "Write a text file in one piece; a second process at work on the same root writes the same text."
-    try: write_atomic(path, lambda part: part.write_text(text))
+    try: write_atomic(path, lambda part: part.write_text(text, "utf-8"))
     except DataError:
-        if not path.is_file() or path.read_text() != text: raise
+        if not path.is_file() or path.read_text("utf-8") != text: raise
 
 
 def load_truth(

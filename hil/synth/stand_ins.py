@@ -161,7 +161,8 @@ def write_layout(
         raise ValueError(f"people={people}, images={images}: expected at least 4 people and 1 image")
     root, plan = Path(root), PLANS[layout](people, images, seed)
     manifest = {"layout": layout, "people": people, "images": images, "seed": seed, "counts": plan.counts, **plan.more}
-    if (root / "synth.json").is_file() and json.loads((root / "synth.json").read_text()) == manifest: return root
+    known = root / "synth.json"
+    if known.is_file() and json.loads(known.read_text("utf-8")) == manifest: return root
     if root.exists() and any(root.iterdir()):
         raise ValueError(f"{root} is not empty, and not this stand-in: choose another root, or delete that folder")
     backdrops = all_backdrops()

@@ -19,7 +19,7 @@ from ..core.files import cache_home, write_atomic
 from ..core.names import DEPTHS, MODALITIES
 from ..core.parallel import keep_freed_memory
 from ..core.settings import one_of
-from ..data.images import cached_images, read_images, table_key
+from ..data.images import cached_images, intensities, read_images, table_key
 from ..data.samplers import Batches
 from ..data.sysu import read_permutation
 from ..data.training_views import CachedViews, PixelViews, cache_views, cached, store_key, use_bfloat16
@@ -121,7 +121,8 @@ class Trainer:
     def pixels(self, read): # `read_images` or `cached_images`
         "The decoded images of both modalities."
         size, options = (self.model.height, self.model.width), dict(workers=os.cpu_count(), progress=self.progress)
-        images = {m: read(t.path, *size, root=self.images.root, **options) for m, t in self.images.tables.items()}
+        images = {m: read(t.path, *size, root=self.images.root, ranges=intensities(t), **options)
+                  for m, t in self.images.tables.items()}
         return PixelViews(images, *size, device=self.device)
 
     @torch.no_grad()
