@@ -23,16 +23,16 @@ from .images import measure_ranges
 log = logging.getLogger(__name__)
 SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found")
 LEFT_OUT = { # kind: what is said of it; those of LOST look like pictures, and should not be left out
-    "format": "in picture formats that are not read (save them as PNG or JPEG)",
-    "name": "with names that are not text in UTF-8 (rename them, for example with convmv -f latin1 -t utf8)",
-    "locale": "with names that this locale cannot express (set PYTHONUTF8=1 or LC_ALL=C.UTF-8)",
-    "special": "that are called pictures, but are no files: links that lead nowhere, named pipes",
-    "closed": "that may not be opened: folders without permission",
-    "again": "that lead to a folder which was read already: links",
+    "format": "files in picture formats that are not read (save them as PNG or JPEG)",
+    "name": "names that are not text in UTF-8 (rename them, for example with convmv -f latin1 -t utf8)",
+    "locale": "names that this locale cannot express (set PYTHONUTF8=1 or LC_ALL=C.UTF-8)",
+    "special": "names of pictures behind which is no file, but a link to nowhere or a named pipe",
+    "closed": "folders and files that may not be opened (change their permissions)",
+    "again": "links to a folder that was read already",
     "elsewhere": "pictures outside the folders of the two modalities",
     "unlisted": "pictures that are in no list",
-    "hidden": "hidden, or left behind by a system",
-    "other": "that are no pictures"}
+    "hidden": "hidden files, and those that a system left behind",
+    "other": "files that are no pictures"}
 LOST = ("format", "name", "locale", "special", "closed")
 ITS_OWN = ("exp/", "idx/", "synth.json", "truth.csv")  # lists and manifests, which belong to a data set
 
@@ -134,11 +134,11 @@ def unlisted(
 
 def summary(
     left, # [(path, kind)]
-) -> list: # [(kind, "3 that are no pictures (a.txt, b.txt, c.txt)")]
+) -> list: # [(kind, "files that are no pictures: 3 (a.txt, b.txt, c.txt)")]
     "What was left out in words, names escaped."
     groups = {}
     for path, kind in left: groups.setdefault(kind, []).append(plain_name(path))
-    return [(kind, f"{len(groups[kind]):,} {what} ({some(groups[kind], 3)})") for kind, what in LEFT_OUT.items()
+    return [(kind, f"{what}: {len(groups[kind]):,} ({some(groups[kind], 3)})") for kind, what in LEFT_OUT.items()
             if kind in groups]
 
 

@@ -173,8 +173,8 @@ def read_labels(
     labels = pd.Series(whole_labels(table.label, names, path), index=names, dtype=int)
     strange = sorted(set(names) - set(images))
     if images and len(strange) == len(names):
-        raise ValueError(f"{path}: names none of the {len(images):,} images. It has {some(strange, 2) or 'no row'}; the "
-                         f"images are {some(images, 2)}. Expected paths that start from the folder of the images.")
+        raise ValueError(f"{path}: names none of the {len(images):,} images. It has {some(strange, 2) or 'no row'}; "
+                         f"the images are {some(images, 2)}. Expected paths that start from the folder of the images.")
     if strange:
         log.warning("%s: %d of %d rows name no image here: %s", path, len(strange), len(names), some(strange, 3))
     return labels.reindex(images).fillna(-1).to_numpy().astype(int)
@@ -188,8 +188,8 @@ def whole_labels(
     "Labels that are whole numbers from -1. Raises ValueError that names the first row that is none."
     for n, (label, path) in enumerate(zip(labels, paths), 1):
         if not re.fullmatch(r"(-1|[0-9]{1,9})(\.0+)?", str(label).strip()):
-            raise ValueError(f"{where}, row {n} ({path}): label {str(label)[:40]!r}; expected a whole number, -1 for an "
-                             "outlier")
+            raise ValueError(f"{where}, row {n} ({path}): label {str(label)[:40]!r}; expected a whole number, -1 for "
+                             "an outlier")
     return np.array([int(float(str(label))) for label in labels], int)
 
 
@@ -208,6 +208,6 @@ def _csv_table(path):
     while head and not head[-1]: head.pop()
     for n, row in enumerate(rows, 1):
         if row and (len(row) < len(head) or any(cell.strip() for cell in row[len(head):])):
-            raise ValueError(f"{path}, row {n}: {len(row)} values below {len(head)} names of columns; write a path that "
-                             "holds a comma in quotes")
+            raise ValueError(f"{path}, row {n}: {len(row)} values below {len(head)} names of columns; write a path "
+                             "that holds a comma in quotes")
     return pd.DataFrame([row[:len(head)] for row in rows if row], columns=head, dtype=str)
