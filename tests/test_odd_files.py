@@ -484,7 +484,8 @@ def test_a_locale_without_letters_stops_nothing(tmp_path):
 
 
 def test_kinds_of_files_by_their_first_bytes():
-    kinds = {jpeg(): "JPEG", png_of(1, 1): "PNG", b"BM\x46\0\0\0\0\0\0\0\x36\0": "BMP", b"BMW prices 2026": "",
-             b"II*\0": "TIFF", b"RIFF\x10\0\0\0WEBPVP8 ": "WebP", b"RIFF\x10\0\0\0WAVEfmt ": "", b"P5\n2 2": "PNM",
-             b"": ""}
+    kinds = {jpeg(): "JPEG", png_of(1, 1): "PNG", b"BM\x46\0\0\0\0\0\0\0\x36\0": "BMP",
+             b"BMW prices 2026": "",
+             b"II*\0": "TIFF", b"RIFF\x10\0\0\0WEBPVP8 ": "WebP",
+             b"RIFF\x10\0\0\0WAVEfmt ": "", b"P5\n2 2": "PNM", b"": ""}
     assert {data: picture_kind(data[:16]) for data in kinds} == kinds
