@@ -98,7 +98,7 @@ def open_explorer(
                        'install it: pip install "hil[notebook]"')
     with tempfile.TemporaryDirectory(prefix="hil-explore-") as folder:
         file = Path(folder) / f"{run.resolve().name}.ipynb"
-        file.write_text(json.dumps(explore_notebook(run, root), indent=1))
+        file.write_text(json.dumps(explore_notebook(run, root), indent=1), encoding="utf-8")
         return subprocess.run([sys.executable, "-m", "jupyterlab", str(file)]).returncode
 
 
@@ -122,6 +122,8 @@ def main(
     words=None, # of the command line; None: those of this process
 ):
     "The command `hil`. Ends with 0; with 1 and one line on stderr where something is refused; with 2 for an odd word."
+    for stream in (sys.stdout, sys.stderr):  # a terminal without a letter shows its number, and stops nothing
+        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     command, *rest = (sys.argv[1:] if words is None else words) or ["--help"]
     if command in ("-h", "--help"): return print(help_text())

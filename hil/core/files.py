@@ -152,7 +152,7 @@ def _taking_over(lock):
 def _made(lock):
     "Make the lock file with this process's name in it -> False where it is there already."
     try:
-        with open(lock, "x") as f:
+        with open(lock, "x", encoding="utf-8") as f:
             json.dump(myself() | dict(since=time.strftime("%Y-%m-%d %H:%M:%S")), f)
     except FileExistsError: return False
     except OSError as error: raise not_written(lock, error) from error

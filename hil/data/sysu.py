@@ -22,7 +22,7 @@ from ..core.errors import DataError
 from ..core.paths import given_path
 from ..core.names import MODALITIES
 from ..core.text import some
-from .folder import is_image
+from .folder import opened, pictures_in, unlisted
 
 # %% ../../nbs/1_data/00_sysu.ipynb #932303a7
 VISIBLE_CAMS = (1, 2, 4, 5)
@@ -107,9 +107,8 @@ def report_problems(
 def _scan(root, cam):
     "Images of one camera as (pid, camid, path), in files' order; a folder without images gives no row."
     folders = (root / f"cam{cam}").iterdir() if (root / f"cam{cam}").is_dir() else []
-    return [(int(d.name), cam, f"cam{cam}/{d.name}/{f.name}")
-            for d in folders if re.fullmatch("[0-9]{4}", d.name) and d.is_dir()
-            for f in d.iterdir() if is_image(f.name)]
+    return [(int(d.name), cam, f"cam{cam}/{d.name}/{name}")
+            for d in folders if re.fullmatch("[0-9]{4}", d.name) and d.is_dir() for name in pictures_in(d)]
 
 
 def load_sysu(
@@ -124,7 +123,7 @@ def load_sysu(
     rows = sorted((pid, cam, path) for pid, cam, path in found if pid in split_of)
     table = pd.DataFrame([(path, pid, cam, MODALITY[cam], split_of[pid]) for pid, cam, path in rows],
                          columns=["path", "pid", "camid", "modality", "split"])
-    table.attrs["root"] = str(root)
+    opened(table, root, unlisted(root, table.path))
     if len(found) > len(rows):
         log.info("%s: left out %d images of identities that no exp/*_id.txt lists", root, len(found) - len(rows))
     _check_content(root, table, split_of, strict)

@@ -17,7 +17,7 @@ from ..core.errors import RunError
 from ..core.names import DEPTHS, MODALITIES
 from ..core.paths import given_path
 from ..core.settings import one_of
-from ..data.images import cached_images
+from ..data.images import cached_images, intensities
 from ..data.training_views import PixelViews, through, use_bfloat16
 from ..models.build import MODELS, build_model, model_options
 from ..models.weights import load_checkpoint, read_file, unwrap
@@ -115,7 +115,7 @@ def decoded(
     "A table's images at the size of a model. Raises hil.core.errors.DataError."
     parts = {m: table[table.modality == m] for m in MODALITIES if (table.modality == m).any()}
     return {m: cached_images(t.path, model.height, model.width, root=table.attrs["root"], progress=progress,
-                             resize=resize) for m, t in parts.items()}
+                             resize=resize, ranges=intensities(t)) for m, t in parts.items()}
 
 
 @torch.inference_mode()

@@ -240,4 +240,4 @@ def write_results(
     folder.mkdir(parents=True, exist_ok=True)
     for suffix, style in (("md", "markdown"), ("tex", "latex"), ("csv", "csv")):
         text = tables.render_table(table, style, notes) + "\n"
-        write_atomic(folder / f"results.{suffix}", lambda p, text=text: p.write_text(text))
+        write_atomic(folder / f"results.{suffix}", lambda p, text=text: p.write_text(text, "utf-8"))

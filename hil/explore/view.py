@@ -51,7 +51,7 @@ class View:
 
     def pictures(self, ids): # -> list of uint8 [H, W, 3]
         "Thumbnails as arrays, for a still picture."
-        return [np.asarray(Image.open(io.BytesIO(b))) for b in self.session.source.thumbs(ids, 96)]
+        return [np.asarray(Image.open(io.BytesIO(b), formats=["JPEG"])) for b in self.session.source.thumbs(ids, 96)]
 
     def cell(self, i, color=None, caption=None): # -> one thumbnail of a sheet
         source = self.session.source

@@ -194,9 +194,9 @@ def truth_row(person, shot, split):
 
 def write(path, text):
     "Write a text file in one piece; a second process at work on the same root writes the same text."
-    try: write_atomic(path, lambda part: part.write_text(text))
+    try: write_atomic(path, lambda part: part.write_text(text, "utf-8"))
     except DataError:
-        if not path.is_file() or path.read_text() != text: raise
+        if not path.is_file() or path.read_text("utf-8") != text: raise
 
 
 def load_truth(

@@ -21,7 +21,7 @@ from ..core.parallel import keep_freed_memory
 from ..core.paths import writable_folder
 from ..core.room import Forecast
 from ..core.text import some
-from ..data.images import cached_images, read_images, table_key
+from ..data.images import cached_images, intensities, read_images, table_key
 from ..data.samplers import Batches
 from ..data.sysu import read_permutation
 from ..data.training_views import CachedViews, PixelViews, cache_views, cached, store_key, use_bfloat16
@@ -147,7 +147,8 @@ class Trainer:
     def pixels(self, read): # `read_images` or `cached_images`
         "The decoded images of both modalities."
         size, options = (self.model.height, self.model.width), dict(workers=os.cpu_count(), progress=self.progress)
-        images = {m: read(t.path, *size, root=self.images.root, **options) for m, t in self.images.tables.items()}
+        images = {m: read(t.path, *size, root=self.images.root, ranges=intensities(t), **options)
+                  for m, t in self.images.tables.items()}
         return PixelViews(images, *size, device=self.device)
 
     @torch.no_grad()
