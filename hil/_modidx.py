@@ -559,6 +559,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'hil.explore.journal._csv_table': ('9_explore/journal.html#_csv_table', 'hil/explore/journal.py'),
                                      'hil.explore.journal._same_spelling': ( '9_explore/journal.html#_same_spelling',
                                                                              'hil/explore/journal.py'),
+                                     'hil.explore.journal._write_csv': ('9_explore/journal.html#_write_csv', 'hil/explore/journal.py'),
                                      'hil.explore.journal.apply': ('9_explore/journal.html#apply', 'hil/explore/journal.py'),
                                      'hil.explore.journal.export_labels': ( '9_explore/journal.html#export_labels',
                                                                             'hil/explore/journal.py'),

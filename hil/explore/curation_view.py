@@ -52,7 +52,7 @@ def _bars(ax, figures, shares):
     "A pair of bars for each share: as the run left it, and as corrected."
     for i, ((name, q), color) in enumerate(zip(figures.items(), (COLORS["refuse"], COLORS["right"]))):
         bars = ax.barh(np.arange(len(shares)) + (i - .5) * .38, [q[k] for k in shares], .36, color=color,
-                       label=f"{name}: {q['identities']:,} identities, {q['outliers']:,} outliers")
+                       label=f"{short(name)}: {q['identities']:,} identities, {q['outliers']:,} outliers")
         ax.bar_label(bars, [f"{100 * q[k]:.1f} %" for k in shares], padding=3, fontsize=8)
     ax.set(yticks=range(len(shares)), yticklabels=[{"ari": "ARI"}.get(k, k) for k in shares], xlim=(0, 1.12),
            xlabel="share")

@@ -172,8 +172,15 @@ def export_labels(
         if table is not None and column in table: out[column] = table[column].to_numpy()[:len(out)]
     path.parent.mkdir(parents=True, exist_ok=True)
     # a name that a spreadsheet would run as a formula gets a ' in front, which `read_labels` takes away
-    write_atomic(path, partial(out.map(to_cell).to_csv if path.suffix == ".csv" else out.to_parquet, index=False))
+    if path.suffix == ".csv": write_atomic(path, partial(_write_csv, out.map(to_cell)))
+    else: write_atomic(path, partial(out.to_parquet, index=False))
     return out
+
+
+def _write_csv(table, path):
+    "With quotes around all texts where one holds a carriage return: without them some programs begin a new line there."
+    split = table.select_dtypes(exclude="number").map(lambda cell: "\r" in str(cell)).any(axis=None)
+    table.to_csv(path, index=False, encoding="utf-8", quoting=csv.QUOTE_NONNUMERIC if split else csv.QUOTE_MINIMAL)
 
 
 def read_labels(
