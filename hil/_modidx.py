@@ -31,6 +31,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'hil.core.files._taking_over': ('0_core/files.html#_taking_over', 'hil/core/files.py'),
                                 'hil.core.files._told': ('0_core/files.html#_told', 'hil/core/files.py'),
                                 'hil.core.files.cache_home': ('0_core/files.html#cache_home', 'hil/core/files.py'),
+                                'hil.core.files.check_room': ('0_core/files.html#check_room', 'hil/core/files.py'),
                                 'hil.core.files.held': ('0_core/files.html#held', 'hil/core/files.py'),
                                 'hil.core.files.is_full': ('0_core/files.html#is_full', 'hil/core/files.py'),
                                 'hil.core.files.is_gone': ('0_core/files.html#is_gone', 'hil/core/files.py'),

@@ -147,7 +147,8 @@ def test_any_name_can_be_drawn(name):
         maps.match_graph_plot(pairs),
         sheets.contact_sheet([[image[0], image[1]]], [name], [name, name], title=name),
         sheets.subcluster_sheet(image, [0, 0], ["visible", "infrared"], [name, name], [name, name], title=name),
-        sheets.retrieval_sheet(image[:1], image, np.array([[0, 1]]), [name], [name, "x"], [name], [name, "1"], never=()),
+        sheets.retrieval_sheet(image[:1], image, np.array([[0, 1]]), [name], [name, "x"], [name], [name, "1"],
+                               never=()),
         before_after({name: dict(ari=.5, identities=1, outliers=0), "b": dict(ari=.6, identities=1, outliers=0)})]
     for fig in figures:
         width, height = drawn(fig)

@@ -109,7 +109,8 @@ class Settings(type):
         return settings
 
     def saved(cls, values): # settings by name, as a file holds them -> the settings. Raises RunError for a name only
-        for name in values: known_name(name, list(allowed(cls)))
+        known = list(allowed(cls))
+        for name in values: known_name(name, known)
         return super().__call__(**values)
 
     def at_home(cls, given): # settings by name -> the same, `~` expanded in paths. Raises RunError

@@ -24,7 +24,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..core.errors import DataError
-from ..core.files import cache_home, make_room, not_written, put_folder
+from ..core.files import cache_home, check_room, make_room, not_written, put_folder
 from ..core.manifest import UNREADABLE, read_table
 from ..core.pictures import Intensity, camera_ranges, no_picture, read_picture
 from ..core.text import counted, some
@@ -211,6 +211,7 @@ def _arrays(folder, shapes):
     except UNREADABLE: shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        check_room(folder.parent, sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, *shape in shapes.values()))
         beside = tempfile.TemporaryDirectory(prefix=".part-", dir=folder.parent)
     except OSError as error: raise not_written(folder, error) from error
     with beside as home:

@@ -22,7 +22,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..core.errors import DataError
-from ..core.files import is_gone, myself, not_written, put_folder, save_array
+from ..core.files import check_room, is_gone, myself, not_written, put_folder, save_array
 from ..core.manifest import Manifest
 from ..core.precision import bfloat16_fault
 from ..core.room import Forecast
@@ -203,6 +203,7 @@ def cached(
         shutil.rmtree(final, ignore_errors=True)
     if not final.exists():
         store = make()  # may take hours; the folder below lives for as long as files are written
+        check_room(final.parent, sum(x.nbytes for arrays in store.values() for x in arrays.values()))
         try: tmp = _own_folder(final.parent)
         except OSError as error: raise not_written(final, error) from error
         with tmp as home:

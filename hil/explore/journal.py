@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from ..core.files import write_atomic
+from ..core.files import not_written, write_atomic
 from ..core.paths import given_path, writable_folder
 from ..core.text import from_cell, some, to_cell
 
@@ -127,10 +127,14 @@ class Journal:
             if self.path.stat().st_size != self._size:
                 raise ValueError(f"{self.path}: another program has written to it; "
                                  "open the explorer again to see its work")
-            with open(self.path, "ab") as f:
-                f.write((json.dumps(line) + "\n").encode())
-                f.flush()
-                os.fsync(f.fileno())
+            try:
+                with open(self.path, "ab") as f:
+                    f.write((json.dumps(line) + "\n").encode())
+                    f.flush()
+                    os.fsync(f.fileno())
+            except OSError as error:
+                os.truncate(self.path, self._size)         # no half line: the action did not happen
+                raise ValueError(str(not_written(self.path, error))) from error
             self._size = self.path.stat().st_size
         self.lines.append(line)
 

@@ -22,7 +22,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..core.errors import DataError
-from ..core.files import cache_home, put_folder, write_atomic
+from ..core.files import cache_home, not_written, put_folder, write_atomic
 from ..core.manifest import read_json, read_table
 from ..core.paths import given_path, writable_folder
 from ..core.room import need_disk
@@ -133,7 +133,8 @@ def render(
     writable_folder(root, "root")
     pictures = sum(manifest["images_per_camera"].values())
     need_disk(8000 * pictures, root, f"{pictures:,} rendered pictures", "choose a folder on another disk (root, HIL_HOME)")
-    (root / "exp").mkdir(parents=True, exist_ok=True)
+    try: (root / "exp").mkdir(parents=True, exist_ok=True)
+    except OSError as error: raise not_written(root, error) from error
     write(root / "exp/plan.json", json.dumps(manifest, indent=1))
     everyone = sorted(sum(manifest["ids"].values(), []))
     for split, ids in (*manifest["ids"].items(), ("available", everyone)):
@@ -174,11 +175,13 @@ def write_folder(root, folder, pictures):
     "Write {name: picture} as JPEG into a new folder in one piece: beside it first, then renamed."
     with tempfile.TemporaryDirectory(prefix=".part-", dir=root) as beside:
         part = Path(beside) / folder.name
-        part.mkdir()
-        for name, pixels in pictures.items():
-            Image.fromarray(pixels).save(coded := BytesIO(), "JPEG", quality=94)
-            (part / name).write_bytes(coded.getvalue())
-        folder.parent.mkdir(exist_ok=True)
+        try:
+            part.mkdir()
+            for name, pixels in pictures.items():
+                Image.fromarray(pixels).save(coded := BytesIO(), "JPEG", quality=94)
+                (part / name).write_bytes(coded.getvalue())
+            folder.parent.mkdir(exist_ok=True)
+        except OSError as error: raise not_written(folder, error) from error
         put_folder(part, folder)  # where a second process at work on the same root was faster, it wrote the same bytes
 
 

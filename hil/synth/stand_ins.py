@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..core.files import not_written
 from ..core.manifest import read_json
 from ..core.paths import writable_folder
 from .people import draw_person
@@ -174,8 +175,10 @@ def write_layout(
     for x in plan.pictures:
         shot, rng = draw_shot(seed, x.pid, x.cam, x.index)
         pixels, size = picture(persons[x.pid], shot, rng, backdrops), x.size or odd_size(rng)
-        (root / x.path).parent.mkdir(parents=True, exist_ok=True)
-        (root / x.path).write_bytes(encode(pixels, Path(x.path).suffix, x.mode, size))
+        try:
+            (root / x.path).parent.mkdir(parents=True, exist_ok=True)
+            (root / x.path).write_bytes(encode(pixels, Path(x.path).suffix, x.mode, size))
+        except OSError as error: raise not_written(root / x.path, error) from error
     for path, text in plan.texts.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         write(root / path, text)

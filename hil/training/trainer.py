@@ -54,6 +54,7 @@ class Trainer:
         writable_folder(cache_home(), "HIL_HOME")
         with distributed.first_alone():
             self.run = Run.resume(config) if config.resume else Run.check_free(config.run_dir)
+        distributed.wait()                                   # before rank 0 claims the folder that the others look at
         self.ready, self.place, self.claims = False, None, ExitStack()
 
     def fit(self): # -> Run
