@@ -140,7 +140,7 @@ REFUSED = { # name -> (writes the file, what is said)
     "page.jpg": (bytes_(b"<!DOCTYPE html><html>404"), "is not known by its first bytes"),
     "figure.jpg": (bytes_(EPS), "begins as a PostScript file does"), "figure.png": (bytes_(b"8BPS\0\1"), "Photoshop"),
     "phone.jpg": (bytes_(b"\0\0\0\x18ftypheic\0\0\0\0heic"), "begins as a HEIC or AVIF file does"),
-    "half.jpg": (lambda file: file.write_bytes(jpeg()[:400]), "of 400 bytes .*truncated"),
+    "half.jpg": (lambda file: file.write_bytes(jpeg()[:400]), "of 400 bytes .*[Tt]runcated"),
     "half.png": (lambda file: (colour().save(file), file.write_bytes(file.read_bytes()[:90])), "of 90 bytes"),
     "zeros.png": (bytes_(bytes(500)), "of 500 bytes"),
     "warning.png": (bytes_(png_of(10_000, 10_000)), "claims 100,000,000 pixels.*decompression bomb"),
@@ -148,8 +148,7 @@ REFUSED = { # name -> (writes the file, what is said)
     "folder.png": (lambda file: file.mkdir(), "it is a folder"), "pipe.jpg": (os.mkfifo, "it is a named pipe"),
     "socket.jpg": (listening, "it is a socket"),
     "nowhere.jpg": (lambda file: file.symlink_to("gone.jpg"), "no such image"),
-    "loop.jpg": (lambda file: file.symlink_to(file), "cannot be read as an image"),
-    "lab.tif": (lambda file: Image.new("LAB", (W, H)).save(file), "cannot be read as an image")}
+    "loop.jpg": (lambda file: file.symlink_to(file), "cannot be read as an image")}
 
 
 def jpeg():
@@ -164,7 +163,7 @@ def test_what_is_no_picture_is_refused_by_its_name(tmp_path, monkeypatch, name):
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was called"))
     with pytest.raises(DataError, match=f"(?s){re.escape(name)}: .*{says}") as caught: read_image(tmp_path / name, H, W)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
-    assert caught.value.__cause__ is None and caught.value.__suppress_context__
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
     card = grey_of(thumbnail(tmp_path / name, H))            # a grey card with a word
     assert abs(int(np.median(card)) - 128) < 8
 
@@ -306,7 +305,7 @@ def test_counts_in_the_wrong_byte_order_are_named_and_read(tmp_path):
 @pytest.mark.parametrize("low, high", [(0, 255), (100, 900), (6900, 7100), (0, 4095), (0, 16383), (20000, 65535)])
 def test_the_byte_order_is_told_from_the_pixels(low, high):
     rng = np.random.default_rng(0)
-    x = (scene(1, low, high) + rng.normal(0, (high - low) / 200, (H, W))).clip(0, 65535).round().astype(np.uint16)
+    x = (scene(1, low, high) + rng.normal(0, (high - low) / 200, (H, W))).clip(low, high).round().astype(np.uint16)
     assert not is_swapped(x)
     assert is_swapped(x.byteswap()) == (high > 255)                  # 8 bits look alike either way
     noise = rng.integers(0, 65536, (H, W)).astype(np.uint16)
@@ -455,15 +454,15 @@ def test_labels_of_a_table_are_whole_numbers():
 LOCALE = """
 import sys
 from pathlib import Path
-import pandas as pd
 from hil.cli import main
 from hil.data.folder import load_folder
 from hil.evaluation.scoring import write_results
+from hil.evaluation.tables import published_figures, result_table
 from hil.runs.config import Config
 from hil.runs.folder import Run
 assert sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode
 home = Path(sys.argv[1])
-write_results(home / "out", pd.DataFrame({"method": ["caf\\u00e9 \\u00b1"], "mAP": [.5]}), ["a note \\u2192"])
+write_results(home / "out", result_table({published_figures().setting[0]: {}}), ["a note \\u2192"])
 table = load_folder(home / "archive")
 assert len(table) == 12, len(table)
 run = Run.create(Config(run_dir=str(home / "run"), dataset="folder", data_root=str(home / "archive")), table)
@@ -479,9 +478,8 @@ def test_a_locale_without_letters_stops_nothing(tmp_path):
     done = subprocess.run([sys.executable, "-c", LOCALE, str(tmp_path)], env=told, capture_output=True, timeout=300)
     out = done.stdout.decode() + done.stderr.decode()
     assert done.returncode == 1 and "Traceback" not in out and "1 PROBLEM" in out, out
-    told = r"names that this locale cannot express (set PYTHONUTF8=1 or LC_ALL=C.UTF-8): 1 (visible/cam1/\xc3\xa9"
-    assert told in out
-    assert "caf\u00e9 \u00b1" in (tmp_path / "out/results.md").read_text("utf-8")
+    assert r"names that this locale cannot express (set PYTHONUTF8=1 or LC_ALL=C.UTF-8): 1 (visible/cam1/\xe9" in out
+    assert {"\u2020", "\u2192"} <= set((tmp_path / "out/results.md").read_text("utf-8"))
 
 
 def test_kinds_of_files_by_their_first_bytes():

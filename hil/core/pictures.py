@@ -120,9 +120,10 @@ def orientation(
     image, # PIL image
 ) -> int: # 1 upright, 2 ... 8 as in EXIF, 0 where the EXIF block is damaged and tells nothing
     "How a picture must be turned."
-    try: told = image.getexif().get(0x0112, 1)
+    try: told = dict(image.getexif())
     except Exception: return 0  # anything may be raised, and the pixels are sound nevertheless
-    return told if told in TURNS else 1
+    if not told and len(image.info.get("exif", b"")) > 20: return 0  # an empty block is shorter
+    return told[0x0112] if told.get(0x0112) in TURNS else 1
 
 # %% ../../nbs/0_core/08_pictures.ipynb #22e6d0e3
 class Intensity(NamedTuple):

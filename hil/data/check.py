@@ -82,7 +82,8 @@ def _expected(dataset, root, expect):
     "Counts that the set should have, by the names of what is found; {} where nobody knows."
     if dataset == "sysu":
         return expected_of_sysu(root) if expect == "published" or (root / "synth.json").is_file() else {}
-    if expect == "published": return {"regdb": REGDB_COUNTS, "llcm": LLCM_COUNTS}.get(dataset, {})
+    published = {"regdb": REGDB_COUNTS, "llcm": LLCM_COUNTS}
+    if expect == "published" and dataset in published: return published[dataset]
     return expected_counts(root, {}, "any")
 
 
