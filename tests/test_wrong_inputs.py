@@ -146,6 +146,7 @@ def test_a_home_that_cannot_be_written(place, monkeypatch, folder, says):
     (lambda: build_model("lite0", LONG), "too long"), (lambda: build_model("lite0", "not-there"), "no such checkpoint"),
     (lambda: Trainer(Config(preset="tiny", weights="not-there")), "no such file"),
     (lambda: Trainer(Config(preset="tiny", weights="empty")), "no such file"),
+    (lambda: Trainer(Config(preset="tiny", weights="file")).fit(), "not a file that torch.save wrote"),
     (lambda: Trainer(Config(preset="tiny", device="cuda:99")), "CUDA devices"),
     (lambda: Trainer(Config(preset="tiny", resume=True, run_dir="not-there")), "no run here"),
     (lambda: find_device("gpu"), "device = 'gpu'"), (lambda: read_labels(LONG, []), "too long"),
@@ -154,7 +155,9 @@ def test_a_home_that_cannot_be_written(place, monkeypatch, folder, says):
     (lambda: export_labels(Journal(None, ["a.jpg"], [0], ["V0"]), f"{LONG}.csv"), "too long"),
     (lambda: from_frame(TABLE, np.zeros((2, 3)), root=" "), "blank"),
     (lambda: write_atomic("file/x", lambda part: part.write_text("x")), "file/x")])
-def test_files_that_cannot_be(place, call, says): refused(call, says)
+def test_files_that_cannot_be(place, call, says):
+    refused(call, says)
+    assert not (place / "home").exists() and not (place / "runs").exists(), "nothing is rendered or begun for it"
 
 
 @pytest.mark.parametrize("config", [Config(preset="tiny", data_root="typo"), Config(preset="tiny", data_root="empty")])

@@ -112,6 +112,10 @@ class Trainer:
         place = distributed.from_first(self.claim)
         if self.ready: return self
         c = self.config
+        torch.manual_seed(c.seed)
+        # before the images: a checkpoint that does not fit is told before anything is rendered
+        self.model = build_model(c.model, c.weights or None, **model_options(c)).to(self.device)
+        if c.trainable == "heads": self.model.trunk.requires_grad_(False)
         with distributed.first_alone(): self.images = RunImages(load_images(c, self.progress))
         before = self.run and self.run.config
         if c.resume: distributed.from_first(lambda: self.run.go_on(c, self.images.table))
@@ -120,9 +124,6 @@ class Trainer:
             raise RunError(problem)
         official = Path(self.images.root) / "exp" / "rand_perm_cam.mat"
         self.permutation = read_permutation(official) if c.draws == "official" else None
-        torch.manual_seed(c.seed)
-        self.model = build_model(c.model, c.weights or None, **model_options(c)).to(self.device)
-        if c.trainable == "heads": self.model.trunk.requires_grad_(False)
         with distributed.first_alone(): self.views = self.make_views()
         if c.weights in ("", "random"): self.calibrate()
         self.passage = passage(self.model, c)
