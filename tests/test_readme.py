@@ -184,7 +184,7 @@ def test_a_command_is_run(command, folder, run, monkeypatch):
 
 @pytest.mark.parametrize("block", [text for kind, text in FENCE.findall(readme()) if kind == "python"])
 def test_a_python_block_runs(block, tmp_path):
-    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0 and done.stdout.strip(), done.stderr
 
 
