@@ -60,9 +60,10 @@ class Config(metaclass=Settings):
     same_ids: bool = True  # stage 2: both halves of a batch hold the same pseudo-identities (release: drawn apart)
     sampler: Literal["random", "camera", "no_camera"] = "random"  # "camera" (release), "no_camera": identities by turns
     optimizer: Literal["adam", "sgd"] = "adam"  # "adam" or "sgd" (paper; momentum 0.9)
-    lr: Annotated[float, Range(1e-9, 100)] = 7e-4  # learning rate
+    lr: Annotated[float, Range(1e-9, 100)] = 3e-4  # learning rate
     warmup_lr: Annotated[float, Range(1e-9, 1)] = 0.2  # share of lr in stage 1: the stems stay close until labels cross
-    lr_drop: Annotated[float, Range(0, 1)] = 0.7  # after this share of the epochs the learning rate is a tenth
+    lr_drop: Annotated[float, Range(0, 1)] = 1.0  # after this share of the epochs the learning rate is a tenth
+    averaging: Annotated[float, Range(0, 0.9999)] = 0.98  # share of the weights' moving average that stays; 0: none
     weight_decay: Annotated[float, Range(0, 1)] = 5e-4
     accumulate: Annotated[int, Range(1, 4096)] = 1  # trainable "all": parts a batch passes in; the gradient is the whole's
     precision: Literal["float32", "bf16", "fp16"] = "float32"  # of the network; "fp16" needs a GPU; losses stay float32
@@ -86,6 +87,7 @@ class Config(metaclass=Settings):
     temp: Annotated[float, Range(1e-9, 100)] = 0.05  # tau
     momentum: Annotated[float, Range(0, 1)] = 0.1  # share of a cluster memory row that stays
     memory_update: Literal["mean", "sample", "hard"] = "mean"  # each "sample" in turn (release); "hard": least similar
+    smoothing: Annotated[float, Range(0, 0.99)] = 0.2  # cluster contrast: share of a target spread over all clusters
     cluster_weight: Annotated[float, Range(0)] = 1.0  # cluster contrast; 0 switches it off
     mccl_weight: Annotated[float, Range(0)] = 1.0  # multi-centre contrast; 0 switches it off
     mccl_warmup: Annotated[int, Range(0)] = 4  # stage-2 epochs in which it counts a tenth (paper: 20 of 30)
@@ -209,7 +211,7 @@ NEEDS = [ # (settings, what they are for, whether it is so)
     ("temp", "cluster_weight > 0 or neighbor_weight > 0", lambda c: c.cluster_weight > 0 or c.neighbor_weight > 0),
     ("momentum", "cluster_weight > 0 or update_sub_centers = True",
      lambda c: c.cluster_weight > 0 or c.update_sub_centers),
-    ("memory_update", "cluster_weight > 0", lambda c: c.cluster_weight > 0),
+    ("memory_update smoothing", "cluster_weight > 0", lambda c: c.cluster_weight > 0),
     ("mccl_warmup mccl_variant", "mccl_weight > 0", lambda c: c.mccl_weight > 0),
     ("instance_mix", "neighbor_weight > 0", lambda c: c.neighbor_weight > 0),
     ("reload_epoch", 'select = "test_best" and more stage2_epochs than that',

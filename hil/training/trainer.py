@@ -33,7 +33,7 @@ from ..runs.folder import Run
 from . import distributed
 from .gradient_cache import passage
 from .run_images import RunImages, check_views, find_device, load_images
-from .schedule import learning_rate, stage_of
+from .schedule import Averaged, learning_rate, stage_of
 from .step import move_memories, remember, step_losses
 
 # %% ../../nbs/7_training/05_trainer.ipynb #tr41n10g
@@ -187,6 +187,8 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.passage.scaler.load_state_dict(state.get("scaler", {}))
         distributed.align(self.model.state_dict().values())
+        self.averaged = Averaged(self.model, self.config.averaging)
+        if state and "averaged" in state: self.averaged.resume(state["averaged"])
         self.features = self.extract()
         if not state: self.record(0, 0, {}, {}, begun)
         return state["epoch"] if state else 0
@@ -235,6 +237,7 @@ class Trainer:
         if best is None: return
         log.info("going on from epoch %d, the best on the test labels, as the release does", best["epoch"])
         self.model.load_state_dict(best["model"])
+        self.averaged = Averaged(self.model, self.config.averaging)
         self.features = self.extract()
 
     def train(self, labels, memories, e): # -> {"loss_total": mean, ...}
@@ -257,7 +260,7 @@ class Trainer:
             losses = self.step(batch, y, rows, memories, e, number)
             history.append([x.item() for x in losses.values()])
             self.bar.update()
-        distributed.align(self.model.state_dict().values())
+        distributed.align([*self.model.state_dict().values(), *self.averaged.average.values()])
         return dict(zip((f"loss_{name}" for name in losses), np.mean(history, 0)))
 
     def step(self, batch, y, rows, memories, e, number): # -> {"total": scalar, "cluster": ...}
@@ -271,6 +274,7 @@ class Trainer:
         self.optimizer.zero_grad()
         self.passage.backward(total)
         self.passage.step(self.optimizer)
+        self.averaged.update()
         move_memories(distributed.of_first(features), y, rows, memories, self.config)
         return {"total": total, **losses}
 
@@ -290,7 +294,7 @@ class Trainer:
                     for flip in range(1 + self.config.flip)]
             return {d: torch.stack([f[d] for f in both]).mean(0).cpu() for d in DEPTHS}
         def all_rows(m, n): return distributed.in_blocks(n, 512, lambda idx: rows(m, idx))
-        return {m: all_rows(m, len(t)) for m, t in self.images.tables.items()}
+        with self.averaged.inside(): return {m: all_rows(m, len(t)) for m, t in self.images.tables.items()}
 
     # -- what is kept --------------------------------------------------------------------------------------------
 
@@ -303,8 +307,10 @@ class Trainer:
         "Figures to the history, labels and features to the epoch's file, weights to the checkpoint; rank 0 does it."
         if distributed.rank() > 0: return
         row, arrays = {"epoch": number, "stage": stage, **row}, self.arrays(labels)
-        state = {"epoch": number, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                 "scaler": self.passage.scaler.state_dict()}
+        with self.averaged.inside():
+            model = {name: value.clone() for name, value in self.model.state_dict().items()}
+            state = {"epoch": number, "model": model, "averaged": self.averaged.state(),
+                     "optimizer": self.optimizer.state_dict(), "scaler": self.passage.scaler.state_dict()}
         if self.images.known:
             scores, spread = self.evaluate()
             row |= dict(rank1=scores.rank(1), mAP=scores.mAP, mINP=scores.mINP, mAP_spread=spread.mAP)
