@@ -50,8 +50,8 @@ def not_written(
     untouched = "What stood there is untouched. " if path.exists() else ""
     if not is_full(path.parent, error):
         return DataError(f"{path}: could not be written ({why}). {untouched}Look for a read-only folder, a folder of "
-                         "somebody else, or a file where a folder should be; then try again, or choose another folder (run_dir "
-                         "moves a run, HIL_HOME what the kit keeps for itself).")
+                         "somebody else, or a file where a folder should be; then try again, or choose another folder "
+                         "(run_dir moves a run, HIL_HOME what the kit keeps for itself).")
     return DataError(f"{path}: the disk is full ({why}); no more fits into {path.parent}. {untouched}{_more_room()}")
 
 

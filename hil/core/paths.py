@@ -57,8 +57,8 @@ def writable_folder(
     except OSError as error:
         raise RunError(f"{said}: {at} is a link that leads nowhere ({error.strerror}); choose another folder") from None
     if not is_folder:
-        raise RunError(f"{said}: {at} is a file, and no folder can be made {'there' if at == folder.absolute() else 'below it'}; "
-                       "choose another folder")
+        where = "there" if at == folder.absolute() else "below it"
+        raise RunError(f"{said}: {at} is a file, and no folder can be made {where}; choose another folder")
     try: tempfile.TemporaryFile(dir=at).close()
     except OSError as error:
         raise RunError(f"{said}: nothing can be written in {at} ({error.strerror}); choose another folder, or have its "
@@ -85,5 +85,6 @@ def check_inside(
     "Refuse a table of somebody else's whose paths lead out of the data's folder. Raises RunError that names the row."
     for line, path in enumerate(paths, first):
         if why := leads_out(path):
-            raise RunError(f"{file}, line {line}: path {str(path)[:80]!r} leads out of the folder of the images ({why}). "
-                           "Expected paths below it, as cam1/0001/0001.jpg. Nothing was opened; do not trust this file")
+            raise RunError(f"{file}, line {line}: path {str(path)[:80]!r} leads out of the folder of the images "
+                           f"({why}). Expected paths below it, as cam1/0001/0001.jpg. Nothing was opened; do not trust "
+                           "this file")

@@ -115,8 +115,8 @@ def read_list(
             raise DataError(f"{file}, line {n}: expected an image in a numbered folder and its label, as in "
                             f"'Visible/1/a.bmp 0'; found {line[:60]!r}. Copy the folder idx again.")
         if why := leads_out(path.strip()):
-            raise DataError(f"{file}, line {n}: {path.strip()[:60]!r} leads out of the data set ({why}). Expected a path "
-                            "below it, as Visible/1/a.bmp. Nothing was opened; do not trust this list.")
+            raise DataError(f"{file}, line {n}: {path.strip()[:60]!r} leads out of the data set ({why}). Expected a "
+                            "path below it, as Visible/1/a.bmp. Nothing was opened; do not trust this list.")
         if path.split("/")[0].lower() != below.lower() or ".." in path.split("/"):
             raise DataError(f"{file}, line {n}: expected an image in the folder {below}, found {line[:60]!r}. Were the "
                             "lists of the two modalities exchanged? Copy the folder idx again.")

@@ -51,7 +51,7 @@ class Evaluation(metaclass=Settings):
     # protocol
     evaluate_on: Literal["test", "val"] = "test"  # "test", or "val" while settings are chosen
     search_mode: Literal["every", "all", "indoor"] = "every"  # sysu, synth: "all", "indoor", or "every" one of them
-    shots: Annotated[int, Range(1, 100)] = 1  # sysu, synth: gallery images of each person and camera, 1 or 10 (multi-shot)
+    shots: Annotated[int, Range(1, 100)] = 1  # sysu, synth: gallery images a person and camera, 1 or 10 (multi-shot)
     direction: Direction = "every"  # regdb, llcm: "infrared_to_visible", "visible_to_infrared", or "every" one
     draws: Literal["seeded", "official"] = "seeded"  # sysu: gallery draws; "official": of exp/rand_perm_cam.mat
     trials: Annotated[int, Range(1, 10)] = 10  # gallery draws that the figures are averaged over; regdb has one
@@ -183,8 +183,8 @@ def check_rendered(
     if config.dataset != "synth" or not config.data_root: return
     if any((Path(config.data_root) / name).is_file() for name in names): return
     raise RunError(f"data_root = {config.data_root!r}: holds no rendered set (no synth.json), and none is made there, "
-                   "for a run that is there already needs its own pictures; correct the path, or leave data_root out to "
-                   "use the kit's own folder, or set dataset to what lies there")
+                   "for a run that is there already needs its own pictures; correct the path, or leave data_root out "
+                   "to use the kit's own folder, or set dataset to what lies there")
 
 
 def score_splits(

@@ -51,7 +51,8 @@ def identity_sheet(
     found = rows if identity is None else rows[(rows.code == identity) | (rows.name == str(identity))]
     if len(found): session.open(int(found.code.iloc[0]))
     elif identity is not None:
-        raise ValueError(f"identity {short(identity)!r}: not in epoch {session.epoch}, which has {some(map(short, sorted(rows.name)))}")
+        raise ValueError(f"identity {short(identity)!r}: not in epoch {session.epoch}, which has "
+                         f"{some(map(short, sorted(rows.name)))}")
     return view
 
 

@@ -208,8 +208,9 @@ class CurationView(View):
     def history(self, actions):
         "The last actions as HTML, newest first."
         last = "".join(f"<li>{self.tell(action)}</li>" for action in actions[-6:][::-1])
-        return (f"{counted(len(actions), 'correction')} in {shown_name(self.session.journal_file.name)}; keys, with the focus in "
-                "the explorer: m merge, s split selection, 2 split in two, o outliers, u undo"
+        file = shown_name(self.session.journal_file.name)
+        return (f"{counted(len(actions), 'correction')} in {file}; keys, with the focus in the "
+                "explorer: m merge, s split selection, 2 split in two, o outliers, u undo"
                 f"<ol reversed start={len(actions)} style='margin:2px 0'>{last}</ol>")
 
     def tell(self, action): # of the journal

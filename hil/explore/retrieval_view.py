@@ -91,8 +91,9 @@ class RetrievalView(View):
             return
         ranked, cosine = self.rank(i)
         person = f"\nperson {short(source.pid_name[i], 24)}" if source.pid[i] >= 0 else ""
+        seen_by = f"camera {short(source.camid[i], 12)}{person}"
         self.results.title = self.finding(i, ranked)
-        self.results.rows = [dict(head=f"{source.modality[i]} query", note=f"camera {short(source.camid[i], 12)}{person}",
+        self.results.rows = [dict(head=f"{source.modality[i]} query", note=seen_by,
                                   sides=[[self.cell(i)]], go=False),
                              dict(head="found", note=f"{counted(len(ranked), 'image')} ranked\nunder each: cosine",
                                   sides=[[self.result(i, *found) for found in zip(ranked[:self.k], cosine)]], go=False)]

@@ -75,7 +75,8 @@ class Source:
     "Images, features and labels to look at; made by `open_source`."
     def __init__(self, name, table, n, root, epochs, read_features, read_labels, settings, history=None, folder=None,
                  key="", never=()):
-        self.name, self.table, self.n, self.root, self.epochs = name, table, n, given_path(root or "", "root"), list(epochs)
+        self.name, self.table, self.n, self.epochs = name, table, n, list(epochs)
+        self.root = given_path(root or "", "root")
         self.settings, self.folder, self.key, self.never = {**DEFAULTS, **settings}, folder, key, tuple(never)
         self.history = pd.DataFrame({"epoch": self.epochs}) if history is None else history
         self._read = {"features": read_features, "labels": read_labels}

@@ -38,7 +38,7 @@ class Config(metaclass=Settings):
     train_splits: Literal["train", "train+val"] = "train"  # "train", or "train+val" (SYSU-MM01's 395 identities)
     evaluate_on: Literal["test", "val"] = "test"  # "test", or "val" while settings are chosen
     search_mode: Literal["all", "indoor"] = "all"  # sysu, synth: gallery cameras, "all" or "indoor"
-    shots: Annotated[int, Range(1, 100)] = 1  # sysu, synth: gallery images of each person and camera, 1 or 10 (multi-shot)
+    shots: Annotated[int, Range(1, 100)] = 1  # sysu, synth: gallery images a person and camera, 1 or 10 (multi-shot)
     direction: Direction = "infrared_to_visible"  # regdb, llcm: who searches whom; or "visible_to_infrared"
     draws: Literal["seeded", "official"] = "seeded"  # sysu: gallery draws; "official": of exp/rand_perm_cam.mat
     trials: Annotated[int, Range(1, 10)] = 10  # gallery draws that the figures are averaged over; regdb has one
@@ -65,7 +65,7 @@ class Config(metaclass=Settings):
     lr_drop: Annotated[float, Range(0, 1)] = 1.0  # after this share of the epochs the learning rate is a tenth
     averaging: Annotated[float, Range(0, 0.9999)] = 0.98  # share of the weights' moving average that stays; 0: none
     weight_decay: Annotated[float, Range(0, 1)] = 5e-4
-    accumulate: Annotated[int, Range(1, 4096)] = 1  # trainable "all": parts a batch passes in; the gradient is the whole's
+    accumulate: Annotated[int, Range(1, 4096)] = 1  # trainable "all": parts a batch passes in; same gradient
     precision: Literal["float32", "bf16", "fp16"] = "float32"  # of the network; "fp16" needs a GPU; losses stay float32
     # coarse clusters, each modality alone
     eps: Annotated[float, Range(1e-9, 1 - 1e-9)] = 0.6  # DBSCAN on the Jaccard distance (0.6 SYSU-MM01, 0.3 RegDB)

@@ -163,7 +163,7 @@ def write_layout(
     if people < 4 or images < 1:
         raise ValueError(f"people={people}, images={images}: expected at least 4 people and 1 image")
     if people * images > 100_000:
-        raise ValueError(f"people={people}, images={images}: a stand-in has at most 100,000 people times images; lower one")
+        raise ValueError(f"people={people}, images={images}: people times images is at most 100,000; lower one of them")
     root, plan = writable_folder(root, "root"), PLANS[layout](people, images, seed)
     manifest = {"layout": layout, "people": people, "images": images, "seed": seed, "counts": plan.counts, **plan.more}
     again = "Delete that folder to render it anew, or choose another root."

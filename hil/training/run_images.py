@@ -108,5 +108,5 @@ def check_views(
     answer = model.trunk({"visible": torch.zeros(1, 3, model.height, model.width, device=at)})["visible"]
     size, pixels = views_size(images, answer.shape[1], config), len(images) * 3 * model.height * model.width
     what, advice = f"n_views = {config.n_views} for {len(images):,} images", "lower n_views"
-    need_memory(pixels + 2 * size, what, advice + ", or use fewer images")  # twice: its parts are put together at the end
+    need_memory(pixels + 2 * size, what, advice + ", or use fewer images")  # twice: parts are put together at the end
     need_disk(size, cache_home(), what, advice + ", or set HIL_HOME to a folder on a larger disk")
