@@ -21,7 +21,7 @@ from ..core.errors import DataError
 from ..core.names import COLORS, MODALITIES
 from ..core.pictures import counts_of, has_counts, is_radiometric, is_swapped, opened_picture, orientation
 from ..core.text import counted, of_total, some
-from .folder import LOST, as_folder
+from .folder import LOST, as_folder, plain_name
 from .images import intensities, read_image
 from .layouts import LLCM_COUNTS, REGDB_COUNTS, detect, expected_counts, load, table_counts
 from .sysu import counts, expected_of_sysu
@@ -282,7 +282,7 @@ def check(
     if dataset not in ("", *DATASETS): raise ValueError(f"dataset={dataset!r}: expected one of {', '.join(DATASETS)}")
     report = CheckReport(str(root), dataset or detect(root))
     if not report.dataset:
-        holds = some(sorted(d.name for d in Path(root).iterdir())) or "nothing"
+        holds = some(sorted(plain_name(d.name) for d in root.iterdir())) or "nothing"
         report.problems.append("no known layout: expected SYSU-MM01 (cam1 ... cam6, exp), RegDB (Visible, Thermal, "
                                "idx), LLCM (test_vis, test_nir, idx) or a folder with visible and infrared; "
                                f"it holds {holds}")
