@@ -9,6 +9,7 @@ __all__ = ['FLAT', 'DATASETS', 'SEEN', 'ODDITIES', 'CheckReport', 'camera_sheet'
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -21,6 +22,7 @@ from ..core.errors import DataError
 from ..core.names import COLORS, MODALITIES
 from ..core.pictures import counts_of, has_counts, is_radiometric, is_swapped, opened_picture, orientation
 from ..core.text import counted, of_total, some
+from . import folder
 from .folder import LOST, as_folder, plain_name
 from .images import intensities, read_image
 from .layouts import LLCM_COUNTS, REGDB_COUNTS, detect, expected_counts, load, table_counts
@@ -65,9 +67,18 @@ class CheckReport:
         return "\n".join([*parts, *[""] * bool(self.images), *(f"  {k}: {v}" for k, v in self.images.items())])
 
 
+@contextmanager
+def _unsaid(log):
+    "Keep a logger quiet: what it would say stands in the report, and RegDB is opened ten times."
+    before, log.disabled = log.disabled, True
+    try: yield
+    finally: log.disabled = before
+
+
 def _try(dataset, root, split, expect, report):
     "The table under these expectations, or None; the loader's reasons go into the report."
-    try: return load(dataset, root, split, expect)
+    try:
+        with _unsaid(folder.log): return load(dataset, root, split, expect)
     except DataError as error:
         first, *lines = str(error).splitlines()
         listed = [line.strip() for line in lines if line.startswith("  ")]
