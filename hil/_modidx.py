@@ -191,6 +191,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'hil.data.check._tell_oddities': ('1_data/check.html#_tell_oddities', 'hil/data/check.py'),
                                 'hil.data.check._try': ('1_data/check.html#_try', 'hil/data/check.py'),
                                 'hil.data.check._twins': ('1_data/check.html#_twins', 'hil/data/check.py'),
+                                'hil.data.check._unsaid': ('1_data/check.html#_unsaid', 'hil/data/check.py'),
                                 'hil.data.check.camera_sheet': ('1_data/check.html#camera_sheet', 'hil/data/check.py'),
                                 'hil.data.check.check': ('1_data/check.html#check', 'hil/data/check.py'),
                                 'hil.data.check.check_folder': ('1_data/check.html#check_folder', 'hil/data/check.py')},

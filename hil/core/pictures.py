@@ -213,7 +213,6 @@ _EIGHT_BITS_ALWAYS = (".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp")
 
 def _has_counts(file):
     "Whether a file holds counts; the few bytes that say so are read by hand in a PNG, because there may be 50,000."
-    if os.path.splitext(file)[1].lower() in _EIGHT_BITS_ALWAYS: return False
     try:
         _check_regular(file)
         head = _head(file)
@@ -234,9 +233,10 @@ def camera_ranges(
     most=64, # pictures of a camera that are measured, spread evenly
 ) -> dict:   # {camera: Intensity} of those cameras that count in more than 8 bits
     "The range of each camera, measured on its own pictures."
-    by_camera = {}
+    by_camera, pairs = {}, [(file, camera) for file, camera in zip(files, cameras)
+                            if os.path.splitext(file)[1].lower() not in _EIGHT_BITS_ALWAYS]
     with ThreadPoolExecutor(8) as pool:
-        for file, camera, deep in zip(files, cameras, pool.map(_has_counts, files)):
+        for (file, camera), deep in zip(pairs, pool.map(_has_counts, [file for file, _ in pairs])):
             if deep: by_camera.setdefault(camera, []).append(file)
         ranges = {}
         for camera, deep in by_camera.items():

@@ -9,6 +9,7 @@ __all__ = ['FLAT', 'DATASETS', 'SEEN', 'ODDITIES', 'CheckReport', 'camera_sheet'
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -23,7 +24,8 @@ from ..core.names import COLORS, MODALITIES
 from ..core.paths import given_path, writable_folder
 from ..core.pictures import counts_of, has_counts, is_radiometric, is_swapped, opened_picture, orientation
 from ..core.text import counted, of_total, some
-from .folder import LOST, as_folder
+from . import folder
+from .folder import LOST, as_folder, plain_name
 from .images import intensities, read_image
 from .layouts import LLCM_COUNTS, REGDB_COUNTS, detect, expected_counts, load, table_counts
 from .sysu import counts, expected_of_sysu
@@ -67,9 +69,18 @@ class CheckReport:
         return "\n".join([*parts, *[""] * bool(self.images), *(f"  {k}: {v}" for k, v in self.images.items())])
 
 
+@contextmanager
+def _unsaid(log):
+    "Keep a logger quiet: what it would say stands in the report, and RegDB is opened ten times."
+    before, log.disabled = log.disabled, True
+    try: yield
+    finally: log.disabled = before
+
+
 def _try(dataset, root, split, expect, report):
     "The table under these expectations, or None; the loader's reasons go into the report."
-    try: return load(dataset, root, split, expect)
+    try:
+        with _unsaid(folder.log): return load(dataset, root, split, expect)
     except DataError as error:
         first, *lines = str(error).splitlines()
         listed = [line.strip() for line in lines if line.startswith("  ")]
@@ -284,7 +295,7 @@ def check(
     if dataset not in ("", *DATASETS): raise ValueError(f"dataset={dataset!r}: expected one of {', '.join(DATASETS)}")
     report = CheckReport(str(root), dataset or detect(root))
     if not report.dataset:
-        holds = some(sorted(d.name for d in Path(root).iterdir())) or "nothing"
+        holds = some(sorted(plain_name(d.name) for d in root.iterdir())) or "nothing"
         report.problems.append("no known layout: expected SYSU-MM01 (cam1 ... cam6, exp), RegDB (Visible, Thermal, "
                                "idx), LLCM (test_vis, test_nir, idx) or a folder with visible and infrared; "
                                f"it holds {holds}")

@@ -222,7 +222,7 @@ def load_folder(
     if empty := [m for m in FOLDERS if not any(row[3] == m for row in rows)]:
         lacks = "; ".join(f"no {m} image ({found[m].name} holds none)" if m in found
                           else f"no folder of {m} images ({' or '.join(FOLDERS[m])})" for m in empty)
-        names = some(sorted(d.name for d in root.iterdir())) or "nothing"
+        names = some(sorted(plain_name(d.name) for d in root.iterdir())) or "nothing"
         seen = "".join(f" Left out: {told}." for _, told in summary(left))
         raise DataError(f"{root}: {lacks}. Both modalities are needed, as {'/'.join(SUFFIXES)} files; "
                         f"the folder holds {names}.{seen}")
