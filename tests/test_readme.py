@@ -9,6 +9,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import nbformat
 import pytest
 from conftest import papermill
 from packages import EXTRAS, asked
@@ -18,7 +19,7 @@ from test_cli import LAB, call
 from hil.cli import training_settings
 from hil.core.settings import settings_from
 from hil.evaluation.scoring import Evaluation
-from hil.runs.config import Config
+from hil.runs.config import Config, variant
 from hil.runs.folder import Run
 
 TOP = Path(__file__).parents[1]
@@ -189,3 +190,30 @@ def test_a_python_block_runs(block, tmp_path):
 
 
 def test_make_is_here(): assert shutil.which("make"), "the Makefile's targets are read by make: apt-get install make"
+
+
+# ---- the notebooks' own commands, and the smallest run everywhere ------------------------------------------------
+
+def lines_of_notebooks():
+    "Every papermill command in the text of the three notebooks on top."
+    for name in ("train", "evaluate", "ablation"):
+        for cell in nbformat.read(TOP / "nbs" / f"{name}.ipynb", 4).cells:
+            for _, text in FENCE.findall(cell.source + "\n") if cell.cell_type == "markdown" else ():
+                yield from (line.split("  #")[0].strip() for line in text.splitlines() if line.startswith("papermill"))
+
+
+@pytest.mark.parametrize("command", lines_of_notebooks())
+def test_a_notebooks_command_is_read(command):
+    "As `papermill_reads`; seeds are a parameter of the ablation alone."
+    assert papermill_reads(re.sub(r" -p seeds \d+", "", command))
+
+
+def test_preset_tiny_is_one_word_everywhere():
+    "In Python, for papermill and on the command line; and the ablation's variants of it can be run."
+    tiny = Config(preset="tiny")
+    assert papermill_reads("papermill nbs/train.ipynb out.ipynb -p preset tiny") == tiny
+    assert training_settings(["--preset", "tiny"]) == tiny and tiny.k1 < 12
+    cells = nbformat.read(TOP / "nbs/ablation.ipynb", 4).cells
+    source = next(c.source for c in cells if c.source.startswith("variants"))
+    exec(source.split("\njobs")[0], names := {})
+    assert [variant(tiny, **changes).preset for changes in names["variants"].values()] == ["tiny"] * 6

@@ -85,7 +85,8 @@ def history_plot(
     for name, value in marks.items():
         axes[0, 0].axhline(value, color="#999999", ls=(0, (4, 2, 1, 2)), lw=1.2)
         axes[0, 0].annotate(f"{short(name)} mAP {percent(value)}", (0.99, value), (0, 2),
-                            xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", fontsize=8, color="#666666")
+                            xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", fontsize=8,
+                            color="#666666")
     stage = history["stage"].to_numpy() if "stage" in history else np.zeros(len(history))
     for ax in (ax for ax in axes.flat if ax.has_data() and len(epoch)):
         ax.set_xlim(epoch[0] - 0.5, max(epoch[-1], epoch[0] + (total_epochs or 1) - 1) + 0.5)

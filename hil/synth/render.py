@@ -132,7 +132,7 @@ def render(
     if complete(root, manifest): return root
     writable_folder(root, "root")
     pictures = sum(manifest["images_per_camera"].values())
-    need_disk(8000 * pictures, root, f"{pictures:,} rendered pictures", "choose a folder on another disk, or set HIL_HOME")
+    need_disk(8000 * pictures, root, f"{pictures:,} rendered pictures", "choose a folder on another disk")
     try: (root / "exp").mkdir(parents=True, exist_ok=True)
     except OSError as error: raise not_written(root, error) from error
     write(root / "exp/plan.json", json.dumps(manifest, indent=1))
