@@ -327,7 +327,7 @@ def check_folder(
         everything: decode every image, not a sample of 400
         sheet: PNG file for the camera sheet; "": the folder's name + -sheet.png, in the present folder
     """
-    file = given_path(sheet or f"{Path(root).resolve().name or 'root'}-sheet.png", "sheet")
+    file = given_path(sheet or f"{given_path(root).resolve().name or 'root'}-sheet.png", "sheet")
     if file.suffix != ".png": raise RunError(f"sheet = {sheet!r}: expected the name of a .png file")
     if sheet: writable_folder(file.absolute().parent, "sheet")  # now, and not after all images were read
     try: report = check(root, dataset, expect, None if everything else 400)

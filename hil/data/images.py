@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from ..core.errors import DataError
 from ..core.files import cache_home, check_room, make_room, not_written, put_folder
 from ..core.manifest import UNREADABLE, read_table
+from ..core.paths import given_path
 from ..core.pictures import Intensity, camera_ranges, no_picture, read_picture
 from ..core.text import counted, some
 
@@ -84,7 +85,7 @@ def read_images(
     paths = list(paths)
     out = torch.empty(len(paths), 3, height, width, dtype=torch.uint8)
     def read(path, own):
-        image = read_image(Path(root or "", path), height, width, intensity=own)
+        image = read_image(given_path(root or "") / path, height, width, intensity=own)
         return torch.tensor(image).permute(2, 0, 1)
     with ThreadPoolExecutor(workers) as pool:
         found = pool.map(read, paths, ranges or [None] * len(paths))
@@ -246,12 +247,13 @@ def cached_images(
     ranges=None,   # [N] as from `intensities`; other ranges have another cache
 ) -> torch.Tensor: # uint8 [N, 3, height, width], mapped from disk; writing to it changes memory only
     "Images as one memory-mapped tensor; decoded once, and again when a file changes. Raises DataError."
-    files = [Path(root or "", p).absolute() for p in paths]
+    start = given_path(root or "", "root")
+    files = [(start / p).absolute() for p in paths]
     if not files: return torch.empty(0, 3, height, width, dtype=torch.uint8)
     how = f"{height}x{width}" + (f" {resize}" if resize != "bilinear" else "")
     how += _reading(ranges)
     key = blake2b("\n".join([how, *map(str, files)]).encode(), digest_size=8).hexdigest()
-    cache = Path(folder or cache_home() / "pixels") / key
+    cache = given_path(folder or cache_home() / "pixels", "folder") / key
     shapes = {"pixels": (np.uint8, len(files), 3, height, width), "stamps": (np.int64, len(files), 2),
               "sums": (np.uint32, len(files))}
     workers = workers or os.cpu_count() or 1
