@@ -16,6 +16,7 @@ from pathlib import Path
 
 from . import __version__
 from .core.errors import DataError, RunError, closest
+from .core.paths import given_path
 
 # %% ../nbs/cli.ipynb #82641c9a
 def training_settings(
@@ -73,7 +74,7 @@ def explore_notebook(
     root="", # folder of its images, where they have moved
 ) -> dict: # a notebook, as JSON
     "A notebook of one cell that opens the explorer on a run."
-    options = f", root={str(Path(root).resolve())!r}" if root else ""
+    options = f", root={str(given_path(root, 'root').resolve())!r}" if root else ""
     source = f"from hil.explore.app import explore\n\nexplore({str(Path(run).resolve())!r}{options})"
     cell = dict(cell_type="code", id="explore", execution_count=None, metadata={}, outputs=[], source=source)
     kernel = dict(name="python3", display_name="Python 3", language="python")
@@ -91,13 +92,13 @@ def open_explorer(
         root: folder of its images, where they have moved
     """
     from hil.runs.folder import Run
-    Run(run)  # a wrong folder is named here, not in the browser
+    run = Run(run).path  # a wrong folder is named here, not in the browser
     if not find_spec("jupyterlab"):
         raise RunError('hil explore opens JupyterLab, which is not installed here; '
                        'install it: pip install "hil[notebook]"')
     with tempfile.TemporaryDirectory(prefix="hil-explore-") as folder:
         file = Path(folder) / f"{run.resolve().name}.ipynb"
-        file.write_text(json.dumps(explore_notebook(run, root), indent=1))
+        file.write_text(json.dumps(explore_notebook(run, root), indent=1), encoding="utf-8")
         return subprocess.run([sys.executable, "-m", "jupyterlab", str(file)]).returncode
 
 
@@ -121,6 +122,8 @@ def main(
     words=None, # of the command line; None: those of this process
 ):
     "The command `hil`. Ends with 0; with 1 and one line on stderr where something is refused; with 2 for an odd word."
+    for stream in (sys.stdout, sys.stderr):  # a terminal without a letter shows its number, and stops nothing
+        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     command, *rest = (sys.argv[1:] if words is None else words) or ["--help"]
     if command in ("-h", "--help"): return print(help_text())
@@ -130,3 +133,13 @@ def main(
         sys.exit(2)
     try: sys.exit(COMMANDS[command](rest))
     except (RunError, DataError) as error: sys.exit(f"hil {command}: {error}")
+    except (ValueError, FileNotFoundError) as error:
+        if not _said_here(error): raise
+        sys.exit(f"hil {command}: {error}")
+
+
+def _said_here(error):
+    "Was this raised by the kit, in its own words? What another package raises is a fault of the kit, and shows where."
+    trace = error.__traceback__
+    while trace.tb_next: trace = trace.tb_next
+    return Path(trace.tb_frame.f_code.co_filename).is_relative_to(Path(__file__).parent)

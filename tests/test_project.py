@@ -118,6 +118,33 @@ def test_no_two_modules_import_each_other():
     assert not left, f"these import each other, directly or around a corner: {sorted(left)}"
 
 
+def without_encoding(path):
+    "Calls of a module that read or write text in whatever encoding a locale has."
+    for call in (n for n in ast.walk(parsed(path)) if isinstance(n, ast.Call)):
+        name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        given = {k.arg: getattr(k.value, "value", None) for k in call.keywords}
+        text = [a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+        modes = [*text, given.get("mode") or ""]
+        opened = name == "open" and any(re.fullmatch("[rwxa]\\+?t?", mode) for mode in modes)
+        plain = name == "open" and isinstance(call.func, ast.Name) and len(call.args) == 1 and "mode" not in given
+        needs = (opened or plain or name in ("read_text", "write_text")
+                 or name in ("run", "Popen", "check_output") and (given.get("text") or given.get("universal_newlines")))
+        if needs and "encoding" not in given and not {"utf-8", "utf-8-sig"} & set(text): yield call.lineno
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_text_file_has_its_encoding(name):
+    assert not list(without_encoding(MODULES[name])), f"hil.{name}: say encoding=\"utf-8\" in these lines"
+
+
+def test_text_without_an_encoding_is_found(tmp_path):
+    lines = ["open(a)", "open(a, 'w')", "p.read_text()", "p.write_text(x)", "subprocess.run(c, text=True)"]
+    right = ["open(a, 'rb')", "open(a, encoding='utf-8')", "p.read_text('utf-8')", "session.open(code)",
+             "Image.open(p)", "p.write_text(x, encoding='utf-8')", "open(a, 'w', encoding='utf-8')"]
+    (tmp_path / "x.py").write_text("\n".join(lines + right), "utf-8")
+    assert list(without_encoding(tmp_path / "x.py")) == [1, 2, 3, 4, 5]
+
+
 def test_a_name_is_made_in_one_place():
     "No two modules define the same public function or class: a reader who looks for it finds it."
     where = {}

@@ -22,12 +22,14 @@ from hil.evaluation.protocols import (
     DIRECTIONS,
     Protocol,
     camera_pairs,
+    cannot_draw,
     draw,
     evaluate_draws,
     hardest_errors,
     left_out,
     score,
 )
+from hil.evaluation.scoring import playable
 from hil.evaluation.tables import MARK, OWN, SECOND, published_figures, render_table, result_table
 from hil.runs.config import Config
 from hil.synth import stand_ins
@@ -320,3 +322,109 @@ def test_broken_data_stops_before_a_run_begins(hil_home, roots, tmp_path):
     (dict(expect="standin"), "did you mean 'stand-in'")])
 def test_settings_that_contradict_the_data_set(changes, says):
     with pytest.raises(RunError, match=says): Config(**changes)
+
+
+# ---- searches that cannot be played, and permutation files that are none ---------------------------------------------
+
+def seen_by(**people):
+    "A table in which split `val` was seen by these cameras only, and `test` by all; {split: cameras}."
+    pids = {"val": (1, 2), "test": (3, 4)}
+    rows = [(f"cam{c}/{pid:04d}/{k:04d}.jpg", pid, c, "infrared" if c in (3, 6) else "visible", split)
+            for split, cams in people.items() for pid in pids[split] for c in cams for k in (1, 2)]
+    table = pd.DataFrame(rows, columns=["path", "pid", "camid", "modality", "split"])
+    table.attrs["root"] = "nowhere"
+    return table
+
+
+def test_people_of_val_who_were_never_indoors():
+    "SYSU-MM01's validation people were seen by cameras 3, 4 and 5; the table has all six."
+    table = seen_by(val=(3, 4, 5), test=range(1, 7))
+    for p in (Protocol(split="val"), Protocol(mode="indoor")):
+        assert cannot_draw(table, p) == "" and all(len(t) for t in draw(table, p))
+    indoor = Protocol(split="val", mode="indoor")
+    says = ("found 4 and 0. The people of 'val' were seen by the cameras 3, 4, 5; queries come from 3, 6, the gallery "
+            'of indoor-search from 1, 2. Set search_mode = "all".')
+    assert cannot_draw(table, indoor).endswith(says)
+    with pytest.raises(ValueError, match="seen by the cameras 3, 4, 5"): draw(table, indoor)
+    protocols, notes = playable([Protocol(split="val"), indoor], table)
+    assert protocols == [Protocol(split="val")]
+    assert notes == (f"{indoor.name} was not scored: {cannot_draw(table, indoor)}",)
+    with pytest.raises(RunError, match='Set search_mode = "all"'): playable([indoor], table)
+
+
+def test_a_run_says_so_before_it_computes(small, tmp_path, monkeypatch):
+    from hil.training import trainer
+    real = trainer.load_images
+    def never_indoors(config, progress):
+        images = real(config, progress)
+        images.loc[~images.train & images.camid.isin([1, 2]), "camid"] = 4
+        return images
+    monkeypatch.setattr(trainer, "load_images", never_indoors)
+    monkeypatch.setattr(trainer, "build_model", lambda *a, **k: pytest.fail("the model was built first"))
+    with pytest.raises(RunError, match='Set search_mode = "all"'):
+        trainer.Trainer(small(search_mode="indoor", run_dir=str(tmp_path / "run")), progress=False).prepare()
+
+
+BROKEN = {"cut": lambda raw: raw[:len(raw) // 2], "empty": lambda raw: b"", "a page": lambda raw: b"<html>" * 50,
+          "zeros": lambda raw: bytes(len(raw)),
+          "7.3": lambda raw: b"MATLAB 7.3 MAT-file" + bytes(105) + b"\x00\x02IM" + raw,
+          "flipped": lambda raw: raw[:140] + bytes(255 - b for b in raw[140:200]) + raw[200:]}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_permutation_file(tmp_path, kind):
+    cells = np.empty((6, 1), object)
+    for c in range(6):
+        cells[c, 0] = np.empty((1, 3), object)
+        for i in range(3): cells[c, 0][0, i] = np.arange(1, 21).reshape(4, 5)
+    file = tmp_path / "rand_perm_cam.mat"
+    savemat(file, {"rand_perm_cam": cells}, do_compression=True)
+    assert read_permutation(file)[3, 2].shape == (4, 5)
+    file.write_bytes(BROKEN[kind](file.read_bytes()))
+    with pytest.raises(DataError, match="rand_perm_cam.mat: (not a MATLAB file, or damaged|saved in MATLAB's format)"):
+        read_permutation(file)
+
+
+@pytest.mark.parametrize("content,says", [
+    ({"other": np.ones(3)}, "without the variable rand_perm_cam, it holds other"),
+    ({"rand_perm_cam": np.ones((6, 1))}, "no cell of cameras"), ({"rand_perm_cam": "text"}, "no cell of cameras"),
+    ({"rand_perm_cam": [[np.ones((1, 3))]]}, "no cell of cameras"), ("half", "a row of image numbers from 1"),
+    ("zero", "a row of image numbers from 1"), ("words", "a row of image numbers from 1")])
+def test_a_permutation_file_of_another_kind(tmp_path, content, says):
+    if isinstance(content, str):
+        inner = np.empty((1, 1), object)
+        inner[0, 0] = {"half": np.array([[1, 2.5]]), "zero": np.array([[0, 1]]), "words": np.array(["a"])}[content]
+        outer = np.empty((1, 1), object)
+        outer[0, 0], content = inner, {}
+        content["rand_perm_cam"] = outer
+    savemat(tmp_path / "rand_perm_cam.mat", content)
+    with pytest.raises(DataError, match=says): read_permutation(tmp_path / "rand_perm_cam.mat")
+
+
+def test_official_draws_of_renamed_images():
+    table = seen_by(test=range(1, 7))
+    table.loc[table.camid == 2, "path"] = "cam2/0003/front.jpg"
+    permutation = {(c, pid): np.array([[1, 2]]) for c in range(1, 7) for pid in (3, 4)}
+    with pytest.raises(DataError, match="front.jpg: official draws name images by number"):
+        draw(table, Protocol(official=True), 0, permutation)
+
+
+def test_fewer_features_than_images():
+    table = seen_by(test=range(1, 7))
+    with pytest.raises(ValueError, match="features: 5 rows, but the table numbers its images up to 23"):
+        evaluate_draws(torch.ones(5, 2), table, Protocol(trials=1))
+
+
+def test_one_infrared_image(small, monkeypatch):
+    "Used to end in `linalg.svd failed`."
+    from hil.models.lite0 import Head
+    from hil.training import run_images
+    with pytest.raises(ValueError, match="infrared: 1 image to measure mean and deviation on; two are needed"):
+        Head(8, 4, 4).calibrate({"visible": torch.randn(5, 8), "infrared": torch.randn(1, 8)})
+    real = run_images.train_table
+    def one_infrared(*args):
+        table = real(*args)
+        return pd.concat([table[table.modality == "visible"], table[table.modality == "infrared"][:1]])
+    monkeypatch.setattr(run_images, "train_table", one_infrared)
+    with pytest.raises(DataError, match="one infrared training image; both modalities are needed"):
+        run_images.load_images(small(), progress=False)

@@ -29,7 +29,7 @@ def test_from_another_folder_to_a_report(report):
     assert run.history.epoch.tolist() == [0, 1, 2, 3] and run.checkpoint()["epoch"] == 3
     assert {k: getattr(run.config, k) for k in SMALL} == SMALL
     files = {str(p.relative_to(run.path)) for p in run.path.rglob("*") if p.is_file() and "supervised" not in p.parts}
-    assert files == {"config.json", "images.csv", "history.csv", "checkpoint.pt",
+    assert files == {"config.json", "images.csv", "files.csv", "history.csv", "checkpoint.pt", "manifest.jsonl",
                      *(f"epochs/000{e}.npz" for e in range(4))}
     arrays, n = run.epoch(-1), run.images.groupby("modality").train.agg(["size", "sum"])
     for m in ("visible", "infrared"):

@@ -20,7 +20,8 @@ def closest(
     known, # list of str: what would have been right
 ) -> str: # "; did you mean 'eps'?", or "" if nothing is close
     "The end of a message about a name that is not known."
-    close = get_close_matches(str(word), known, 1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    lower = {name.lower(): name for name in known}
+    close = get_close_matches(str(word).lower(), lower, 1)
+    return f"; did you mean {lower[close[0]]!r}?" if close else ""
 
 

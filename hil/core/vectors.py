@@ -9,8 +9,8 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import njit
 
+from .compiled import njit
 from .parallel import in_parts
 
 # %% ../../nbs/0_core/05_vectors.ipynb #e8b12da6

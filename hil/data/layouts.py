@@ -16,8 +16,9 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.errors import DataError
+from ..core.paths import given_path, leads_out
 from ..core.text import some
-from .folder import branches, is_image, load_folder
+from .folder import branches, load_folder, opened, pictures_in, unlisted
 from .sysu import SPLITS, count_parts, load_sysu, read_ids, report_problems
 
 # %% ../../nbs/1_data/03_layouts.ipynb #082be636
@@ -68,13 +69,12 @@ def _settle(root, dataset, table, found, problems, published, expect):
     problems = problems + [f"{what}: expected {n:,}, found {found.get(what, 0):,}"
                            for what, n in want.items() if found.get(what, 0) != n]
     report_problems(root, problems, expect != "any", [HINTS[dataset]], f'load_{dataset}(root, expect="any")')
-    table.attrs["root"] = str(root)
-    return table
+    return opened(table, root, unlisted(root, table.path))
 
 
 def _root(root, dataset, holds, inner):
     "The folder as a Path. Raises DataError where it is missing, or is not laid out like this, with what it looks like."
-    root = Path(root)
+    root = given_path(root, "data_root")
     if not root.is_dir():
         raise DataError(f"{root}: no such folder. Expected the root of {dataset} (it holds {holds}). Check the path.")
     if not any((root / name).exists() for name in inner):
@@ -101,6 +101,7 @@ def detect(
 def read_list(
     root, # Path of the data set
     name, # list file below it, e.g. "idx/train_visible_1.txt"
+    below, # folder that all its images lie in, e.g. "Visible"
 ) -> pd.DataFrame: # a row a line: path, label, pid (the number of the image's folder)
     "One list file of RegDB or LLCM: `path label` in every line. Raises DataError."
     file = root / name
@@ -108,10 +109,17 @@ def read_list(
     text, rows = file.read_bytes().decode("utf-8-sig", errors="replace"), []
     for n, line in enumerate(filter(None, map(str.strip, text.splitlines())), 1):
         path, _, label = line.replace("\\", "/").rpartition(" ")
+        while path.startswith("./"): path = path[2:]
         folder = path.split("/")[-2] if path.count("/") else ""
         if not re.fullmatch("[0-9]{1,9}", label) or not re.fullmatch("[0-9]{1,9}", folder):
             raise DataError(f"{file}, line {n}: expected an image in a numbered folder and its label, as in "
                             f"'Visible/1/a.bmp 0'; found {line[:60]!r}. Copy the folder idx again.")
+        if why := leads_out(path.strip()):
+            raise DataError(f"{file}, line {n}: {path.strip()[:60]!r} leads out of the data set ({why}). Expected a "
+                            "path below it, as Visible/1/a.bmp. Nothing was opened; do not trust this list.")
+        if path.split("/")[0].lower() != below.lower() or ".." in path.split("/"):
+            raise DataError(f"{file}, line {n}: expected an image in the folder {below}, found {line[:60]!r}. Were the "
+                            "lists of the two modalities exchanged? Copy the folder idx again.")
         rows.append((path.strip(), int(label), int(folder)))
     if not rows: raise DataError(f"{file}: the list is empty. Copy the folder idx again from the data set.")
     return pd.DataFrame(rows, columns=["path", "label", "pid"])
@@ -172,7 +180,7 @@ def _table(rows):
     return table.sort_values(["pid", "camid", "path"], ignore_index=True)
 
 # %% ../../nbs/1_data/03_layouts.ipynb #a2a43d77
-REGDB_LISTS = {"visible": "visible", "infrared": "thermal"}
+REGDB_LISTS = {"visible": ("visible", "Visible"), "infrared": ("thermal", "Thermal")}  # word in a list's name, folder
 
 
 def load_regdb(
@@ -185,8 +193,8 @@ def load_regdb(
     root = _root(root, "RegDB", "Visible, Thermal and idx", ("Visible", "Thermal"))
     if gone := [d for d in ("Visible", "Thermal", "idx") if not (root / d).is_dir()]:
         raise DataError(f"{root}: RegDB without {', '.join(gone)}. Copy it again.")
-    lists = {part: {m: read_list(root, f"idx/{part}_{name}_{split}.txt") for m, name in REGDB_LISTS.items()}
-             for part in ("train", "test")}
+    lists = {part: {m: read_list(root, f"idx/{part}_{word}_{split}.txt", folder)
+                    for m, (word, folder) in REGDB_LISTS.items()} for part in ("train", "test")}
     problems = [p for part, both in lists.items() for p in _check_lists(root, f"{part} (split {split})", both)]
     def camera(path, modality): return 1 if modality == "visible" else 2
     table = _table([row for part, both in lists.items() for row in _rows(both, part, camera)])
@@ -219,19 +227,19 @@ def load_llcm(
     root = _root(root, "LLCM", "vis, nir, test_vis, test_nir and idx", ("test_vis", "test_nir"))
     if gone := [d for d in ("vis", "nir", "test_vis", "test_nir", "idx/test_id.txt") if not (root / d).exists()]:
         raise DataError(f"{root}: LLCM without {', '.join(gone)}. Copy it again.")
-    lists = {m: read_list(root, f"idx/train_{name}.txt") for m, name in LLCM_PARTS.items()}
+    lists = {m: read_list(root, f"idx/train_{name}.txt", name) for m, name in LLCM_PARTS.items()}
     problems, rows = _check_lists(root, "train", lists), _rows(lists, "train", _llcm_camera)
     ids = set(read_ids(root / "idx/test_id.txt"))
     for m, name in LLCM_PARTS.items():
         cams = [c for c in range(1, 10) if (m, c) != ("infrared", 3)]
         found = [(f"test_{name}/cam{c}/{d.name}/{f}", int(d.name), c, m, "test") for c in cams
-                 for d in _numbered(root / f"test_{name}/cam{c}") if int(d.name) in ids for f in _images_in(d)]
+                 for d in _numbered(root / f"test_{name}/cam{c}") if int(d.name) in ids for f in pictures_in(d)]
         if absent := [f"cam{c}" for c in cams if not (root / f"test_{name}/cam{c}").is_dir()]:
             problems.append(f"test_{name} without {', '.join(absent)}")
         if alone := sorted(ids - {row[1] for row in found}):
             problems.append(f"identities of idx/test_id.txt without an image in test_{name}: {some(alone)}")
         rows += found
-    if extra := sum(len(_images_in(d)) for d in _numbered(root / "test_nir/cam3")):
+    if extra := sum(len(pictures_in(d)) for d in _numbered(root / "test_nir/cam3")):
         problems.append(f"test_nir/cam3 holds {extra:,} images: the published test part has none there, and they are "
                         "left out")
     if both := set().union(*(set(r.pid) for r in lists.values())) & ids:
@@ -243,9 +251,6 @@ def load_llcm(
 def _numbered(folder):
     below = folder.iterdir() if folder.is_dir() else []
     return sorted(d for d in below if d.is_dir() and re.fullmatch("[0-9]{1,9}", d.name))
-
-
-def _images_in(folder): return sorted(filter(is_image, os.listdir(folder)))
 
 # %% ../../nbs/1_data/03_layouts.ipynb #fc2f15d9
 def _load_sysu(root, expect):
@@ -264,7 +269,8 @@ def load(
     expect="published",  # counts to check: "published", "stand-in" or "any"
 ) -> pd.DataFrame:       # a row an image: path, pid, camid, modality, split; `attrs["root"]`
     "Any of the data sets as a table. Raises DataError, ValueError."
-    loaders = {"synth": lambda: load_sysu(root), "sysu": lambda: _load_sysu(Path(root), expect),
+    root = given_path(root, "data_root")
+    loaders = {"synth": lambda: load_sysu(root), "sysu": lambda: _load_sysu(root, expect),
                "regdb": lambda: load_regdb(root, split, expect),
                "llcm": lambda: load_llcm(root, expect), "folder": lambda: load_folder(root)}
     if dataset not in loaders: raise ValueError(f"dataset={dataset!r}: expected one of {', '.join(loaders)}")

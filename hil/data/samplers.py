@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..core.errors import RunError
+from ..core.ids import checked_ids, checked_labels
 from ..core.names import MODALITIES
 
 # %% ../../nbs/1_data/07_samplers.ipynb #8614c2ac
@@ -27,6 +28,7 @@ def draw_batch(
     rng, # np.random.Generator
 ): # {"visible": int [ids * instances], ...} rows
     "One batch's rows. Raises RunError if no identity can be drawn."
+    labels = {m: checked_labels(f"labels of {m}", y) for m, y in labels.items()}
     there = {m: np.unique(y[y >= 0]) for m, y in labels.items()}
     if together: there = dict.fromkeys(labels, np.intersect1d(*there.values()))
     for m, pool in there.items():
@@ -48,6 +50,8 @@ def one_turn(
     seed=0, # whole number, or (torch.Generator, random.Random, np.random.RandomState) to go on with
 ): # int [about C * instances] rows, identity after identity
     "Every identity once, as the sampler of the public release deals them (of ADCA, MM 2022, and SpCL before)."
+    labels = checked_labels("labels", labels)
+    if cams is not None: cams = checked_ids("cams", cams, len(labels), where=", one for each label")
     order, first, others = seed if isinstance(seed, tuple) else _dice(seed)
     ids, rows = list(dict.fromkeys(labels[labels >= 0].tolist())), []  # by first appearance
     for k in torch.randperm(len(ids), generator=order).tolist():
@@ -68,7 +72,7 @@ def turns(
     seed, # whole number below 2**32
 ): # iterator over int [ids * instances] rows, without end
     "Batch after batch of the release. Raises RunError if no identity can be drawn."
-    if not (labels >= 0).any(): raise _nobody("")
+    if not (checked_labels("labels", labels) >= 0).any(): raise _nobody("")
     size, dice = ids * instances, _dice(seed)
     while True:
         rows = one_turn(labels, instances, cams, dice)

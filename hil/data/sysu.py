@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VISIBLE_CAMS', 'INFRARED_CAMS', 'MODALITY', 'GALLERY_CAMS', 'SPLITS', 'log', 'SYSU_COUNTS', 'CAUSES', 'read_ids',
-           'report_problems', 'load_sysu', 'count_parts', 'counts', 'expected_of_sysu', 'query_gallery',
-           'read_permutation']
+           'report_problems', 'load_sysu', 'count_parts', 'counts', 'expected_of_sysu', 'cannot_search',
+           'query_gallery', 'read_permutation']
 
 # %% ../../nbs/1_data/00_sysu.ipynb #aedfd9dd
 import json
@@ -19,9 +19,10 @@ import pandas as pd
 from scipy.io import loadmat
 
 from ..core.errors import DataError
+from ..core.paths import given_path
 from ..core.names import MODALITIES
 from ..core.text import some
-from .folder import is_image
+from .folder import opened, pictures_in, unlisted
 
 # %% ../../nbs/1_data/00_sysu.ipynb #932303a7
 VISIBLE_CAMS = (1, 2, 4, 5)
@@ -106,9 +107,8 @@ def report_problems(
 def _scan(root, cam):
     "Images of one camera as (pid, camid, path), in files' order; a folder without images gives no row."
     folders = (root / f"cam{cam}").iterdir() if (root / f"cam{cam}").is_dir() else []
-    return [(int(d.name), cam, f"cam{cam}/{d.name}/{f.name}")
-            for d in folders if re.fullmatch("[0-9]{4}", d.name) and d.is_dir()
-            for f in d.iterdir() if is_image(f.name)]
+    return [(int(d.name), cam, f"cam{cam}/{d.name}/{name}")
+            for d in folders if re.fullmatch("[0-9]{4}", d.name) and d.is_dir() for name in pictures_in(d)]
 
 
 def load_sysu(
@@ -116,14 +116,14 @@ def load_sysu(
     strict=True,  # False: missing parts and counts are logged warnings (for a subset kept on purpose)
 ) -> pd.DataFrame:  # a row an image: path (relative), pid, camid, modality, split; sorted by pid, camid, path
     "SYSU-MM01 (Wu et al., ICCV 2017, section 3), or our rendered benchmark, as a table. Raises DataError."
-    root = Path(root)
+    root = given_path(root, "data_root")
     _check_layout(root, strict)
     split_of = _split_of(root)
     found = [row for cam in MODALITY for row in _scan(root, cam)]
     rows = sorted((pid, cam, path) for pid, cam, path in found if pid in split_of)
     table = pd.DataFrame([(path, pid, cam, MODALITY[cam], split_of[pid]) for pid, cam, path in rows],
                          columns=["path", "pid", "camid", "modality", "split"])
-    table.attrs["root"] = str(root)
+    opened(table, root, unlisted(root, table.path))
     if len(found) > len(rows):
         log.info("%s: left out %d images of identities that no exp/*_id.txt lists", root, len(found) - len(rows))
     _check_content(root, table, split_of, strict)
@@ -192,6 +192,24 @@ def _check_content(root, table, split_of, strict):
         log.warning("%s: %d identities only in visible, %d only in infrared images (allowed)", split, *alone)
 
 # %% ../../nbs/1_data/00_sysu.ipynb #86dc80fe
+def cannot_search(
+    table,  # as from `load_sysu`
+    split="test",  # as for `query_gallery`
+    mode="all",  # as for `query_gallery`
+) -> str:  # a sentence, "" if all is well
+    "Why there is nobody to search for, or nowhere to search."
+    rows = table[table.split == split]
+    seen = set(rows.camid)
+    query, pool = (int(rows.camid.isin(cams).sum()) for cams in (INFRARED_CAMS, GALLERY_CAMS[mode]))
+    if query and pool: return ""
+    found = f"split={split!r}, mode={mode!r}: expected query and gallery images, found {query} and {pool}. "
+    if rows.empty: return found + f"The table has the splits {sorted(table.split.unique())}."
+    other = seen & set(GALLERY_CAMS["all"]) and query
+    return found + (f"The people of {split!r} were seen by the cameras {some(sorted(seen), 9)}; queries come from "
+                    f"{some(INFRARED_CAMS)}, the gallery of {mode}-search from {some(GALLERY_CAMS[mode])}. "
+                    + ('Set search_mode = "all".' if other else "Use another split."))
+
+
 def query_gallery(
     table,  # as from `load_sysu`
     split="test",  # "test" to report, "val" to tune
@@ -207,10 +225,7 @@ def query_gallery(
             raise ValueError(f"{name}={value!r}: expected a whole number >= {low}.")
     rows = table[table.split == split].sort_values(["pid", "camid", "path"])
     query, pool = (rows[rows.camid.isin(cams)] for cams in (INFRARED_CAMS, GALLERY_CAMS[mode]))
-    if query.empty or pool.empty:
-        has = f"the splits {sorted(table.split.unique())} and the cameras {sorted(table.camid.unique().tolist())}"
-        raise ValueError(f"split={split!r}, mode={mode!r}: expected query and gallery images, found {len(query)} "
-                         f"and {len(pool)}. The table has {has}.")
+    if query.empty or pool.empty: raise ValueError(cannot_search(table, split, mode))
     rng, groups = random.Random(int(trial)), pool.groupby(["pid", "camid"]).groups
     if permutation is not None:
         picked = [_official(table.path[files], permutation, *key, trial, shots) for key, files in groups.items()]
@@ -221,6 +236,10 @@ def query_gallery(
 
 def _official(paths, permutation, pid, cam, trial, shots):
     "Index of the images that the official permutation draws from one folder, found by the number in their names."
+    strange = [p for p in paths if not re.fullmatch("[0-9]{1,9}", Path(p).stem)]
+    if strange:
+        raise DataError(f"{strange[0]}: official draws name images by number, as in 0001.jpg. Copy the images under "
+                        "their original names, or use permutation=None (draws = \"seeded\").")
     number = {int(Path(p).stem): i for i, p in paths.items()}
     perm = permutation.get((cam, pid), np.empty((0, 0), int))
     drawn = perm[trial, :shots].tolist() if trial < len(perm) else []
@@ -238,9 +257,25 @@ def read_permutation(
     if not Path(path).is_file():
         raise DataError(f"{path}: no such file. It comes with SYSU-MM01's evaluation code, as "
                         "data_split/rand_perm_cam.mat.")
-    try: cams = loadmat(path)["rand_perm_cam"].ravel()
-    except (KeyError, ValueError, TypeError, NotImplementedError):
-        raise DataError(f"{path}: not a MATLAB file with the variable rand_perm_cam. Copy it again from SYSU-MM01's "
-                        "evaluation code.") from None
-    return {(cam, pid): np.atleast_2d(perm).astype(int) for cam, ids in enumerate(cams, 1)
-            for pid, perm in enumerate(ids.ravel(), 1) if perm.size}
+    again = "Copy it again from SYSU-MM01's evaluation code (data_split/rand_perm_cam.mat)."
+    try: content = loadmat(path)
+    except NotImplementedError:
+        raise DataError(f"{path}: saved in MATLAB's format 7.3, which is not read here. {again}") from None
+    except Exception as error:  # a damaged file makes loadmat raise almost anything
+        raise DataError(f"{path}: not a MATLAB file, or damaged ({type(error).__name__}: {error}). {again}") from error
+    cams = content.get("rand_perm_cam")
+    if cams is None:
+        names = some(name for name in content if not name.startswith("__")) or "nothing"
+        raise DataError(f"{path}: a MATLAB file without the variable rand_perm_cam, it holds {names}. {again}")
+    if not _is_cell(cams) or not all(map(_is_cell, cams.ravel())):
+        raise DataError(f"{path}: rand_perm_cam is no cell of cameras with a cell of identities each. {again}")
+    draws = {(cam, pid): np.atleast_2d(perm) for cam, ids in enumerate(cams.ravel(), 1)
+             for pid, perm in enumerate(ids.ravel(), 1) if np.size(perm)}
+    for (cam, pid), perm in draws.items():
+        if perm.ndim != 2 or perm.dtype.kind not in "iuf" or not (perm == np.floor(perm)).all() or perm.min() < 1:
+            raise DataError(f"{path}: camera {cam}, identity {pid}: expected a row of image numbers from 1 for each "
+                            f"trial, found {perm.dtype} {list(perm.shape)} beginning with {perm.flat[0]}. {again}")
+    return {key: perm.astype(int) for key, perm in draws.items()}
+
+
+def _is_cell(x): return isinstance(x, np.ndarray) and x.dtype == object

@@ -15,8 +15,9 @@ from tqdm.auto import tqdm
 
 from ..core.errors import RunError
 from ..core.names import DEPTHS, MODALITIES
+from ..core.paths import given_path
 from ..core.settings import one_of
-from ..data.images import cached_images
+from ..data.images import cached_images, intensities
 from ..data.training_views import PixelViews, through, use_bfloat16
 from ..models.build import MODELS, build_model, model_options
 from ..models.weights import load_checkpoint, read_file, unwrap
@@ -51,7 +52,7 @@ def load_encoder(
 ) -> Encoder:
     "Any checkpoint. Raises RunError where there is none, ValueError where it does not fit."
     one_of("model", model, ("", *MODELS))
-    path = Path(checkpoint)
+    path = given_path(checkpoint, "checkpoint")
     torch.manual_seed(seed)
     if not checkpoint:
         name = model or "lite0"
@@ -59,7 +60,7 @@ def load_encoder(
                        notes=(f"No checkpoint was given: this is {name} as it is built, before any training.",),
                        trained=False)
     if not path.exists():
-        raise RunError(f"checkpoint = {str(checkpoint)!r}: no such file or folder; expected a run folder of this kit "
+        raise RunError(f"checkpoint = {str(path)!r}: no such file or folder; expected a run folder of this kit "
                        "(it holds config.json), or a file that torch.save wrote. "
                        f"Relative paths start from {Path.cwd()}")
     if path.is_dir() or (path.name in ("checkpoint.pt", "best.pt") and (path.parent / "config.json").is_file()):
@@ -74,7 +75,14 @@ def load_encoder(
     depths = ("deep",) if any(k.startswith("bottlenecks.") for k in fresh) else DEPTHS
     note = (f"{report.loaded} entries were loaded from {path.name}; {len(fresh)} are not in it and stand as built "
             f"({', '.join(fresh[:3])} ...).")
-    return Encoder(net, f"{name}, {path.name}", depths, notes=(note,) if fresh else ())
+    return Encoder(net, f"{name}, {path.name}", depths, notes=(note,) * bool(fresh) + _resized(report, net))
+
+
+def _resized(report, net):
+    "What to say about a file whose positions were made for images of another size."
+    if not report.resized: return ()
+    return (f"The file was made for images of another size: {report.resized[0]} was interpolated for {net.height} x "
+            f"{net.width} pixels. build_model(name, file, height=..., width=...) takes it as it is.",)
 
 
 def _of_run(path, model):
@@ -84,7 +92,7 @@ def _of_run(path, model):
     if model not in ("", c.model):
         raise RunError(f"model = {model!r}: the run in {run.path} trained {c.model!r}; leave model empty")
     file = run.path / ("best.pt" if best else "checkpoint.pt")
-    if not file.is_file():
+    if run.checkpoint(file.name) is None:
         raise RunError(f"{run.path}: holds no {file.name}: no epoch was finished there; "
                        "go on with it (resume = True), or choose another run")
     net = build_model(c.model, "random", **model_options(c))
@@ -109,7 +117,7 @@ def decoded(
     "A table's images at the size of a model. Raises hil.core.errors.DataError."
     parts = {m: table[table.modality == m] for m in MODALITIES if (table.modality == m).any()}
     return {m: cached_images(t.path, model.height, model.width, root=table.attrs["root"], progress=progress,
-                             resize=resize) for m, t in parts.items()}
+                             resize=resize, ranges=intensities(t)) for m, t in parts.items()}
 
 
 @torch.inference_mode()

@@ -11,6 +11,7 @@ from importlib.resources import files
 import numpy as np
 import pandas as pd
 
+from ..core.text import in_markdown, short, to_cell
 from .metrics import mean_metrics
 
 # %% ../../nbs/5_evaluation/02_tables.ipynb #e8e23e87
@@ -50,8 +51,9 @@ def result_table(
 # %% ../../nbs/5_evaluation/02_tables.ipynb #imagined
 _SIGNS = {"markdown": (" ± ", "–", {MARK: " †", SECOND: " ‡", OWN: ""}),
           "latex": (r" $\pm$ ", "--", {MARK: r"$^\dagger$", SECOND: r"$^\ddagger$", OWN: ""})}
-_ESCAPED = {"markdown": str.maketrans({"|": r"\|"}),
-            "latex": str.maketrans({"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#"})}
+_TEX = str.maketrans({"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{",
+                      "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\n": " ", "\r": " "})
+_ESCAPED = {"markdown": in_markdown, "latex": lambda text: str(text).translate(_TEX)}
 
 
 def _cells(row, style):
@@ -60,7 +62,7 @@ def _cells(row, style):
     def spread(c): return f"{plus}{row[c + ' spread']:.2f}" if row["runs"] > 1 else ""
     as_published = row["source"] != OWN and all(round(10 * row[c], 6) % 1 == 0 for c in ("rank1", "mAP"))
     digits = 1 if as_published else 2                                            # no digit more than the paper has
-    name = row["method"].translate(_ESCAPED[style]) + marks[row["source"]]
+    name = _ESCAPED[style](short(row["method"], 100)) + marks[row["source"]]
     return [name, *(dash if pd.isna(row[c]) else f"{row[c]:.{digits}f}{spread(c)}" for c in COLUMNS)]
 
 
@@ -71,7 +73,7 @@ def _markdown(parts, below, notes):
     for title, rows in parts:
         lines += [f"**{title}**", "", line(["Method", *COLUMNS.values()]), "|---" + "|---:" * len(COLUMNS) + "|",
                   *map(line, rows), ""]
-    return "\n".join([*lines, "\n\n".join([*below, *notes])])
+    return "\n".join([*lines, "\n\n".join([*below, *map(in_markdown, notes)])])
 
 
 def _latex(parts, below, notes):
@@ -80,7 +82,7 @@ def _latex(parts, below, notes):
     lines = [r"\begin{tabular}{lrrrrrr}", r"\toprule", line(["Method", *COLUMNS.values()])]
     for title, rows in parts:
         lines += [r"\midrule", rf"\multicolumn{{7}}{{l}}{{\textit{{{title}}}}} \\", *map(line, rows)]
-    below = [*below, *(n.translate(_ESCAPED["latex"]) for n in notes)]
+    below = [*below, *map(_ESCAPED["latex"], notes)]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *(rf"\par\footnotesize {n}" for n in below)])
 
 
@@ -91,11 +93,11 @@ def render_table(
 ) -> str:
     "A result table as text; published rows keep their mark in every style."
     if style not in ("markdown", "latex", "csv"): raise ValueError(f"style={style!r}: expected markdown, latex or csv")
-    if style == "csv": return "".join(f"# {n}\n" for n in notes) + table.round(4).to_csv(index=False)
+    if style == "csv": return "".join(f"# {n}\n" for n in notes) + table.round(4).map(to_cell).to_csv(index=False)
     plus, _, marks = _SIGNS[style]
     below, parts = [f"{marks[s].strip()} {s}." for s in (MARK, SECOND) if (table.source == s).any()], []
     for setting, rows in table.groupby("setting", sort=False):
         n = rows.runs.max()
-        title = setting.translate(_ESCAPED[style]) + (f", mean{plus}spread of {n:.0f}" if n > 1 else "")
+        title = _ESCAPED[style](setting) + (f", mean{plus}spread of {n:.0f}" if n > 1 else "")
         parts.append((title, [_cells(row, style) for row in rows.to_dict("records")]))
     return (_latex if style == "latex" else _markdown)(parts, below, notes)

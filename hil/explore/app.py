@@ -8,7 +8,7 @@ __all__ = ['TABS', 'KEYS', 'STEPS', 'cluster_map', 'identity_sheet', 'match_grap
 import ipywidgets as w
 import pandas as pd
 
-from ..core.text import counted, some
+from ..core.text import counted, short, some
 from .colorings import COLORINGS
 from .curation_view import CurationView
 from .identity_view import IdentityView, identities_of
@@ -51,7 +51,8 @@ def identity_sheet(
     found = rows if identity is None else rows[(rows.code == identity) | (rows.name == str(identity))]
     if len(found): session.open(int(found.code.iloc[0]))
     elif identity is not None:
-        raise ValueError(f"identity {identity!r}: not in epoch {session.epoch}, which has {some(sorted(rows.name))}")
+        raise ValueError(f"identity {short(identity)!r}: not in epoch {session.epoch}, which has "
+                         f"{some(map(short, sorted(rows.name)))}")
     return view
 
 
@@ -106,7 +107,7 @@ class Explorer(View):
     "The linked application; `explore` makes it."
     def __init__(self, session):
         super().__init__(session)
-        self.frame = Frame(self.pressed, letters="".join([*KEYS, *STEPS]), title=session.source.name)
+        self.frame = Frame(self.pressed, letters="".join([*KEYS, *STEPS]), title=short(session.source.name))
         self.map, self.time, self.views = MapView(session), TimeView(session), {}
         self.tabs = w.Tab([w.VBox() for _ in TABS], titles=list(TABS), selected_index=0).add_class("hil-tabs")
         beside = w.HBox([self.map.widget, self.tabs]).add_class("hil-beside")
@@ -153,7 +154,7 @@ class Explorer(View):
         self.frame.note = ", ".join([f"{source.n:,} images", f"epoch {s.epoch}", *mixed, *corrected])
         first = source.table.path.iloc[0] if source.n else ""
         if not (source.root / str(first)).exists():
-            self.frame.warn = f"images are missing, as {first}: pass root=, the folder that holds them now"
+            self.frame.warn = f"images are missing, as {short(first, 120)}: pass root=, the folder that holds them now"
 
     def pressed(self, key): # of KEYS or STEPS
         "What a key does."

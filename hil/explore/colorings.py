@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.names import COLORS, MODALITIES
-from ..core.text import counted
+from ..core.text import counted, short
 from ..method.labels import compact
 from ..plots.style import palette
 
@@ -74,7 +74,7 @@ def coloring(
     if by == "camera":
         cams, codes = np.unique(shown, return_inverse=True)
         colors = _hex(palette(len(cams)))
-        return colors[codes], [(f"camera {cam}", color) for cam, color in zip(cams, colors)][:12]
+        return colors[codes], [(f"camera {short(cam, 12)}", color) for cam, color in zip(cams, colors)][:12]
     return _many(shown, by)
 
 

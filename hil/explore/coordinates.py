@@ -8,7 +8,8 @@ import warnings
 
 import numpy as np
 
-from ..core.files import cache_home, save_array, write_atomic
+from ..core.files import cache_home, save_array
+from ..core.manifest import Manifest
 from ..core.vectors import unit_rows
 from ..method.neighbors import knn
 from ..plots.maps import embed
@@ -69,6 +70,7 @@ class Maps:
     ):
         self.source, self.random_state, self._kept = source, random_state, {}
         self.folder = cache_home() / "maps"
+        self.manifest = Manifest(self.folder)
         if not isinstance(xy, dict): xy = {} if xy is None else {source.epochs[-1]: xy}
         for epoch, given in xy.items():
             if np.shape(given) != (source.n, 2):
@@ -79,7 +81,10 @@ class Maps:
     def file(self, epoch): return self.folder / f"{self.source.key}-{self.random_state}-{epoch:04d}.npy"
 
     def ready(self, epoch): # whether the map need not be computed
-        return epoch in self._kept or (not self.given and self.file(epoch).is_file())
+        if epoch not in self._kept and not self.given:
+            found = self.manifest.load(self.file(epoch).name, np.load)
+            if found is not None: self._kept[epoch] = found
+        return epoch in self._kept
 
     def after(self, epoch): # list: the epoch whose map this one starts from; empty for the last one
         return [e for e in self.source.epochs if e > epoch][:1]
@@ -97,15 +102,12 @@ class Maps:
 
     def xy(self, epoch): # float32 [n, 2]
         "The map of an epoch, computed from the one after it where it is not there yet."
-        if epoch not in self._kept:
-            self._kept[epoch] = np.load(self.file(epoch)) if self.ready(epoch) else self._draw(epoch)
+        if not self.ready(epoch): self._kept[epoch] = self._draw(epoch)
         return self._kept[epoch]
 
     def _draw(self, epoch):
         "Compute a map, and keep it on disk where no coordinates were given."
         start = next(map(self.xy, self.after(epoch)), None)
         xy = layout(self.source.features(epoch)[:self.source.n], start, self.random_state)
-        if not self.given:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.file(epoch), lambda p: save_array(p, xy))
+        if not self.given: self.manifest.keep(self.file(epoch).name, lambda p: save_array(p, xy))
         return xy

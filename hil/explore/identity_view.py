@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.names import COLORS, MODALITIES
-from ..core.text import counted, percent
+from ..core.text import counted, percent, short
 from .controls import button, control, side_by_side
 from .session import identities, nearest_identities
 from .source import sub_clusters
@@ -68,7 +68,7 @@ class IdentityView(View):
 
     def note(self, images, cameras=False):
         "What stands under a row's head."
-        seen = ", ".join(map(str, np.unique(self.session.source.camid[images])))
+        seen = short(", ".join(map(str, np.unique(self.session.source.camid[images]))), 120)
         return counted(len(images), "image") + (f"\ncameras {seen}" if cameras else "") + self.who(images)
 
     def finding(self, n_sub):

@@ -8,7 +8,7 @@ import ipywidgets as w
 import numpy as np
 
 from ..core.names import MODALITIES
-from ..core.text import counted, of_total, percent
+from ..core.text import counted, of_total, percent, short
 from .controls import control, side_by_side
 from .view import View, grouped
 from .widgets import MatchGraph
@@ -79,7 +79,7 @@ class MatchView(View):
         way = ["source", "target"] if self.way.source == "visible" else ["target", "source"]
         kinds = maps.edge_kinds(shown).rename(columns=dict(zip(way, ("left", "right"))))
         order = maps.barycentre(kinds.left.unique().tolist(), kinds[["left", "right", "n_samples"]])
-        left, right = ([{"id": int(c), "name": names[int(c)]} for c in side] for side in order)
+        left, right = ([{"id": int(c), "name": short(names[int(c)], 16)} for c in side] for side in order)
         with self.graph.hold_sync():
             self.graph.left, self.graph.right = left, right
             self.graph.edges = [self.curve(e) for e in kinds.to_dict("records")]

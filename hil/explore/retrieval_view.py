@@ -10,7 +10,7 @@ import ipywidgets as w
 import numpy as np
 
 from ..core.names import COLORS, MODALITIES
-from ..core.text import counted, percent
+from ..core.text import counted, percent, short
 from ..core.vectors import unit_rows
 from .controls import button, control, side_by_side
 from .view import View
@@ -90,9 +90,10 @@ class RetrievalView(View):
             self.results.rows, self.results.title = [], ""
             return
         ranked, cosine = self.rank(i)
-        person = f"\nperson {source.pid_name[i]}" if source.pid[i] >= 0 else ""
+        person = f"\nperson {short(source.pid_name[i], 24)}" if source.pid[i] >= 0 else ""
+        seen_by = f"camera {short(source.camid[i], 12)}{person}"
         self.results.title = self.finding(i, ranked)
-        self.results.rows = [dict(head=f"{source.modality[i]} query", note=f"camera {source.camid[i]}{person}",
+        self.results.rows = [dict(head=f"{source.modality[i]} query", note=seen_by,
                                   sides=[[self.cell(i)]], go=False),
                              dict(head="found", note=f"{counted(len(ranked), 'image')} ranked\nunder each: cosine",
                                   sides=[[self.result(i, *found) for found in zip(ranked[:self.k], cosine)]], go=False)]

@@ -4,13 +4,13 @@
 __all__ = ['Session', 'as_session', 'identities', 'nearest_identities']
 
 # %% ../../nbs/9_explore/06_session.ipynb #3a90fb47
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import traitlets as t
 
 from ..core.names import MODALITIES
+from ..core.paths import given_path
+from ..core.text import short
 from ..core.vectors import unit_rows
 from .coordinates import Maps
 from .journal import Journal, images_key
@@ -40,7 +40,7 @@ class Session(t.HasTraits):
         super().__init__(epoch=source.labelled[-1], selection=np.zeros(0, int))
         base = source.labels(self.epoch)
         name = f"curation-{images_key(source.table.path[:source.n])}.jsonl"
-        self.journal_file = Path(journal or (source.folder / "curation.jsonl" if source.folder else name))
+        self.journal_file = given_path(journal or (source.folder / "curation.jsonl" if source.folder else name))
         self._journal = None
         self._base = base
 
@@ -159,7 +159,8 @@ class Session(t.HasTraits):
         "Show one identity in all views."
         if 0 <= code < len(self.labels.names): self.select(np.flatnonzero(self.labels.identity == code), code)
 
-    def name(self, code): return self.labels.names[code] if code >= 0 else "outlier"
+    def name(self, code): # as views show it: without signs that cannot be seen, and no longer than a line bears
+        return short(self.labels.names[code], 32) if code >= 0 else "outlier"
 
 
 def as_session(

@@ -8,10 +8,12 @@ __all__ = ['REQUIRED', 'NUMBERS', 'DEFAULTS', 'ShownLabels', 'join_labels', 'Sou
 import hashlib
 import io
 import json
+import logging
 import os
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import ZipFile
@@ -21,8 +23,12 @@ import pandas as pd
 from PIL import Image, ImageDraw
 from sklearn.metrics import adjusted_rand_score
 
-from ..core.errors import RunError
+from ..core.errors import DataError, RunError
+from ..core.files import load_npz
+from ..core.ids import checked_ids, checked_labels
 from ..core.names import MODALITIES
+from ..core.paths import check_inside, given_path
+from ..core.pictures import camera_ranges, read_picture
 from ..method.cluster import majority_pids
 from ..method.labels import Rules, compact, epoch_labels
 from ..method.sub_clusters import secondary_assign
@@ -70,7 +76,8 @@ class Source:
     "Images, features and labels to look at; made by `open_source`."
     def __init__(self, name, table, n, root, epochs, read_features, read_labels, settings, history=None, folder=None,
                  key="", never=()):
-        self.name, self.table, self.n, self.root, self.epochs = name, table, n, Path(root or ""), list(epochs)
+        self.name, self.table, self.n, self.epochs = name, table, n, list(epochs)
+        self.root = given_path(root or "", "root")
         self.settings, self.folder, self.key, self.never = {**DEFAULTS, **settings}, folder, key, tuple(never)
         self.history = pd.DataFrame({"epoch": self.epochs}) if history is None else history
         self._read = {"features": read_features, "labels": read_labels}
@@ -133,14 +140,19 @@ class Source:
         while len(self._quality) > 64: self._quality.popitem(last=False)
         return out
 
+    @cached_property
+    def _ranges(self): # {(modality, camera): Intensity} of cameras that count in more than 8 bits
+        return camera_ranges([self.root / p for p in self.paths], list(zip(self.modality, self.camid)))
+
+    def _range(self, i): return self._ranges.get((self.modality[i], self.camid[i]))
+
     def thumbs(self, ids, height=96): # list of JPEG bytes
         "Small pictures of images; one that cannot be found is drawn as a grey card that says so."
         todo = [i for i in dict.fromkeys(int(i) for i in ids) if (i, height) not in self._thumbs]
         if todo:
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                files = [self.root / p for p in self.paths[todo]]
                 self._thumbs.update({(i, height): t for i, t in zip(todo,
-                    pool.map(lambda f: thumbnail(f, height), files))})
+                    pool.map(lambda i: thumbnail(self.root / self.paths[i], height, self._range(i)), todo))})
         found = [self._thumbs[int(i), height] for i in ids]
         while len(self._thumbs) > 20_000: self._thumbs.popitem(last=False)
         return found
@@ -149,16 +161,16 @@ class Source:
 def thumbnail(
     path, # image file
     height=96, # pixels
+    intensity=None, # of its camera, as from `hil.core.pictures.camera_ranges`
 ) -> bytes: # JPEG
     "A small copy of an image; a grey card with a word where the file is not there or is no image."
     problem = "missing" if not Path(path).is_file() else ""
     if not problem:
         try:
-            with Image.open(path) as img:
-                img.draft("RGB", (height, height))
-                img = img.convert("RGB")
-                img = img.resize((max(1, round(img.width * height / img.height)), height), Image.Resampling.BILINEAR)
-        except (OSError, SyntaxError, ValueError): problem = "broken"
+            img = read_picture(path, intensity, height)
+            width = min(max(1, round(img.width * height / img.height)), 4 * height)
+            img = img.resize((width, height), Image.Resampling.BILINEAR)
+        except DataError as error: problem = "too large" if "claims" in str(error) else "broken"
     if problem:
         img = Image.new("RGB", (max(height // 2, 44), height), "#808080")
         ImageDraw.Draw(img).text((2, height // 2 - 6), problem, fill="white")
@@ -174,14 +186,34 @@ def _order(table):
     return np.lexsort((np.arange(len(table)), [MODALITIES.index(m) for m in table.modality], ~train)), int(train.sum())
 
 
-def _pick(file, *prefixes):
-    "The arrays of an epoch's file whose names start so: {modality: array} for each prefix."
-    with np.load(file) as z: return [{m: z[f"{p}_{m}"] for m in MODALITIES if f"{p}_{m}" in z.files} for p in prefixes]
+def _pick(run, epoch, *prefixes):
+    "The arrays of an epoch's file whose names start so: {modality: array} for each prefix. Raises RunError."
+    return run.read(f"epochs/{int(epoch):04d}.npz", lambda file: _arrays(file, prefixes))
 
 
-def _numbers(run): # -> {name of a setting: value}
-    "A run's settings as it chose them; what it never had to choose, as under the true labels, as a table has it."
-    return {k: DEFAULTS[k] if v == "auto" and k in DEFAULTS else v for k, v in vars(run.settled).items()}
+def _arrays(file, prefixes):
+    found = load_npz(file, [f"{p}_{m}" for p in prefixes for m in MODALITIES])
+    return [{m: found[f"{p}_{m}"] for m in MODALITIES if f"{p}_{m}" in found} for p in prefixes]
+
+
+def _names_and_sums(file):
+    with ZipFile(file) as z: return {i.filename: i.CRC for i in z.infolist()}
+
+
+def _whole_epochs(run, history): # -> list of int
+    "Epochs that can be shown: a damaged one is left out, with a line in the log. Raises RunError where none is left."
+    found, left_out = [], []
+    for e in history.epoch.astype(int):
+        name = f"epochs/{e:04d}.npz"
+        if not (run.path / name).exists() and not run.problem(name): continue
+        try: run.read(name, _names_and_sums)
+        except RunError as error: left_out.append(str(error))
+        else: found.append(e)
+    if left_out and not found: raise RunError(left_out[-1])
+    if not found:
+        raise RunError(f"{run.path}: no epoch is recorded yet; wait until the first one is there, then open it again")
+    for message in left_out: logging.getLogger("hil").warning("%s This epoch is left out.", message)
+    return found
 
 
 def _numbers(run): # -> {name of a setting: value}
@@ -196,21 +228,18 @@ def from_run(
     "A run folder as a source. Raises RunError."
     run = Run(path)
     table, history = run.images, run.history
-    def file(e):
-        return run.path / "epochs" / f"{int(e):04d}.npz"
-    epochs = [int(e) for e in history.epoch if file(e).is_file()]
-    if not epochs:
-        raise RunError(f"{run.path}: no epoch is recorded yet; wait until the first one is there, then open it again")
-    with ZipFile(file(epochs[-1])) as z: held = {i.filename: i.CRC for i in z.infolist()}
+    check_inside(table.path, run.path / "images.csv")
+    epochs = _whole_epochs(run, history)
+    held = run.read(f"epochs/{epochs[-1]:04d}.npz", _names_and_sums)
     if "features_visible.npy" not in held:
         raise RunError(f"{run.path}: epochs hold no features (the run had keep_features = False), so there is no map; "
                        "train with keep_features = True")
     order, n = _order(table)
     inverse = np.concatenate([np.flatnonzero(table.modality == m) for m in MODALITIES])  # as features are stored
     place = np.argsort(inverse)[order]
-    def features(e): return np.concatenate([*_pick(file(e), "features")[0].values()])[place].astype(np.float32)
+    def features(e): return np.concatenate([*_pick(run, e, "features")[0].values()])[place].astype(np.float32)
     def labels(e):
-        apart, final, sub = _pick(file(e), "labels", "final", "sub")
+        apart, final, sub = _pick(run, e, "labels", "final", "sub")
         if not apart: return compute_labels(features(e)[:n], table.modality.to_numpy()[order][:n], _numbers(run))
         direction = str(history.set_index("epoch").get("transfer_direction", pd.Series(dtype=str)).get(e, ""))
         target = "visible" if direction == "truth" else direction.partition("_to_")[2] or None
@@ -248,7 +277,7 @@ def sub_clusters(features, identity, n_sub): # -> int [n], -1 = outlier
 
 def known_labels(table, features, settings): # -> ShownLabels
     "Labels that a table brings along: its identities, and each modality's part of them."
-    identity, codes = compact(table.label.to_numpy().astype(int))
+    identity, codes = compact(checked_labels("table: label", table.label))
     named = table["name"].astype(str) if "name" in table else table.label.astype(str)
     names = [named.iloc[np.flatnonzero(identity == c)[0]] for c in range(len(codes))]
     parts = join_labels({m: compact(identity[(table.modality == m).to_numpy()])[0] for m in MODALITIES})
@@ -279,6 +308,7 @@ def from_frame(
     if len(bad := np.flatnonzero(~np.isfinite(features).all(1))):
         raise ValueError(f"features: row {bad[0]} ({table.path.iloc[bad[0]]}) holds NaN or infinity; "
                          f"drop or repair {len(bad)} such rows")
+    checked_ids("table: camid", table.camid)
     order, n = _order(table)
     table, features = table.iloc[order].reset_index(drop=True), features[order]
     kinds = table.modality.to_numpy()[:n]

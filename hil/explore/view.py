@@ -12,6 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from ..core.names import COLORS
+from ..core.text import short
 from .widgets import Sheet
 
 # %% ../../nbs/9_explore/09_view.ipynb #16ce8a4b
@@ -50,22 +51,22 @@ class View:
 
     def pictures(self, ids): # -> list of uint8 [H, W, 3]
         "Thumbnails as arrays, for a still picture."
-        return [np.asarray(Image.open(io.BytesIO(b))) for b in self.session.source.thumbs(ids, 96)]
+        return [np.asarray(Image.open(io.BytesIO(b), formats=["JPEG"])) for b in self.session.source.thumbs(ids, 96)]
 
     def cell(self, i, color=None, caption=None): # -> one thumbnail of a sheet
         source = self.session.source
-        color, caption = color or COLORS[source.modality[i]], caption or f"cam {source.camid[i]}"
-        return [int(i), color, caption, f"{source.paths[i]}, {self.origin(i)}"]
+        color, caption = color or COLORS[source.modality[i]], caption or f"cam {short(source.camid[i], 12)}"
+        return [int(i), color, caption, f"{short(source.paths[i], 120)}, {self.origin(i)}"]
 
     def origin(self, i): # -> camera and, where known, person of an image
         source = self.session.source
-        person = f", person {source.pid_name[i]}" if source.pid[i] >= 0 else ""
-        return f"camera {source.camid[i]}{person}"
+        person = f", person {short(source.pid_name[i], 24)}" if source.pid[i] >= 0 else ""
+        return f"camera {short(source.camid[i], 12)}{person}"
 
     def who(self, images): # -> a line with the three commonest people of some images; "" where nobody is known
         source = self.session.source
         people = pd.Series(source.pid_name[images][source.pid[images] >= 0]).value_counts().iloc[:3]
-        return "\n" + ", ".join(f"person {p} ({n})" for p, n in people.items()) if len(people) else ""
+        return "\n" + ", ".join(f"person {short(p, 24)} ({n})" for p, n in people.items()) if len(people) else ""
 
     def static(self): raise NotImplementedError # Figure
 

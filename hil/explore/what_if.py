@@ -10,12 +10,17 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from ..core.files import save_array, write_atomic
+from ..core.files import save_array
+from ..core.manifest import Manifest
 from ..core.names import MODALITIES
 from ..method.labels import Rules, Transfer, apart_distance, modality_labels
 from ..method.neighbors import knn_blocks
 
 # %% ../../nbs/9_explore/04_what_if.ipynb #ee2fd0e0
+def _answers_of(file):
+    with np.load(file) as z: return {key: z[key].astype(int) for key in z.files}
+
+
 class Graph:
     "The neighbour graph of one epoch's features, kept between questions (HIL section 3.1)."
     def __init__(self,
@@ -29,8 +34,9 @@ class Graph:
         self.x = {m: features[rows] for m, rows in self.rows.items()}
         self.rules, self.most_k1, self.store = Rules.of(settings), most_k1, store
         self._near, self._distance, self._search = {}, {}, {}
-        self._answers = store and store.with_name(f"{store.name}-answers.npz")
-        self._labels = self._kept() if store and self._answers.is_file() else {}
+        self.kept = store and Manifest(store.parent)
+        self._answers = store and f"{store.name}-answers.npz"
+        self._labels = (self.kept.load(self._answers, _answers_of) or {}) if store else {}
         self._saved = len(self._labels)
 
     def distance(self, m, k1=None): # csr_array [n, n]
@@ -49,16 +55,17 @@ class Graph:
         A search that was broken off goes on where it stood."""
         if m in self._near and self._near[m].shape[1] >= min(k1, len(self.x[m])): return
         k = max(k1, self.most_k1)
-        file = self.store and self.store.with_name(f"{self.store.name}-{m}-{k}.npy")
-        if file and file.is_file():
-            self._near[m] = np.load(file)
+        file = self.store and f"{self.store.name}-{m}-{k}.npy"
+        near = self.kept.load(file, np.load) if file else None
+        if near is not None:
+            self._near[m] = near
             return
         pieces, found = self._search.setdefault((m, k), (knn_blocks(self.x[m], k), []))
         for piece in pieces:
             found.append(piece)
             yield sum(map(len, found)) / len(self.x[m])
         self._near[m] = np.concatenate(self._search.pop((m, k))[1])
-        if file: self._write(file, lambda p: save_array(p, self._near[m]))
+        if file: self.kept.keep(file, lambda p: save_array(p, self._near[m]))
 
     def build(self, k1=None): # yields (share done in 0..1, seconds left)
         """Everything that `cluster` needs for any eps and min_samples, piece by piece.
@@ -90,20 +97,13 @@ class Graph:
             return near or self._key(m, eps, min_samples, k1) in self._labels
         return all(known(m) for m in MODALITIES if len(self.x[m]))
 
-    def _kept(self):
-        with np.load(self._answers) as z: return {key: z[key].astype(int) for key in z.files}
-
-    def _write(self, file, write):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, write)
-
     def keep(self, most=128): # answers, the last ones
         "Put the answers so far on disk."
         if not self.store or len(self._labels) == self._saved: return
         last = dict([*self._labels.items()][-most:])
         def write(p):
             with open(p, "wb") as f: np.savez_compressed(f, **{key: y.astype(np.int32) for key, y in last.items()})
-        self._write(self._answers, write)
+        self.kept.keep(self._answers, write)
         self._saved = len(self._labels)
 
     def cluster(self, eps=None, min_samples=None, k1=None): # -> {modality: int [n]}

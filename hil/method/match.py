@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from scipy.optimize import linear_sum_assignment
 
+from ..core.ids import checked_ids, checked_labels, common_codes
 from .cluster import centroids
 
 # %% ../../nbs/4_method/04_match.ipynb #4df3207b
@@ -56,9 +57,7 @@ def forward(features, prototypes, block=8192):
 
 def _checked(labels, features, threshold=0.5):
     "Labels as int64 [N]; settings within their range."
-    labels = np.asarray(labels.cpu() if isinstance(labels, torch.Tensor) else labels).astype(np.int64)
-    if labels.shape != (len(features),):
-        raise ValueError(f"labels must have shape [{len(features)}], one per row of features, got {list(labels.shape)}")
+    labels = checked_labels("labels", labels, len(features), ", one per row of features")
     if not 0 <= threshold <= 1: raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
     return labels
 
@@ -181,14 +180,22 @@ def transfer(
 # %% ../../nbs/4_method/04_match.ipynb #32beff99
 def transfer_quality(
     new_labels,     # [N] target cluster of every source row, -1 = none
-    pids,           # [N] true identities of the source rows
+    pids,           # [N] true identities of the source rows, numbers or texts
     prototype_pids, # [C] identity of each target cluster (`hil.method.cluster.majority_pids`)
     labels=None,    # [N] source clusters; given, its outliers do not count in the coverage
-):                  # -> dict: precision (NaN where nobody got a label), coverage
-    "Share of the received labels that are right, and share of the (clustered) rows that received one (HIL section 4)."
-    new_labels, pids, prototype_pids = np.asarray(new_labels), np.asarray(pids), np.asarray(prototype_pids)
-    got = new_labels >= 0
-    asked = np.ones(len(got), bool) if labels is None else np.asarray(labels) >= 0
-    right = prototype_pids[new_labels[got]] == pids[got]
-    return dict(precision=float(right.mean()) if got.any() else float("nan"),
+):                  # -> dict: precision (NaN where nobody known got a label), coverage
+    """Share of the received labels that are right, and share of the (clustered) rows that received one (HIL section 4).
+    Where the row's or the cluster's person is unknown (-1), nobody can say if the label is right: it is left out."""
+    new = checked_ids("new_labels", new_labels, unknown="no label", text=False)
+    n, people = len(new), checked_ids("prototype_pids", prototype_pids)
+    if new.max(initial=-1) >= len(people):
+        raise ValueError(f"new_labels: cluster {new.max()}, but prototype_pids names {len(people)} clusters; "
+                         "both must number the clusters of the target modality 0..C-1")
+    codes, _ = common_codes(pids=checked_ids("pids", pids, n, where=", one for each new label"), prototype_pids=people)
+    own, got = codes["pids"], new >= 0
+    asked = np.ones(n, bool) if labels is None else checked_labels("labels", labels, n, ", one for each new label") >= 0
+    theirs = codes["prototype_pids"][new[got]]
+    judged = (own[got] >= 0) & (theirs >= 0)
+    right = (theirs == own[got])[judged]
+    return dict(precision=float(right.mean()) if judged.any() else float("nan"),
                 coverage=float(got[asked].mean()) if asked.any() else 0.)

@@ -10,8 +10,8 @@ import logging
 from importlib.util import find_spec
 
 import numpy as np
-from numba import njit
 
+from ..core.compiled import njit
 from ..core.parallel import in_parts
 from ..core.vectors import unit_rows
 

@@ -9,9 +9,9 @@ __all__ = ['jaccard_distance']
 import math
 
 import numpy as np
-from numba import njit
 from scipy.sparse import csr_array
 
+from ..core.compiled import njit
 from ..core.parallel import in_parts
 from ..core.vectors import unit_rows
 from .neighbors import nearest

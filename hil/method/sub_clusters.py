@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from numba import njit
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
+from ..core.compiled import njit
 from .cluster import _as_tensor, _checked_labels, _group_means, centroids
 
 # %% ../../nbs/4_method/03_sub_clusters.ipynb #4d71e85d

@@ -124,6 +124,8 @@ class Head(nn.Module):
     ):
         "Set each modality's mean and deviation, the shared map to damped whitened principal axes; needs no labels."
         for m, x in parts.items():
+            if len(x) < 2:
+                raise ValueError(f"{m}: {len(x)} image to measure mean and deviation on; two are needed at least")
             getattr(self, f"mean_{m}").copy_(x.mean(0))
             getattr(self, f"std_{m}").copy_(x.std(0) + 1e-3)
         z = torch.cat([self.standardise(x, m) for m, x in parts.items()])

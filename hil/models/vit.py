@@ -169,7 +169,7 @@ class VitIcs(TwoStems):
         return {d: (neck := self.get_submodule(self.necks[d]))(t.to(neck.weight.dtype)) for d, t in tokens.items()}
 
     # -- checkpoints (read by hil.models.weights) ---------------------------------------------------------------------
-    ignored = r"(base\.)?(head|fc|pre_logits)|classifier|.*dist"  # in files, of no use here
+    ignored = r"(base\.)?(head|fc|pre_logits)|classifier|bottleneck_\d|.*dist"  # in files, of no use here
     unused = r"base\.(fc|decoder_norm)\."  # in the model, of no use either: a file may lack them
     positions = "base.pos_embed"  # resized where a file's grid differs
 
@@ -179,13 +179,37 @@ class VitIcs(TwoStems):
     def sources(self,
         keys, # names in a file
     ): # ({own name: name in the file}, pattern of own names that may be missing)
-        "SDCL's and HIL's files have every name; in TransReID-SSL's one stem serves both, and block 12 both heads."
-        if any(k.startswith(("b1.", "b2.")) for k in keys): return {k: k for k in self.state_dict()}, self.unused
+        """SDCL's and HIL's files have every name; in TransReID-SSL's one stem serves both, and block 12 both heads.
+        TransReID's own (JPM) have two heads under the same names, and one stem."""
         top = "base." if any(k.startswith("base.") for k in keys) else ""
-        second = "patch_embed2." if any(k.startswith(top + "patch_embed2.") for k in keys) else "patch_embed."
-        moves = {"base.patch_embed2.": second, r"b[12].0.": f"blocks.{len(self.base.blocks) - 1}.",
-                 r"b[12].1.": "norm.", "base.": ""}
+        heads, stems = (any(k.startswith(name) for k in keys) for name in (("b1.", "b2."), top + "patch_embed2."))
+        if heads and stems: return {k: k for k in self.state_dict()}, self.unused
+        moves = {"base.patch_embed2.": "patch_embed2." if stems else "patch_embed."}
+        if not heads: moves |= {r"b[12].0.": f"blocks.{len(self.base.blocks) - 1}.", r"b[12].1.": "norm."}
+        moves["base."] = ""
         def source(key):
             move = next((old for old in moves if re.match(old, key)), None)
             return key if move is None else top + re.sub("^" + move, moves[move], key)
         return {k: source(k) for k in self.state_dict()}, f"{self.unused}|bottlenecks?\\."
+
+    def advice(self,
+        state, # {name: Tensor} of a file that does not fit
+    ) -> str:
+        "What a file is that does not fit, and what to do; empty where that cannot be told."
+        def entry(end): return next((v for k, v in state.items() if k.split("base.")[-1] == end), None)
+        stem, token, depth = entry("patch_embed.proj.weight"), entry("cls_token"), len(self.base.blocks)
+        blocks = {m[1] for k in state if (m := re.match(r"(?:base\.)?blocks\.(\d+)\.", k))}
+        if token is not None and token.shape[-1] != (dim := self.base.cls_token.shape[-1]):
+            return (f"Its tokens have {token.shape[-1]} numbers, the model's {dim}: set model to the network of that "
+                    'width ("vit_base_ics" has 768, "vit_small_ics" 384, "vit_tiny_ics" 96)')
+        if stem is not None and stem.ndim == 4 and stem.shape[1] == 3:
+            return ("Its stem is one plain convolution of 16 x 16 pixels, as of ViT and TransReID; this network has "
+                    "the convolutional stem ICS: use TransReID-SSL's files with ics in their names")
+        if blocks and len(blocks) != depth:
+            return f"It has {len(blocks)} blocks, the model {depth}: build the model with that depth"
+        if any("sie_embed" in k for k in state):
+            return ("It was trained with TransReID's embedding of cameras (SIE), which this network does not have. "
+                    "Train it with MODEL.SIE_CAMERA False and MODEL.SIE_VIEW False; or leave the embedding out, which "
+                    "changes its features: from hil.models.weights import read_file, unwrap; torch.save({k: v for k, v "
+                    "in unwrap(read_file(path))[0].items() if 'sie_embed' not in k}, 'without_sie.pth')")
+        return ""

@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..core.names import COLORS, MARKERS
-from ..core.text import counted, percent
+from ..core.text import counted, percent, short
 from .style import empty_figure, empty_panel, figure_title, palette, styled
 
 # %% ../../nbs/8_plots/01_curves.ipynb #55e0b0bf
@@ -84,8 +84,9 @@ def history_plot(
     for ax, panel in zip(axes.flat, _history_panels(history)): _history_panel(ax, epoch, history, *panel)
     for name, value in marks.items():
         axes[0, 0].axhline(value, color="#999999", ls=(0, (4, 2, 1, 2)), lw=1.2)
-        axes[0, 0].annotate(f"{name} mAP {percent(value)}", (0.99, value), (0, 2), xycoords=("axes fraction", "data"),
-                            textcoords="offset points", ha="right", fontsize=8, color="#666666")
+        axes[0, 0].annotate(f"{short(name)} mAP {percent(value)}", (0.99, value), (0, 2),
+                            xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", fontsize=8,
+                            color="#666666")
     stage = history["stage"].to_numpy() if "stage" in history else np.zeros(len(history))
     for ax in (ax for ax in axes.flat if ax.has_data() and len(epoch)):
         ax.set_xlim(epoch[0] - 0.5, max(epoch[-1], epoch[0] + (total_epochs or 1) - 1) + 0.5)
@@ -145,7 +146,7 @@ def cmc_plot(
     fig, ax = plt.subplots(figsize=(7.4, 3.9), layout="constrained")
     dashes, colors = ("-", "--", ":", "-."), ("#222222", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
     for i, (name, cmc) in enumerate(curves.items()):
-        label = f"{name}: {percent(cmc[0])} at rank 1, {percent(cmc[-1])} at {len(cmc)}"
+        label = f"{short(name, 60)}: {percent(cmc[0])} at rank 1, {percent(cmc[-1])} at {len(cmc)}"
         ax.plot(np.arange(1, len(cmc) + 1), cmc, dashes[i % 4], color=colors[i % 5], marker="o", ms=3, label=label)
     ax.set(xlabel=f"rank (how many gallery {counted} are looked at)", ylabel="share of queries with a match",
            ylim=(0, 1.02))
@@ -250,7 +251,7 @@ def camera_matrix(
                 color="white" if v < 0.55 else "#222222")
     for axis, names, m, what in ((ax.xaxis, table.columns, gallery_modality, "gallery"),
                                  (ax.yaxis, table.index, query_modality, "query")):
-        axis.set_ticks(range(len(names)), [f"cam {n}" for n in names])
+        axis.set_ticks(range(len(names)), [f"cam {short(n, 12)}" for n in names])
         axis.set_label_text(f"{m} {what} camera", color=COLORS.get(m, "#222222"), fontweight="bold")
     ax.grid(False)
     ax.tick_params(length=0)

@@ -20,7 +20,7 @@ from matplotlib.path import Path as Curve
 from sklearn.neighbors import NearestNeighbors
 
 from ..core.names import COLORS, MARKERS
-from ..core.text import counted, of_total, percent
+from ..core.text import counted, of_total, percent, short
 from ..core.vectors import unit
 from .style import empty_figure, empty_panel, figure_title, palette, styled
 
@@ -125,7 +125,7 @@ def _umap_panel(ax, xy, name, values, modality, near):
     handles = [Line2D([], [], ls="", marker=MARKERS[m], color="#555555", ms=5, label=m)
                for m in MARKERS if modality is not None and (kind == m).any()]
     if len(labels) <= 10:
-        shown = [Line2D([], [], ls="", marker=MARKERS.get(v, "s"), color=c, ms=5, label=str(v))
+        shown = [Line2D([], [], ls="", marker=MARKERS.get(v, "s"), color=c, ms=5, label=short(v, 24))
                  for v, c in zip(labels, colors)]
         handles = shown + [h for h in handles if h.get_label() not in map(str, labels)]
         handles.sort(key=lambda h: [*MARKERS].index(h.get_label()) if h.get_label() in MARKERS else -1)  # visible first
@@ -138,6 +138,7 @@ def _umap_panel(ax, xy, name, values, modality, near):
     ax.set(xticks=[], yticks=[],
            xlabel=f"UMAP 1   ({counted(len(labels), 'label')}{'; colours repeat' if len(labels) > 30 else ''})",
            ylabel="UMAP 2")
+    name = short(name)
     ax.set_title(f"{name}: {percent(share)} of 10 neighbours share it\n(by chance {percent(chance)})"
                  if np.isfinite(share) else f"{name}: not known")
     return share, chance
@@ -206,7 +207,7 @@ def _draw_edges(ax, edges, heights, ends):
     for x, nodes, m in zip((0, 1), heights, MARKERS):
         ax.scatter([x] * len(nodes), list(nodes.values()), s=22, color=COLORS[m], zorder=3, marker=MARKERS[m])
         for node, y in nodes.items():
-            ax.text(x + 0.05 * x - 0.025, y, str(node), ha="left" if x else "right", va="center",
+            ax.text(x + 0.05 * x - 0.025, y, short(node, 18), ha="left" if x else "right", va="center",
                     fontsize=7.5 if len(nodes) < 45 else 6)
         ax.text(x, -0.01, f"{m} clusters", ha="center", va="bottom", color=COLORS[m], fontweight="bold")
     ax.set(xlim=(-0.12, 1.12), ylim=(1, -0.04))

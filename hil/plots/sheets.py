@@ -14,8 +14,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ..core.ids import checked_ids, checked_labels, common_codes
 from ..core.names import COLORS, MARKERS
-from ..core.text import counted, of_total, percent
+from ..core.text import counted, of_total, percent, short
 from .style import style, styled
 
 # %% ../../nbs/8_plots/03_sheets.ipynb #b6a09b7b
@@ -38,7 +39,10 @@ def to_display(
 
 def _sheet(cells, row_labels, col_labels, title):
     "Draw rows of cells, each None or (image, frame colour, caption), as one mosaic at screen resolution."
-    cells = [list(row) for row in cells]
+    cells = [[c and (*c[:2], short(c[2], 24)) for c in row] for row in cells]
+    row_labels = ["\n".join(short(line) for line in str(s).split("\n")[:5]) for s in row_labels or []]
+    col_labels = [short(s, 16) for s in col_labels or []]
+    title = "\n".join(short(part, 400) for part in title.split("\n")[:4])
     n_cols = max([len(row) for row in cells] + [len(col_labels or [])] + [1])
     first = next((to_display(c[0]) for row in cells for c in row if c is not None), np.zeros((2, 1, 3)))
     h = int(np.clip(np.sqrt(150_000 / max(sum(map(len, cells)), 1) / (first.shape[1] / first.shape[0])), 44, 96))
@@ -117,8 +121,9 @@ def subcluster_sheet(
     title:str=None # put before the computed finding, e.g. "Cluster 17"
 ) -> Figure:
     "One cluster's sub-clusters, one a row (HIL, secondary clustering)."
-    sub, modality, camid, pid, viewpoint = (v if v is None else np.asarray(v)
-                                            for v in (sub, modality, camid, pid, viewpoint))
+    sub, camid = checked_labels("sub", sub), checked_ids("camid", camid, len(sub), where=", one for each image")
+    pid = None if pid is None else checked_ids("pid", pid, len(sub), where=", one for each image")
+    modality, viewpoint = (v if v is None else np.asarray(v) for v in (modality, viewpoint))
     order = pd.Series(sub).value_counts().index if len(sub) else []
     cells, labels = [], []
     for s in order:
@@ -144,8 +149,20 @@ def _meets(q_camids, g_camids, never, removed=None):
     "[Q, G] whether a query may be compared with a gallery image under the protocol."
     if removed is not None: return ~np.asarray(removed, bool)
     meets = np.ones((len(q_camids), len(g_camids)), bool)
+    strange = [pair for pair in never if any(isinstance(x, str) != (c.dtype.kind == "U")
+                                             for x, c in zip(pair, (q_camids, g_camids)) if len(c))]
+    if strange:
+        raise ValueError(f"never = {strange[0]}: the cameras are named otherwise ({list(q_camids[:1])}, "
+                         f"{list(g_camids[:1])}); name the pairs as the cameras, or give never = ()")
     for q, g in never: meets[np.ix_(np.asarray(q_camids) == q, np.asarray(g_camids) == g)] = False
     return meets
+
+
+def _sides(what, queries, gallery, shape):
+    "Ids of [Q, G] queries and gallery as they are to be read, then as common numbers, -1 = unknown."
+    given = zip((f"q_{what}", f"g_{what}"), (queries, gallery), shape)
+    sides = {name: checked_ids(name, ids, n, where=", one for each image") for name, ids, n in given}
+    return *sides.values(), *common_codes(**sides)[0].values()
 
 
 def _result(images, i, right, camid, extra=""):
@@ -169,18 +186,24 @@ def retrieval_sheet(
     removed=None # bool [Q, G] in place of `never`: images that a query ignores, from `left_out`
 ) -> Figure:
     "Queries and their first k results, right and wrong marked (SYSU-MM01's camera rule, or `removed`)."
-    meets, known = _meets(q_camids, g_camids, never, removed), q_pids is not None and g_pids is not None
+    known = q_pids is not None and g_pids is not None
+    shape = len(ranking), len(gallery_images)
+    q_camids, g_camids, *_ = _sides("camids", q_camids, g_camids, shape)
+    if known: q_pids, g_pids, asked, shows = _sides("pids", q_pids, g_pids, shape)
+    meets = _meets(q_camids, g_camids, never, removed)
     tops = [np.asarray(r)[meets[q][np.asarray(r)]][:k] for q, r in enumerate(ranking)]
-    right = [[bool(g_pids[i] == q_pids[q]) if known else None for i in top] for q, top in enumerate(tops)]
+    right = [[bool(shows[i] == asked[q]) if known and min(shows[i], asked[q]) >= 0 else None for i in top]
+             for q, top in enumerate(tops)]
     shown = np.unique(np.linspace(0, len(tops) - 1, min(rows, len(tops))).round().astype(int)) if len(tops) else []
     cells = [[(query_images[q], "#222222", f"cam {q_camids[q]}"),
               *(_result(gallery_images, i, ok, g_camids[i]) for i, ok in zip(tops[q], right[q]))] for q in shown]
     labels = [f"id {q_pids[q]}" if known else f"query {q}" for q in shown]
-    first = [r[0] for r in right if r]
+    judged = [[ok for ok in r if ok is not None] for r in right]
+    first = [r[0] for r in right if r and r[0] is not None]
     if not known: found = "no truth known"
     elif not first: found = "nothing came back"
     else: found = (f"the first result is right for {percent(np.mean(first))}, "
-                   f"{percent(np.mean(np.concatenate(right)))} of the first {k} results are")
+                   f"{percent(np.mean(np.concatenate(judged)))} of the first {k} results are")
     heads = ["query", *map(str, range(1, max(map(len, tops), default=0) + 1))]
     number = counted(len(tops), "query")
     return _sheet(cells, labels, heads, f"{number}, {len(shown)} shown: {found}")
@@ -201,10 +224,14 @@ def hardest_mistakes(
     removed=None # bool [Q, G] in place of `never`: images that a query ignores, from `left_out`
 ) -> Figure:
     "The queries of lowest average precision, their results, and where the right person came first."
-    meets, q_pids, g_pids = _meets(q_camids, g_camids, never, removed), np.asarray(q_pids), np.asarray(g_pids)
-    distance = np.where(meets, np.asarray(distance, float), np.inf)
+    distance = np.asarray(distance, float)
+    q_camids, g_camids, *_ = _sides("camids", q_camids, g_camids, distance.shape)
+    q_pids, g_pids, asked, shows = _sides("pids", q_pids, g_pids, distance.shape)
+    meets = _meets(q_camids, g_camids, never, removed)
+    distance = np.where(meets, distance, np.inf)
     order = np.argsort(distance, axis=1, kind="stable")
-    hit = np.take_along_axis((g_pids == q_pids[:, None]) & meets, order, 1)
+    same = (shows == asked[:, None]) & (shows >= 0)
+    hit = np.take_along_axis(same & meets, order, 1)
     ap = (hit * hit.cumsum(1) / np.arange(1, hit.shape[1] + 1)).sum(1) / np.maximum(hit.sum(1), 1)
     rank, has = hit.argmax(1) + 1 if hit.size else np.zeros(len(hit), int), hit.any(1)
     worst = np.lexsort((distance.min(1, initial=np.inf), ap))
@@ -212,7 +239,7 @@ def hardest_mistakes(
     cells = []
     for q in worst:
         top = order[q][:min(k, meets[q].sum())]
-        row = [_result(gallery_images, i, bool(g_pids[i] == q_pids[q]), g_camids[i]) for i in top]
+        row = [_result(gallery_images, i, bool(same[q, i]), g_camids[i]) for i in top]
         best = order[q][rank[q] - 1]
         row += [None] * (k - len(row)) + [_result(gallery_images, best, True, 0, f"rank {rank[q]}")]
         cells.append([(query_images[q], "#222222", f"cam {q_camids[q]}")] + row)

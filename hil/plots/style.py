@@ -14,6 +14,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
+from ..core.text import short
+
 # %% ../../nbs/8_plots/00_style.ipynb #20abce6f
 _HUES = ("#E69F00", "#332288", "#009E73", "#56B4E9", "#882255", "#CC79A7", "#999933", "#44AA99",
          "#0072B2", "#D55E00")                                          # the colours of the modalities come last
@@ -25,6 +27,7 @@ def style() -> dict: # matplotlib settings, for `plt.rc_context(style())`
         "font.family": ["DejaVu Sans"], "font.size": 9, "figure.titlesize": 11.5,
         "axes.titlesize": 9.5, "axes.titlelocation": "left", "axes.labelsize": 9,
         "figure.dpi": 92, "savefig.dpi": 92,
+        "text.parse_math": False,  # names are shown letter by letter, also where they hold a $
         "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white",
         "text.color": "#222222", "axes.labelcolor": "#222222", "xtick.color": "#444444", "ytick.color": "#444444",
         "axes.edgecolor": "#888888", "axes.spines.top": False, "axes.spines.right": False,
@@ -69,7 +72,7 @@ def figure_title(
     width:int=112 # letters a line
 ):
     "A wrapped title at the left."
-    fig.suptitle("\n".join(textwrap.wrap(text, width)), x=0.01, ha="left", fontweight="bold")
+    fig.suptitle("\n".join(textwrap.wrap(short(text, 400), width)), x=0.01, ha="left", fontweight="bold")
 
 
 def empty_panel(

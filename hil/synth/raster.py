@@ -6,7 +6,8 @@ __all__ = ['AX', 'AY', 'AZ', 'BX', 'BY', 'BZ', 'RA', 'RB', 'FLAT', 'OPEN', 'PART
 
 # %% ../../nbs/2_synth/01_raster.ipynb #433bfb4e
 import numpy as np
-from numba import njit
+
+from ..core.compiled import njit
 
 # %% ../../nbs/2_synth/01_raster.ipynb #ef9d2543
 AX, AY, AZ, BX, BY, BZ, RA, RB, FLAT, OPEN, PART = range(11)   # columns of a shape

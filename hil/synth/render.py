@@ -22,7 +22,10 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..core.errors import DataError
-from ..core.files import cache_home, put_folder, write_atomic
+from ..core.files import cache_home, not_written, put_folder, write_atomic
+from ..core.manifest import read_json, read_table
+from ..core.paths import given_path, writable_folder
+from ..core.room import need_disk
 from .people import draw_person
 from .scenes import CAMERAS, all_backdrops
 from .shots import LEVERS, draw_shot, picture
@@ -97,7 +100,7 @@ def complete(root, manifest):
     "True if `root` holds this rendering in full, False if it may be written to; ValueError if it holds something else."
     for name in ("synth.json", "exp/plan.json"):
         if not (root / name).exists(): continue
-        found = json.loads((root / name).read_text())
+        found = read_json(root / name, "Delete that folder to render it anew, or choose another root.")
         differ = [f"{k} is {str(found.get(k)):.80}, not {str(manifest[k]):.80}"
                   for k in manifest if found.get(k) != manifest[k]]
         if differ:
@@ -125,9 +128,13 @@ def render(
     and if the root holds another rendering.
     """
     manifest = plan(preset, seed, overlap, difficulty)
-    root = Path(root) if root is not None else default_root(preset, seed, overlap)
+    root = given_path(root, "root") if root is not None else default_root(preset, seed, overlap)
     if complete(root, manifest): return root
-    (root / "exp").mkdir(parents=True, exist_ok=True)
+    writable_folder(root, "root")
+    pictures = sum(manifest["images_per_camera"].values())
+    need_disk(8000 * pictures, root, f"{pictures:,} rendered pictures", "choose a folder on another disk")
+    try: (root / "exp").mkdir(parents=True, exist_ok=True)
+    except OSError as error: raise not_written(root, error) from error
     write(root / "exp/plan.json", json.dumps(manifest, indent=1))
     everyone = sorted(sum(manifest["ids"].values(), []))
     for split, ids in (*manifest["ids"].items(), ("available", everyone)):
@@ -168,11 +175,13 @@ def write_folder(root, folder, pictures):
     "Write {name: picture} as JPEG into a new folder in one piece: beside it first, then renamed."
     with tempfile.TemporaryDirectory(prefix=".part-", dir=root) as beside:
         part = Path(beside) / folder.name
-        part.mkdir()
-        for name, pixels in pictures.items():
-            Image.fromarray(pixels).save(coded := BytesIO(), "JPEG", quality=94)
-            (part / name).write_bytes(coded.getvalue())
-        folder.parent.mkdir(exist_ok=True)
+        try:
+            part.mkdir()
+            for name, pixels in pictures.items():
+                Image.fromarray(pixels).save(coded := BytesIO(), "JPEG", quality=94)
+                (part / name).write_bytes(coded.getvalue())
+            folder.parent.mkdir(exist_ok=True)
+        except OSError as error: raise not_written(folder, error) from error
         put_folder(part, folder)  # where a second process at work on the same root was faster, it wrote the same bytes
 
 
@@ -188,13 +197,13 @@ def truth_row(person, shot, split):
 
 def write(path, text):
     "Write a text file in one piece; a second process at work on the same root writes the same text."
-    try: write_atomic(path, lambda part: part.write_text(text))
+    try: write_atomic(path, lambda part: part.write_text(text, "utf-8"))
     except DataError:
-        if not path.is_file() or path.read_text() != text: raise
+        if not path.is_file() or path.read_text("utf-8") != text: raise
 
 
 def load_truth(
     root, # folder of `render`
 ):
     "Ground truth of every picture as a DataFrame, one row per file."
-    return pd.read_csv(Path(root) / "truth.csv", keep_default_na=False)
+    return read_table(Path(root) / "truth.csv", ["path"], "Render the data set again.", keep_default_na=False)

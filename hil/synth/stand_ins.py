@@ -16,6 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..core.files import not_written
+from ..core.manifest import read_json
+from ..core.paths import writable_folder
 from .people import draw_person
 from .render import write
 from .scenes import CAMERAS, all_backdrops
@@ -159,9 +162,12 @@ def write_layout(
     if layout not in PLANS: raise ValueError(f"layout={layout!r}: expected one of {', '.join(PLANS)}")
     if people < 4 or images < 1:
         raise ValueError(f"people={people}, images={images}: expected at least 4 people and 1 image")
-    root, plan = Path(root), PLANS[layout](people, images, seed)
+    if people * images > 100_000:
+        raise ValueError(f"people={people}, images={images}: people times images is at most 100,000; lower one of them")
+    root, plan = writable_folder(root, "root"), PLANS[layout](people, images, seed)
     manifest = {"layout": layout, "people": people, "images": images, "seed": seed, "counts": plan.counts, **plan.more}
-    if (root / "synth.json").is_file() and json.loads((root / "synth.json").read_text()) == manifest: return root
+    again = "Delete that folder to render it anew, or choose another root."
+    if (root / "synth.json").is_file() and read_json(root / "synth.json", again) == manifest: return root
     if root.exists() and any(root.iterdir()):
         raise ValueError(f"{root} is not empty, and not this stand-in: choose another root, or delete that folder")
     backdrops = all_backdrops()
@@ -169,8 +175,10 @@ def write_layout(
     for x in plan.pictures:
         shot, rng = draw_shot(seed, x.pid, x.cam, x.index)
         pixels, size = picture(persons[x.pid], shot, rng, backdrops), x.size or odd_size(rng)
-        (root / x.path).parent.mkdir(parents=True, exist_ok=True)
-        (root / x.path).write_bytes(encode(pixels, Path(x.path).suffix, x.mode, size))
+        try:
+            (root / x.path).parent.mkdir(parents=True, exist_ok=True)
+            (root / x.path).write_bytes(encode(pixels, Path(x.path).suffix, x.mode, size))
+        except OSError as error: raise not_written(root / x.path, error) from error
     for path, text in plan.texts.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         write(root / path, text)

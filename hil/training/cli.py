@@ -54,7 +54,8 @@ def launch(
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m",
                "hil", "train", *words_of(replace(config, run_dir=str(folder)))]
     lines, refused = [], "hil train: "
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as started:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
+                          errors="replace") as started:
         for line in started.stdout:
             lines.append(line)
             if line.startswith("epoch "): print(line, end="")

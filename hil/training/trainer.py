@@ -7,7 +7,7 @@ __all__ = ['log', 'Trainer']
 import logging
 import os
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -16,23 +16,27 @@ import torch
 from tqdm.auto import tqdm
 
 from ..core.errors import RunError
-from ..core.files import cache_home, write_atomic
+from ..core.files import cache_home
 from ..core.names import DEPTHS, MODALITIES
 from ..core.parallel import keep_freed_memory
-from ..core.settings import one_of
-from ..data.images import cached_images, read_images, table_key
+from ..core.paths import writable_folder
+from ..core.room import Forecast
+from ..core.text import some
+from ..data.images import cached_images, intensities, read_images, table_key
 from ..data.samplers import Batches
 from ..data.sysu import read_permutation
 from ..data.training_views import CachedViews, PixelViews, cache_views, cached, store_key, use_bfloat16
 from ..evaluation import metrics, protocols
 from ..method import health
 from ..method.choose import choose_settings
+from ..method.cluster import cluster_advice
 from ..method.labels import Rules, apart_labels, epoch_labels, label_quality, true_labels
-from ..models.build import MODELS, build_model, model_options
-from ..runs.folder import Run, chosen_epoch
+from ..models.build import build_model, model_options
+from ..runs.folder import Run
+from ..runs.records import chosen_epoch
 from . import distributed
 from .gradient_cache import passage
-from .run_images import RunImages, find_device, load_images
+from .run_images import RunImages, check_views, find_device, load_images
 from .schedule import Averaged, learning_rate, stage_of
 from .step import move_memories, remember, step_losses
 
@@ -48,26 +52,43 @@ class Trainer:
         progress=True, # show bars
     ):
         self.config, self.on_epoch, self.progress = config, on_epoch, progress and distributed.rank() == 0
-        one_of("model", config.model, list(MODELS))
         if config.weights not in ("", "random") and not Path(config.weights).is_file():
             raise RunError(f'weights = "{config.weights}": no such file; expected a checkpoint, "random", or ""')
         self.device = distributed.own_device(find_device(config.device))
+        writable_folder(cache_home(), "HIL_HOME")
         with distributed.first_alone():
             self.run = Run.resume(config) if config.resume else Run.check_free(config.run_dir)
-        self.ready = False
+        distributed.wait()                                   # before rank 0 claims the folder that the others look at
+        self.ready, self.place, self.claims = False, None, ExitStack()
 
     def fit(self): # -> Run
         "Train every epoch that is not recorded yet."
         keep_freed_memory()
-        self.prepare()
-        with self.run.locked() if distributed.rank() == 0 else nullcontext(): self.epochs()
+        try:
+            self.prepare()
+            self.epochs()
+        finally: self.close()
         distributed.wait()
         return self.run
+
+    def claim(self): # -> Path, or None on other ranks
+        "Take the folder of the run before anything is read or rendered: whoever comes second is refused at once."
+        if self.place is None and distributed.rank() == 0:
+            where = self.run.path if self.run else self.config.run_dir
+            self.place = self.claims.enter_context(Run.claimed(where, resume=self.run is not None))
+        return self.place
+
+    def close(self):
+        "Let go of the run's folder; `fit` does so at its end."
+        self.claims.close()
+        self.place = None
 
     def epochs(self):
         "Every epoch that is not recorded yet, one after the other."
         begun, steps, total = time.time(), self.config.iterations, self.config.epochs
         first = self.start()
+        self.pace = Forecast(f"{total - first} epochs of {steps:,} steps", (total - first) * steps,
+                             "lower iterations or the number of epochs for a shorter run")
         with tqdm(total=total * steps, initial=first * steps, unit="step", disable=not self.progress) as self.bar:
             for e in range(first, total):
                 self.bar.set_description(f"epoch {e + 1}/{total}")
@@ -91,20 +112,27 @@ class Trainer:
     # -- before the first epoch ----------------------------------------------------------------------------------
 
     def prepare(self): # -> the trainer
-        "Read or render the images, build the model, compute what never changes; a second call does nothing."
+        "Claim the folder, read or render the images, build the model, compute what never changes."
+        place = distributed.from_first(self.claim)
         if self.ready: return self
         c = self.config
-        with distributed.first_alone(): self.images = RunImages(load_images(c, self.progress))
-        self.protocol = protocols.Protocol.of(c) if self.images.known else None
-        official = Path(self.images.root) / "exp" / "rand_perm_cam.mat"
-        self.permutation = read_permutation(official) if c.draws == "official" else None
         torch.manual_seed(c.seed)
+        # before the images: a checkpoint that does not fit is told before anything is rendered
         self.model = build_model(c.model, c.weights or None, **model_options(c)).to(self.device)
         if c.trainable == "heads": self.model.trunk.requires_grad_(False)
+        with distributed.first_alone(): self.images = RunImages(load_images(c, self.progress))
+        before = self.run and self.run.config
+        if c.resume: distributed.from_first(lambda: self.run.go_on(c, self.images.table))
+        self.protocol = protocols.Protocol.of(c) if self.images.known else None
+        if self.protocol and (problem := protocols.cannot_draw(self.images.held_out, self.protocol)):
+            raise RunError(problem)
+        official = Path(self.images.root) / "exp" / "rand_perm_cam.mat"
+        self.permutation = read_permutation(official) if c.draws == "official" else None
         with distributed.first_alone(): self.views = self.make_views()
         if c.weights in ("", "random"): self.calibrate()
         self.passage = passage(self.model, c)
-        self.run = self.run or Run(distributed.from_first(lambda: Run.create(c, self.images.table).path))
+        if before: self.say_rates(before)
+        self.run = self.run or Run(distributed.from_first(lambda: Run.create(c, self.images.table, place).path))
         self.ready = True
         return self
 
@@ -116,6 +144,7 @@ class Trainer:
         key = store_key(table_key(self.images.table), self.images.n_train, size, c.n_views, c.flip, c.seed, bfloat16,
                         module=self.model.trunk)
         def make():
+            check_views(self.images, self.model, c)
             trunk = self.model.trunk.to(memory_format=torch.channels_last)
             return cache_views(self.pixels(read_images), trunk, self.images.n_train, c.n_views, c.seed, c.flip,
                                self.progress, bfloat16)
@@ -124,7 +153,8 @@ class Trainer:
     def pixels(self, read): # `read_images` or `cached_images`
         "The decoded images of both modalities."
         size, options = (self.model.height, self.model.width), dict(workers=os.cpu_count(), progress=self.progress)
-        images = {m: read(t.path, *size, root=self.images.root, **options) for m, t in self.images.tables.items()}
+        images = {m: read(t.path, *size, root=self.images.root, ranges=intensities(t), **options)
+                  for m, t in self.images.tables.items()}
         return PixelViews(images, *size, device=self.device)
 
     @torch.no_grad()
@@ -139,6 +169,16 @@ class Trainer:
             if cached_rows: rows[m] = self.views.clean(m, idx)
             else: rows[m] = torch.cat([self.model.trunk({m: self.views.clean(m, part)})[m] for part in idx.split(128)])
         self.model.calibrate({m: x.to(self.device) for m, x in rows.items()})
+
+    def say_rates(self, before): # Config that the run had until now
+        "A longer schedule drops the rate later: say which epochs had another one than in a run that began so."
+        if before.epochs == self.config.epochs or distributed.rank() > 0: return
+        done = (self.run.checkpoint() or {"epoch": 0})["epoch"]
+        differ = [e + 1 for e in range(done) if learning_rate(before, e) != learning_rate(self.config, e)]
+        log.warning("%s: %d epochs in place of %d. %s", self.run.path, self.config.epochs, before.epochs,
+                    f"Epochs {some(differ)} were trained at the rate of the shorter schedule (lr_drop is a share of all "
+                    "epochs): this is not the run that began with the longer one" if differ else
+                    "The epochs so far are those of a run that began with the longer schedule")
 
     def start(self): # -> int: epochs that are done
         "Everything as the last recorded epoch left it; a new run records its untrained model as epoch 0."
@@ -210,10 +250,9 @@ class Trainer:
         "Raise RunError where a modality has fewer than two clusters: there is nothing to tell apart."
         for m, y in apart.items():
             if y.max() >= 1: continue
-            outliers = y < 0
-            advice = "raise eps, or lower min_samples" if outliers.mean() > .5 else "lower eps"
-            found = f"{outliers.sum()} outliers and {y.max() + 1} cluster(s), two are needed: {advice}"
             c = self.settled
+            advice = cluster_advice(y, c.min_samples, Rules.of(c).k1_of(m))
+            found = f"{(y < 0).sum()} outliers and {y.max() + 1} cluster(s), two are needed: {advice}"
             raise RunError(f"{m}: {len(y)} images, eps = {c.eps}, min_samples = {c.min_samples}: "
                            f"{found}. The run in {self.run.path} keeps every epoch before this one")
 
@@ -254,6 +293,7 @@ class Trainer:
         self.model.train()
         if c.trainable == "heads": self.model.trunk.eval()
         for number in range(c.iterations):
+            self.pace.update()
             rows = next(batches)
             batch = {m: self.views.batch(m, idx, draws).to(self.device) for m, idx in rows.items()}
             rows = {m: idx.to(self.device) for m, idx in rows.items()}
@@ -321,8 +361,8 @@ class Trainer:
             scores, spread = self.evaluate()
             row |= dict(rank1=scores.rank(1), mAP=scores.mAP, mINP=scores.mINP, mAP_spread=spread.mAP)
             arrays["cmc"] = scores.cmc
-        if self.is_best(number, row): write_atomic(self.run.path / "best.pt", lambda p: torch.save(state, p))
-        self.run.record({**row, "seconds": time.time() - begun}, arrays, state)
+        best = self.is_best(number, row)
+        self.run.record({**row, "seconds": time.time() - begun}, arrays, state, best)
         for warning in health.warnings(self.run.history): log.warning("epoch %d: %s", number, warning)
 
     def health(self, labels): # -> {"health": share, "agreement": share, "steadiness_visible": index, ...}
