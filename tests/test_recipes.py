@@ -20,7 +20,7 @@ from hil.training.trainer import Trainer
 MINE = dict(data_root="x", weights="random")
 # typed out of the method by hand, section by section, not read from the code
 COMMON = dict(model="vit_base_ics", flip=True, trainable="all",                                            # 1
-              k1=30, k1_infrared=0, k2=6, min_samples=4,                                                   # 2
+              k1=30, k1_infrared=0, k2=6, k2_infrared=0, min_samples=4,                                            # 2
               shrink=.9, update_sub_centers=False,                                                         # 3, 5
               matcher="brst", level="sample", brst_direction="alternate",                                  # 4
               batch_ids=8, instances=16, temp=.05, momentum=.1, memory_update="sample",                    # 5
