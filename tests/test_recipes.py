@@ -80,7 +80,7 @@ def test_the_parameters_cell_with_a_recipe():
     default = vars(Config())
     changed = default | dict(preset="regdb", lr=.5, **MINE)
     assert settings_from(changed, set(), Config) == Config(preset="regdb", lr=.5, **MINE)
-    assert settings_from(changed | {"In": ["x = 1", "# Parameters\nn_sub = 9\n"]}, {"In"}, Config).n_sub == 9
+    assert settings_from(changed | {"In": ["x = 1", "# Parameters\nn_sub = 'auto'\n"]}, {"In"}, Config).n_sub == "auto"
     # equal to False, and still no bool
     with pytest.raises(RunError, match="flip = 0 is a int"): settings_from(default | dict(flip=0), set(), Config)
 
