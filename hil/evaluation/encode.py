@@ -80,7 +80,7 @@ def load_encoder(
 def _of_run(path, model):
     "The encoder of a run folder, or of a file in it."
     run = Run(path if path.is_dir() else path.parent)
-    c, best = run.config, path.name == "best.pt" or (path.is_dir() and run.config.select == "test_best")
+    c, best = run.config, path.name == "best.pt" or (path.is_dir() and run.config.select != "last")
     if model not in ("", c.model):
         raise RunError(f"model = {model!r}: the run in {run.path} trained {c.model!r}; leave model empty")
     file = run.path / ("best.pt" if best else "checkpoint.pt")
@@ -89,9 +89,11 @@ def _of_run(path, model):
                        "go on with it (resume = True), or choose another run")
     net = build_model(c.model, "random", **model_options(c))
     load_checkpoint(net, file)
-    epoch = int((run.history.rank1 + run.history.mAP).idxmax() if best else run.history.epoch.max())
+    epoch = run.result_epoch if best else int(run.history.epoch.max())
     notes = {'The epoch was chosen on the test labels (select = "test_best"), as the public release does: '
-             'these figures are optimistic.': best,
+             'these figures are optimistic.': best and c.select == "test_best",
+             'The epoch was chosen by the health of the run (select = "healthiest"), which looks at no label.':
+             best and c.select == "healthiest",
              'Trained on the true identities (supervision = "truth"): a ceiling, not an unsupervised result.':
              c.supervision == "truth"}
     return Encoder(net, f"{c.model}, run {run.path.resolve().name}, epoch {epoch}", run=run,

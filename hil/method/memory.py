@@ -76,12 +76,13 @@ class ClusterMemory(nn.Module):
         centers, # [C, D] cluster means; their rows are scaled to length 1
         temp=0.05, # tau
         momentum=0.1, # m: share of the old row that stays in an update, 0..1
+        smoothing=0., # share of the target that is spread over all clusters, 0..1
     ):
         super().__init__()
         if centers.ndim != 2 or not len(centers) or not torch.isfinite(centers).all():
             raise ValueError("ClusterMemory: centers must be finite rows [C, D] with C >= 1, "
                              f"got shape {tuple(centers.shape)}; were there any clusters?")
-        self.temp, self.momentum = temp, momentum
+        self.temp, self.momentum, self.smoothing = temp, momentum, smoothing
         self.register_buffer("centers", unit(centers.detach()))
 
     def forward(self,
@@ -89,9 +90,10 @@ class ClusterMemory(nn.Module):
         labels, # int [B] in 0..C-1
         weights=None, # [B] weight of each sample, all 1 when left out
     ): # scalar loss; its gradient uses the memory as it stands now
-        "Mean cross-entropy of `unit(f) . M / tau`; the memory does not move."
+        "Mean cross-entropy of `unit(f) . M / tau` with smoothed targets (Szegedy et al., CVPR 2016); the memory stays."
         _check("ClusterMemory", features, self.centers.shape[1], labels, len(self.centers))
-        loss = F.cross_entropy(_similarities(unit(features), self.centers) / self.temp, labels, reduction="none")
+        logits = _similarities(unit(features), self.centers) / self.temp
+        loss = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing)
         return (loss if weights is None else loss * weights).mean()
 
     @torch.no_grad()

@@ -86,9 +86,10 @@ class Head(nn.Module):
         hidden=512, # width of the residual layer
         dropout=.2, # share of inputs dropped in training
         own=2., # weight of the modality's own map beside the shared one
+        damping=3., # variance, in units of an average axis, below which `calibrate` trusts a principal axis little
     ):
         super().__init__()
-        self.own_weight, self.dropout = own, nn.Dropout(dropout)
+        self.own_weight, self.dropout, self.damping = own, nn.Dropout(dropout), damping
         for m in MODALITIES:
             self.register_buffer(f"mean_{m}", torch.zeros(dim_in))
             self.register_buffer(f"std_{m}", torch.ones(dim_in))
@@ -121,7 +122,7 @@ class Head(nn.Module):
     def calibrate(self,
         parts, # {"visible": [N, dim_in], "infrared": [M, dim_in]} of unlabelled training images
     ):
-        "Set each modality's mean and deviation, and the shared map to the whitened principal axes; needs no labels."
+        "Set each modality's mean and deviation, the shared map to damped whitened principal axes; needs no labels."
         for m, x in parts.items():
             getattr(self, f"mean_{m}").copy_(x.mean(0))
             getattr(self, f"std_{m}").copy_(x.std(0) + 1e-3)
@@ -131,10 +132,11 @@ class Head(nn.Module):
             _, lengths, axes = torch.linalg.svd(z, full_matrices=False)
             values, axes = lengths ** 2 / len(z), axes.T
         else: values, axes = (x.flip(-1) for x in torch.linalg.eigh(z.T @ z / len(z)))  # largest first
-        values, axes = values[:dim], axes[:, :dim]
+        values, axes = values[:dim].clamp_min(1e-6), axes[:, :dim]
         axes = axes * axes.sum(0).sign()  # an axis has no direction of its own: fix one
-        self.shared.weight.zero_()[:dim] = (axes / values.clamp_min(1e-6).sqrt()).T
+        self.shared.weight.zero_()[:dim] = (axes / values.sqrt()).T
         self.shared.bias.zero_()
+        self.neck.weight.zero_()[:dim] = (values / (values + self.damping)).sqrt()
 
 # %% ../../nbs/3_models/01_lite0.ipynb #dacb5aa5
 class TwoStream(nn.Module):

@@ -51,6 +51,7 @@ class RunImages:
         self.cams = {m: t.camid[t.train].to_numpy() for m, t in self.tables.items()}
         # a folder of crops has no truth: clusters are counted, nothing is scored
         self.known = bool((table.pid >= 0).all())
+        self.any_held_out = all((~t.train).any() for t in self.tables.values())
 
     @property
     def held_out(self) -> pd.DataFrame:

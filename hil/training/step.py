@@ -48,7 +48,7 @@ def remember(
         for d in DEPTHS:
             x = torch.cat([features[m][d] for m in group])
             centers = centroids(x, y)
-            coarse = ClusterMemory(centers, config.temp, config.momentum)
+            coarse = ClusterMemory(centers, config.temp, config.momentum, config.smoothing)
             for m in group: out.cluster[m][d] = coarse
             if not banks: continue
             sub = secondary_assign(x, y, config.n_sub, config.seed)

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
@@ -24,14 +25,15 @@ from ..data.samplers import Batches
 from ..data.sysu import read_permutation
 from ..data.training_views import CachedViews, PixelViews, cache_views, cached, store_key, use_bfloat16
 from ..evaluation import metrics, protocols
+from ..method import health
 from ..method.choose import choose_settings
-from ..method.labels import Rules, epoch_labels, label_quality, true_labels
+from ..method.labels import Rules, apart_labels, epoch_labels, label_quality, true_labels
 from ..models.build import MODELS, build_model, model_options
-from ..runs.folder import Run
+from ..runs.folder import Run, chosen_epoch
 from . import distributed
 from .gradient_cache import passage
 from .run_images import RunImages, find_device, load_images
-from .schedule import learning_rate, stage_of
+from .schedule import Averaged, learning_rate, stage_of
 from .step import move_memories, remember, step_losses
 
 # %% ../../nbs/7_training/05_trainer.ipynb #tr41n10g
@@ -149,15 +151,34 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.passage.scaler.load_state_dict(state.get("scaler", {}))
         distributed.align(self.model.state_dict().values())
+        self.averaged = Averaged(self.model, self.config.averaging)
+        if state and "averaged" in state: self.averaged.resume(state["averaged"])
         self.features = self.extract()
         self.settle(new=not state)
-        if not state: self.record(0, 0, {}, {}, begun)
+        self.watched = distributed.from_first(lambda: self.watch(state))
+        if not state: self.record(0, 0, {}, {"watched": self.watched}, begun)
         return state["epoch"] if state else 0
+
+    def watch(self, state): # -> {modality: int [N]} clusters of the images that a run's health is read from
+        "Images that are held out (their labels are not read), or else a tenth of the clusters; decided by epoch 0."
+        if state:
+            first, last = self.run.epoch(0), self.run.epoch(state["epoch"])
+            self.apart = {m: last[f"labels_{m}"] for m in MODALITIES if f"labels_{m}" in last}
+            return {m: first[f"watched_{m}"] for m in MODALITIES if f"watched_{m}" in first}  # older runs have none
+        self.apart = {}
+        clusters = apart_labels(self.travelling(), Rules.of(self.settled))
+        return clusters if self.images.any_held_out else health.travellers(clusters, seed=self.config.seed)
+
+    def travelling(self): # -> {modality: [N, 2 D]}
+        "The images among which round trips are made: those that are held out, or else all."
+        if not self.images.any_held_out: return self.joined()
+        held_out = {m: {d: f[self.images.n_train[m]:] for d, f in both.items()} for m, both in self.features.items()}
+        return {m: torch.cat(list(both.values()), 1) for m, both in held_out.items()}
 
     def settle(self, new):
         "Put a number in the place of each `auto`: chosen from the untrained features, kept with the run, then fixed."
         rules = Rules.of(self.config)
-        if rules.to_choose and self.config.supervision == "none" and not self.run.chosen:
+        if rules.to_choose and not self.run.chosen:
             if not new:
                 raise RunError(f"{self.run.path}: no chosen.json, which holds the numbers that this run chose for "
                                f"{', '.join(rules.to_choose)}; put it back, or start a new run")
@@ -212,7 +233,13 @@ class Trainer:
         best = self.run.checkpoint("best.pt") if self.config.select == "test_best" else None
         if best is None: return
         log.info("going on from epoch %d, the best on the test labels, as the release does", best["epoch"])
+        self.use_best()
+
+    def use_best(self):
+        "The weights and features of the epoch that `select` chose."
+        best = self.run.checkpoint("best.pt")
         self.model.load_state_dict(best["model"])
+        self.averaged = Averaged(self.model, self.config.averaging)
         self.features = self.extract()
 
     def train(self, labels, memories, e): # -> {"loss_total": mean, ...}
@@ -220,8 +247,8 @@ class Trainer:
         c, history = self.config, []
         for group in self.optimizer.param_groups: group["lr"] = learning_rate(c, e)
         together = labels.shared and c.same_ids
-        batches = Batches(labels.final, c.batch_ids, c.instances, np.random.default_rng([c.seed, e]), c.sampler,
-                          together, self.images.cams)
+        batches = Batches(self.trained_on(labels.final), c.batch_ids, c.instances, np.random.default_rng([c.seed, e]),
+                          c.sampler, together, self.images.cams)
         draws = torch.Generator().manual_seed(c.seed * 10007 + e)
         final = {m: torch.from_numpy(y).to(self.device) for m, y in labels.final.items()}
         self.model.train()
@@ -234,8 +261,13 @@ class Trainer:
             losses = self.step(batch, y, rows, memories, e, number)
             history.append([x.item() for x in losses.values()])
             self.bar.update()
-        distributed.align(self.model.state_dict().values())
+        distributed.align([*self.model.state_dict().values(), *self.averaged.average.values()])
         return dict(zip((f"loss_{name}" for name in losses), np.mean(history, 0)))
+
+    def trained_on(self, final): # {modality: int [N]} -> the same, -1 where the run's health is read from
+        "A cluster that is left out keeps its centre in the memories, but no image of it comes into a batch."
+        if self.images.any_held_out or not self.watched: return final
+        return {m: np.where(self.watched[m] >= 0, -1, y) for m, y in final.items()}
 
     def step(self, batch, y, rows, memories, e, number): # -> {"total": scalar, "cluster": ...}
         "One step: features, losses, gradient; then the memories take in the batch."
@@ -248,6 +280,7 @@ class Trainer:
         self.optimizer.zero_grad()
         self.passage.backward(total)
         self.passage.step(self.optimizer)
+        self.averaged.update()
         move_memories(distributed.of_first(features), y, rows, memories, self.config)
         return {"total": total, **losses}
 
@@ -267,7 +300,7 @@ class Trainer:
                     for flip in range(1 + self.config.flip)]
             return {d: torch.stack([f[d] for f in both]).mean(0).cpu() for d in DEPTHS}
         def all_rows(m, n): return distributed.in_blocks(n, 512, lambda idx: rows(m, idx))
-        return {m: all_rows(m, len(t)) for m, t in self.images.tables.items()}
+        with self.averaged.inside(): return {m: all_rows(m, len(t)) for m, t in self.images.tables.items()}
 
     # -- what is kept --------------------------------------------------------------------------------------------
 
@@ -279,15 +312,27 @@ class Trainer:
     def record(self, number, stage, row, labels, begun):
         "Figures to the history, labels and features to the epoch's file, weights to the checkpoint; rank 0 does it."
         if distributed.rank() > 0: return
-        row, arrays = {"epoch": number, "stage": stage, **row}, self.arrays(labels)
-        state = {"epoch": number, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                 "scaler": self.passage.scaler.state_dict()}
+        row, arrays = {"epoch": number, "stage": stage, **row, **self.health(labels)}, self.arrays(labels)
+        with self.averaged.inside():
+            model = {name: value.clone() for name, value in self.model.state_dict().items()}
+            state = {"epoch": number, "model": model, "averaged": self.averaged.state(),
+                     "optimizer": self.optimizer.state_dict(), "scaler": self.passage.scaler.state_dict()}
         if self.images.known:
             scores, spread = self.evaluate()
             row |= dict(rank1=scores.rank(1), mAP=scores.mAP, mINP=scores.mINP, mAP_spread=spread.mAP)
             arrays["cmc"] = scores.cmc
-            if self.is_best(number, row): write_atomic(self.run.path / "best.pt", lambda p: torch.save(state, p))
+        if self.is_best(number, row): write_atomic(self.run.path / "best.pt", lambda p: torch.save(state, p))
         self.run.record({**row, "seconds": time.time() - begun}, arrays, state)
+        for warning in health.warnings(self.run.history): log.warning("epoch %d: %s", number, warning)
+
+    def health(self, labels): # -> {"health": share, "agreement": share, "steadiness_visible": index, ...}
+        "Figures that need no truth (lesson `health`)."
+        row = {"health": health.round_trips(self.travelling(), self.watched)} if self.watched else {}
+        apart = labels.get("labels", {})
+        if apart: row["agreement"] = health.agreement(self.joined(), apart)
+        row |= {f"steadiness_{m}": health.steadiness(y, apart[m]) for m, y in self.apart.items() if m in apart}
+        self.apart = apart
+        return row
 
     def arrays(self, labels): # -> {name: array}
         "What an epoch's file holds: its labels, and the features of all images in half precision."
@@ -297,7 +342,7 @@ class Trainer:
         return {**found, **{f"features_{m}": x.half().numpy() for m, x in joined.items()}}
 
     def is_best(self, number, row): # -> bool
-        "With `select` on the test labels: whether Rank-1 + mAP is higher than ever, which is how the release chooses."
-        if self.config.select != "test_best": return False
-        before = (self.run.history.mAP + self.run.history.rank1).max() if number else 0
-        return row["mAP"] + row["rank1"] > before
+        "Whether the epoch is better than every one before it, by what `select` looks at."
+        if self.config.select == "last": return False
+        history = pd.DataFrame([*self.run.history[self.run.history.epoch < number].to_dict("records"), row])
+        return chosen_epoch(history, self.config.select) == number
