@@ -31,15 +31,16 @@ NOTEBOOKS = {kind: Path(__file__).parents[1] / "nbs" / f"{name}.ipynb"
 DEFAULT = {f.name: f.default for f in fields(Config)}
 CHOICES = {name: a.choices for name, a in allowed(Config).items() if a.choices}
 RANGES = {name: a.range for name, a in allowed(Config).items() if a.range}
+KINDS = {name: a.kind for name, a in allowed(Config).items()}
 
 
 # --- settings -------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name", DEFAULT)
 def test_wrong_type_names_the_setting(name):
-    wrong = 3 if isinstance(DEFAULT[name], str) else "3"
+    wrong = 3 if KINDS[name] is str else "3"
     with pytest.raises(RunError,
-                       match=rf"^{name} = .* is a {type(wrong).__name__}: expected a {type(DEFAULT[name]).__name__}"):
+                       match=rf"^{name} = .* is a {type(wrong).__name__}: expected a {KINDS[name].__name__}"):
         Config(**{name: wrong})
 
 
@@ -55,8 +56,8 @@ def test_a_whole_number_passes_for_a_float(): assert Config(lr=1).lr == 1
 @pytest.mark.parametrize("name", RANGES)
 def test_ranges(name):
     low, high = RANGES[name]
-    step = type(DEFAULT[name])(1)
-    for value in (low - step, high + step, *([float("nan"), float("inf")] if isinstance(DEFAULT[name], float) else [])):
+    step = KINDS[name](1)
+    for value in (low - step, high + step, *([float("nan"), float("inf")] if KINDS[name] is float else [])):
         with pytest.raises(RunError) as error: Config(**{name: value})
         assert str(error.value) == f"{name} = {value}: expected a value from {low} to {high}"
 
@@ -384,7 +385,8 @@ BESIDE = {"dataset": dict(data_root="x"), "split": dict(dataset="regdb", data_ro
 
 def another(name):
     "A value of the setting that is not its default."
-    default, (_, choices, bounds) = DEFAULT[name], allowed(Config)[name]
+    default, (kind, choices, bounds, words) = DEFAULT[name], allowed(Config)[name]
+    if words: return kind(bounds.low + 5) if kind is int else .5
     if isinstance(default, bool): return not default
     if isinstance(default, str): return next((c for c in choices if c != default), "x")
     if isinstance(default, float): return default / 2
