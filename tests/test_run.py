@@ -212,10 +212,11 @@ def test_every_line_is_commented_and_fits(kind):
 
 @pytest.mark.parametrize("kind", NOTEBOOKS)
 def test_every_number_is_bounded(kind):
-    for name, (what, choices, bounds) in allowed(kind).items():
+    for name, (what, choices, bounds, words) in allowed(kind).items():
         default = getattr(kind, name)
-        assert type(default) is what and (bounds is not None) == (what in (int, float))
-        assert (not choices or default in choices) and (not bounds or bounds.low <= default <= bounds.high)
+        assert default in words or type(default) is what
+        assert (bounds is not None) == (what in (int, float))
+        assert (not choices or default in choices) and (default in words or not bounds or bounds.low <= default <= bounds.high)
 
 
 def test_an_evaluation_knows_every_data_set():
