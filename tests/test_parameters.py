@@ -29,7 +29,7 @@ def test_wrong_parameters_stop_it_at_once(hil_home, tmp_path, notebook, paramete
 
 
 @pytest.mark.parametrize("notebook,comments", [
-    ("train", ("DBSCAN on the Jaccard distance (0.6 SYSU-MM01, 0.3 RegDB)", "of everything random",
+    ("train", ("DBSCAN on the Jaccard distance (0.6 SYSU, 0.3 RegDB)", "of everything random",
                "neighbour consistency; 0 switches it off")),
     ("evaluate", ("rows of the list of errors", "regdb: which of its ten given splits; 0: all ten"))])
 def test_help_lists_every_parameter_with_its_comment(tmp_path, notebook, comments):

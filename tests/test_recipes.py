@@ -20,7 +20,7 @@ from hil.training.trainer import Trainer
 MINE = dict(data_root="x", weights="random")
 # typed out of the method by hand, section by section, not read from the code
 COMMON = dict(model="vit_base_ics", flip=True, trainable="all",                                            # 1
-              k1=30, k1_infrared=0, k2=6, min_samples=4,                                                   # 2
+              k1=30, k1_infrared=0, k2=6, k2_infrared=0, min_samples=4,                                            # 2
               shrink=.9, update_sub_centers=False,                                                         # 3, 5
               matcher="brst", level="sample", brst_direction="alternate",                                  # 4
               batch_ids=8, instances=16, temp=.05, momentum=.1, memory_update="sample",                    # 5
@@ -80,7 +80,7 @@ def test_the_parameters_cell_with_a_recipe():
     default = vars(Config())
     changed = default | dict(preset="regdb", lr=.5, **MINE)
     assert settings_from(changed, set(), Config) == Config(preset="regdb", lr=.5, **MINE)
-    assert settings_from(changed | {"In": ["x = 1", "# Parameters\nn_sub = 9\n"]}, {"In"}, Config).n_sub == 9
+    assert settings_from(changed | {"In": ["x = 1", "# Parameters\nn_sub = 'auto'\n"]}, {"In"}, Config).n_sub == "auto"
     # equal to False, and still no bool
     with pytest.raises(RunError, match="flip = 0 is a int"): settings_from(default | dict(flip=0), set(), Config)
 

@@ -31,15 +31,16 @@ NOTEBOOKS = {kind: Path(__file__).parents[1] / "nbs" / f"{name}.ipynb"
 DEFAULT = {f.name: f.default for f in fields(Config)}
 CHOICES = {name: a.choices for name, a in allowed(Config).items() if a.choices}
 RANGES = {name: a.range for name, a in allowed(Config).items() if a.range}
+KINDS = {name: a.kind for name, a in allowed(Config).items()}
 
 
 # --- settings -------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name", DEFAULT)
 def test_wrong_type_names_the_setting(name):
-    wrong = 3 if isinstance(DEFAULT[name], str) else "3"
+    wrong = 3 if KINDS[name] is str else "3"
     with pytest.raises(RunError,
-                       match=rf"^{name} = .* is a {type(wrong).__name__}: expected a {type(DEFAULT[name]).__name__}"):
+                       match=rf"^{name} = .* is a {type(wrong).__name__}: expected a {KINDS[name].__name__}"):
         Config(**{name: wrong})
 
 
@@ -55,8 +56,8 @@ def test_a_whole_number_passes_for_a_float(): assert Config(lr=1).lr == 1
 @pytest.mark.parametrize("name", RANGES)
 def test_ranges(name):
     low, high = RANGES[name]
-    step = type(DEFAULT[name])(1)
-    for value in (low - step, high + step, *([float("nan"), float("inf")] if isinstance(DEFAULT[name], float) else [])):
+    step = KINDS[name](1)
+    for value in (low - step, high + step, *([float("nan"), float("inf")] if KINDS[name] is float else [])):
         with pytest.raises(RunError) as error: Config(**{name: value})
         assert str(error.value) == f"{name} = {value}: expected a value from {low} to {high}"
 
@@ -74,9 +75,9 @@ def test_choices(name):
 @pytest.mark.parametrize("changes,says", [
     (dict(stage1_epochs=0, stage2_epochs=0), "nothing would be trained"),
     (dict(dataset="sysu"), "needs data_root"),
-    (dict(k2=31), "k2 = 31 is more than k1 = 30"),
-    (dict(k2=13), "k1_infrared = 12"),
-    (dict(k1=5, k1_infrared=0), "k2 = 6 is more than k1 = 5"),
+    (dict(k2=31, k1=30), "k2 = 31 is more than k1 = 30"),
+    (dict(k2=13, k1=30, k1_infrared=12), "k1_infrared = 12"),
+    (dict(k1=5, k1_infrared=0, k2=6), "k2 = 6 is more than k1 = 5"),
     (dict(resume=True), "resume = True needs run_dir"),
     (dict(cluster_weight=0., mccl_weight=0., neighbor_weight=0.), "no loss is left"),
     (dict(supervision="truth"), "set stage1_epochs = 0"),
@@ -190,8 +191,8 @@ def test_parameters_cell_is_the_list(kind):
 def test_the_mirror_is_not_blind():
     "Another type, default, comment or heading is seen."
     cell, seen = parameters_cell(Config), plain(parameters_cell(Config), Config)
-    for old, new in (("eps: float", "eps: int"), ("k1: int = 30", "k1: int = 20"), ("# DBSCAN on", "# OPTICS on"),
-                     ("# losses", "# loss"), ("k2: int = 6", "k3: int = 6")):
+    for old, new in (("eps: float", "eps: int"), ('k1: int = "auto"', "k1: int = 20"), ("# DBSCAN on", "# OPTICS on"),
+                     ("# losses", "# loss"), ('k2: int = "auto"', 'k3: int = "auto"')):
         assert cell.count(old) == 1 and plain(cell.replace(old, new), Config) != seen
 
 
@@ -211,10 +212,12 @@ def test_every_line_is_commented_and_fits(kind):
 
 @pytest.mark.parametrize("kind", NOTEBOOKS)
 def test_every_number_is_bounded(kind):
-    for name, (what, choices, bounds) in allowed(kind).items():
+    for name, (what, choices, bounds, words) in allowed(kind).items():
         default = getattr(kind, name)
-        assert type(default) is what and (bounds is not None) == (what in (int, float))
-        assert (not choices or default in choices) and (not bounds or bounds.low <= default <= bounds.high)
+        assert default in words or type(default) is what
+        assert (bounds is not None) == (what in (int, float))
+        assert (not choices or default in choices)
+        assert default in words or not bounds or bounds.low <= default <= bounds.high
 
 
 def test_an_evaluation_knows_every_data_set():
@@ -385,7 +388,8 @@ BESIDE = {"dataset": dict(data_root="x"), "split": dict(dataset="regdb", data_ro
 
 def another(name):
     "A value of the setting that is not its default."
-    default, (_, choices, bounds) = DEFAULT[name], allowed(Config)[name]
+    default, (kind, choices, bounds, words) = DEFAULT[name], allowed(Config)[name]
+    if words: return kind(bounds.low + 5) if kind is int else .5
     if isinstance(default, bool): return not default
     if name == "device": return "cpu"
     if isinstance(default, str): return next((c for c in choices if c != default), "x")

@@ -447,7 +447,7 @@ def test_labels_are_those_of_the_whole_distance(monkeypatch, noise):
     for eps in (.3, .6, .9, 1 - 1e-9, *np.unique(every["visible"].data)[10:-10:100].tolist()):
         want = {m: pseudo_labels(d, eps, 4) for m, d in every.items()}
         if min(y.max() for y in want.values()) < 1: continue
-        config = Config(eps=eps, k1=12, k1_infrared=0, k2=4)
+        config = Config(eps=eps, k1=12, k1_infrared=0, k2=4, k2_infrared=0, min_samples=4, n_sub=9)
         got = apart_labels(x, Rules.of(config))
         for m in MODALITIES: np.testing.assert_array_equal(got[m], want[m], err_msg=f"{m}, eps = {eps}")
         assert all(s.data.max() <= eps + 1e-5 for s in stored[-2:]), "nothing is stored that DBSCAN would not look at"

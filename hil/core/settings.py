@@ -97,7 +97,7 @@ def check_value(
     if isinstance(value, str) and value in words: return
     if type(value) is not kind and (type(value), kind) != (int, float):
         found = type(value).__name__
-        wanted = " or ".join([f"a {kind.__name__}", *map(repr, words)]).replace("a int", "an int")
+        wanted = " or ".join([f"a {kind.__name__}", *map(repr, words)])
         raise RunError(f"{name} = {value!r} is a {found}: expected {wanted}, e.g. {name} = {example!r}")
     if choices: one_of(name, value, choices)
     if bounds and not bounds.low <= value <= bounds.high:
