@@ -85,7 +85,7 @@ def read_images(
     paths = list(paths)
     out = torch.empty(len(paths), 3, height, width, dtype=torch.uint8)
     def read(path, own):
-        image = read_image(given_path(root or "") / path, height, width, intensity=own)
+        image = read_image(given_path(root or "") / path, height, width, "bilinear", own)
         return torch.tensor(image).permute(2, 0, 1)
     with ThreadPoolExecutor(workers) as pool:
         found = pool.map(read, paths, ranges or [None] * len(paths))
