@@ -100,9 +100,13 @@ def plain(
     seen=None, # ids of containers on the way: a file may point back to where it came from
 ): # the same, with arrays in the place of stand-ins
     "Arrays, also those inside of dictionaries, lists and namespaces."
-    if isinstance(x, StoredArray): return x.array
-    if isinstance(x, StoredType): return x.dtype
     seen = set() if seen is None else seen
+    if isinstance(x, StoredType): return x.dtype
+    if isinstance(x, StoredArray):
+        if x.array.dtype == object and id(x) not in seen:
+            seen.add(id(x))
+            for i in filter(None, np.ndindex(x.array.shape)): x.array[i] = plain(x.array[i], seen)
+        return x.array
     if id(x) in seen or not isinstance(x, (dict, list, tuple, argparse.Namespace, types.SimpleNamespace)): return x
     seen.add(id(x))
     if isinstance(x, tuple): return tuple(plain(v, seen) for v in x) if type(x) is tuple else x
@@ -148,16 +152,18 @@ def outline(path): # -> what the file holds, with shells; None where that cannot
 
 def way_to_weights(
     inside, # as from `outline`
+    so_far, # Python that gives it, e.g. "torch.load('x.pth')"
     levels=4, # dictionaries within dictionaries that are looked into
-): # "['net']", "['model'].state_dict()", ".state_dict()"; None where there are no weights
-    "How to get from a file's content to its weights, in Python."
+): # "torch.load('x.pth')['net']", "torch.load('x.pth').state_dict()" ...; "" where there are no weights
+    "Python that gives the weights of a file."
     if isinstance(inside, Shell):
-        return ".state_dict()" if isinstance(inside.state, dict) and "_parameters" in inside.state else None
-    if not isinstance(inside, dict) or not levels: return None
-    if any(isinstance(v, torch.Tensor) for v in inside.values()): return ""
+        return f"{so_far}.state_dict()" if isinstance(inside.state, dict) and "_parameters" in inside.state else ""
+    if not isinstance(inside, dict) or not levels: return ""
+    tensors = [isinstance(v, torch.Tensor) for v in inside.values()]
+    if any(tensors): return so_far if all(tensors) else f"{{k: v for k, v in {so_far}.items() if torch.is_tensor(v)}}"
     order = sorted(inside, key=lambda k: k not in ("state_dict", "model", "teacher", "net"))
-    ways = ((key, way_to_weights(inside[key], levels - 1)) for key in order if key != "optimizer")
-    return next((f"[{key!r}]{way}" for key, way in ways if way is not None), None)
+    ways = (way_to_weights(inside[key], f"{so_far}[{key!r}]", levels - 1) for key in order if key != "optimizer")
+    return next(filter(None, ways), "")
 
 
 def refusal(path, error): # -> sentence
@@ -170,11 +176,11 @@ def refusal(path, error): # -> sentence
         return (f"asks to call {name} when it is read, as no file of weights needs to, and that could run code. "
                 "Nothing was run. Do not load it in another way; get the weights from another source")
     if name:
-        way = way_to_weights(outline(path))
+        way = way_to_weights(outline(path), loaded)
         where = f", in the folder of the project that wrote it (it must find {name}),"
-        if way is None:
+        if not way:
             return f"{could} No weights were found beside it. If you trust the file, look{where} at {loaded}"
-        return f"{could} If you trust the file, keep its weights only: run{where} {save(loaded + way)}"
+        return f"{could} If you trust the file, keep its weights only: run{where} {save(way)}"
     if strange := re.search(r"strange: (.*)\.", text):
         return f"holds {strange[1]}, as no file of weights needs to. Nothing was run. Get it from another source"
     if "TorchScript" in text:
