@@ -197,7 +197,7 @@ def test_cluster_numbers_far_above_the_images():
     (lambda: evaluate_regdb([[1j, .2]], [1], [1, 2]), "distance holds values of type complex128"),
     (lambda: rank_gallery([[.1, .2]], [1], [1, 2], [[0, 1]]), "removed must be a bool array"),
     (lambda: cosine_distance(X, X[:, :2]), "must have features of one length"),
-    (lambda: cosine_distance(X[0], X), r"queries must be features \[N, D\]"),
+    (lambda: cosine_distance(X[0], X), r"queries must have shape \[N, D\]"),
     (lambda: sheets.retrieval_sheet([0], [0], [[0]], [1], [1], ["a"], ["b"]), "the cameras are named otherwise")])
 def test_the_true_cause(call, says):
     with pytest.raises(ValueError, match=says): call()

@@ -12,7 +12,8 @@ from scipy.sparse import coo_array, issparse
 from scipy.sparse.csgraph import connected_components
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 
-from ..core.ids import checked_ids, checked_labels, common_codes, decoded
+from ..core.ids import checked_ids, checked_labels, common_codes, decoded, is_number
+from ..core.vectors import as_numbers, as_rows, at_least_float32
 
 # %% ../../nbs/4_method/02_cluster.ipynb #7d6b952f
 def _lines(distance, eps):
@@ -31,10 +32,16 @@ def pseudo_labels(
     min_samples=4, # images in reach, itself included, that make a core image
 ):                 # -> int64 array [N]: cluster 0..C-1 of every image, -1 = outlier (all, if nothing is dense enough)
     "Coarse clusters: DBSCAN on the Jaccard distance (HIL section 3.1), labelled exactly as scikit-learn does."
-    if not 0 < eps < 1: raise ValueError(f"eps must lie in (0, 1), got {eps}: pairs at distance 1 are not stored")
-    if min_samples < 1: raise ValueError(f"min_samples must be at least 1, got {min_samples}")
+    if not is_number(eps) or not 0 < eps < 1:
+        raise ValueError(f"eps must lie in (0, 1), got {eps}: pairs at distance 1 are not stored")
+    if not is_number(min_samples, whole=True) or min_samples < 1:
+        raise ValueError(f"min_samples must be a whole number and at least 1, got {min_samples!r}")
+    if not issparse(distance): distance = as_numbers("distance", distance)
+    if distance.ndim != 2 or len(set(distance.shape)) > 1:
+        raise ValueError(f"distance must be square, got shape {distance.shape}")
     n = distance.shape[0]
-    if distance.shape != (n, n): raise ValueError(f"distance must be square, got shape {distance.shape}")
+    if np.isnan(distance.data if issparse(distance) else distance).any():
+        raise ValueError("distance holds NaN; look at the features of those images")
     i, j = _lines(distance, eps)
     core = np.bincount(i, minlength=n) + 1 >= min_samples                          # + 1: the image itself
     inner = core[i] & core[j]
@@ -110,9 +117,7 @@ def cluster_advice(
 # %% ../../nbs/4_method/02_cluster.ipynb #5f54ef97
 def _as_tensor(features):
     "Tensor of the features, on their own device, in float32 or float64."
-    features = torch.as_tensor(features).detach()
-    if features.ndim != 2: raise ValueError(f"features must have shape [N, D], got {list(features.shape)}")
-    return features if features.dtype == torch.float64 else features.float()
+    return at_least_float32(as_rows("features", features))
 
 def _checked_labels(labels, n):
     "Labels as int64 [n] and the number of clusters C; all of 0..C-1 must occur."
