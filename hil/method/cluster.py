@@ -117,7 +117,12 @@ def cluster_advice(
 # %% ../../nbs/4_method/02_cluster.ipynb #5f54ef97
 def _as_tensor(features):
     "Tensor of the features, on their own device, in float32 or float64."
-    return at_least_float32(as_rows("features", features))
+    features = at_least_float32(as_rows("features", features))
+    bad = ~torch.isfinite(features).all(1)
+    if bad.any():
+        raise ValueError(f"features: row {int(bad.nonzero()[0, 0])} holds NaN or infinity; look at the image or the "
+                         "network that gave it")
+    return features
 
 def _checked_labels(labels, n):
     "Labels as int64 [n] and the number of clusters C; all of 0..C-1 must occur."

@@ -58,7 +58,8 @@ def forward(features, prototypes, block=8192):
 
 def _checked(labels, features, threshold=0.5):
     "Labels as int64 [N]; settings within their range."
-    labels = checked_labels("labels", labels, len(features), ", one per row of features")
+    n = len(as_rows("features", features))
+    labels = checked_labels("labels", labels, n, ", one per row of features")
     if not is_number(threshold) or not 0 <= threshold <= 1:
         raise ValueError(f"threshold must lie in [0, 1], got {threshold!r}")
     return labels
