@@ -215,12 +215,14 @@ def test_half_precision_is_read_and_not_computed_in():
 
 
 @pytest.mark.parametrize("n,outliers,min_samples,k1,says", [
+    (100, 0, 4, 60, "k1 = 60 makes most of 100 images"),
     (6, 6, 4, 30, "two clusters of min_samples = 4 images need 8, there are 6: add images, or lower min_samples to"),
     (6, 0, 3, 30, "k1 = 30 makes most of 6 images"), (6, 6, 3, 30, "k1 = 30 makes most of 6 images"),
     (100, 92, 4, 30, "raise eps"), (100, 0, 4, 30, "lower eps")])
 def test_advice_about_too_few_clusters_follows_the_cause(n, outliers, min_samples, k1, says):
     labels = np.where(np.arange(n) < outliers, -1, 0)
     assert cluster_advice(labels, min_samples, k1).startswith(says)
+    if not outliers: assert cluster_advice(labels, min_samples, k1, eps=.99) == "lower eps" or n < 2 * min_samples
 
 
 def test_labels_hold_outliers_and_no_texts():

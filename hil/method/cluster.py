@@ -103,16 +103,18 @@ def cluster_advice(
     labels,      # int [N] of one modality, with fewer than two clusters
     min_samples, # images in reach that make a core image
     k1,          # neighbours of the k-reciprocal sets
+    eps=0.6,     # radius; near 1 everything is in reach, whatever k1 is
 ) -> str:        # the end of a message
     "What to do about too few clusters (HIL section 3.1), by their cause."
     n = len(labels)
     if n < 2 * min_samples:
         return (f"two clusters of min_samples = {min_samples} images need {2 * min_samples}, there are {n}: "
                 f"add images, or lower min_samples to at most {max(n // 2, 1)}")
-    if isinstance(k1, int) and 2 * k1 > n:
+    mostly_outliers = 2 * (labels < 0).sum() > n
+    if isinstance(k1, int) and 2 * k1 > n and (mostly_outliers or eps < .95):
         return (f"k1 = {k1} makes most of {n} images neighbours of each other, so that no eps tells them apart: "
                 "lower k1, to about the number of images that one person has")
-    return "raise eps, or lower min_samples" if 2 * (labels < 0).sum() > n else "lower eps"
+    return "raise eps, or lower min_samples" if mostly_outliers else "lower eps"
 
 # %% ../../nbs/4_method/02_cluster.ipynb #5f54ef97
 def _as_tensor(features):

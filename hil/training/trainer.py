@@ -177,7 +177,7 @@ class Trainer:
         "Raise RunError where a modality has fewer than two clusters: there is nothing to tell apart."
         for m, y in apart.items():
             if y.max() >= 1: continue
-            advice = cluster_advice(y, self.config.min_samples, Rules.of(self.config).k1_of(m))
+            advice = cluster_advice(y, self.config.min_samples, Rules.of(self.config).k1_of(m), self.config.eps)
             found = f"{(y < 0).sum()} outliers and {y.max() + 1} cluster(s), two are needed: {advice}"
             raise RunError(f"{m}: {len(y)} images, eps = {self.config.eps}, min_samples = {self.config.min_samples}: "
                            f"{found}. The run in {self.run.path} keeps every epoch before this one")
