@@ -33,9 +33,9 @@ def as_rows(
     x, # [N, D] array, tensor or list
 ) -> torch.Tensor: # [N, D] of a real type, a tensor as it is and where it is
     "Features as a tensor of real numbers. Raises ValueError."
-    if not isinstance(x, torch.Tensor):
-        x = as_numbers(name, x)
-        x = torch.from_numpy(np.ascontiguousarray(x, np.float32 if x.dtype == np.float32 else np.float64))
+    if not isinstance(x, torch.Tensor): # a list becomes float32, as torch has it
+        kind = np.float64 if getattr(x, "dtype", None) == np.float64 else np.float32
+        x = torch.from_numpy(np.ascontiguousarray(as_numbers(name, x), kind))
     if x.ndim != 2 or x.is_complex() or x.dtype == torch.bool:
         raise ValueError(f"{name} must have shape [N, D] and hold real numbers, got {list(x.shape)} of {x.dtype}")
     return x.detach()
