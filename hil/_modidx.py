@@ -988,6 +988,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'hil.models.weights.load_checkpoint': ( '3_models/weights.html#load_checkpoint',
                                                                             'hil/models/weights.py'),
                                     'hil.models.weights.match_state': ('3_models/weights.html#match_state', 'hil/models/weights.py'),
+                                    'hil.models.weights.read_weights': ('3_models/weights.html#read_weights', 'hil/models/weights.py'),
                                     'hil.models.weights.resize_positions': ( '3_models/weights.html#resize_positions',
                                                                              'hil/models/weights.py'),
                                     'hil.models.weights.unwrap': ('3_models/weights.html#unwrap', 'hil/models/weights.py')},

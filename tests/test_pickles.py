@@ -267,3 +267,8 @@ def test_the_advice_about_sie_works(saved, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(line, {"torch": torch})
     assert not load_checkpoint(VitIcs(**VIT), "without_sie.pth").wrong
+
+
+def test_an_encoder_names_the_file(saved):
+    from hil.evaluation.encode import load_encoder
+    with pytest.raises(ValueError, match=r"file\.pth: no weights: .* got epoch"): load_encoder(str(saved({"epoch": 3})))
