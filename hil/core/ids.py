@@ -65,7 +65,7 @@ def checked_ids(
     wrong = ~(np.isfinite(x) & (x == np.floor(x)) & (x >= lowest) & (x < 2**53))
     if wrong.any():
         i = _first(wrong)
-        means = ", which means unknown; leave those images out, or name the person" if x[i] == -1 else ""
+        means = ", which means unknown; leave those images out" if x[i] == -1 else ""
         raise ValueError(f"{name}[{i}] is {x[i].item()}{means}; {expected}")
     return x.astype(np.int64)
 

@@ -65,7 +65,9 @@ def _number_of_clusters(labels):
     "C of labels 0..C-1; a number above that of the images is refused before anything of that size is made."
     top = int(labels.max(initial=-1))
     if top < max(len(labels), 1): return top + 1
-    raise ValueError(f"labels: cluster {top} among {len(labels)} images; number the clusters 0..C-1 without gaps")
+    empty = np.setdiff1d(np.arange(len(labels) + 1), labels)[0]
+    raise ValueError(f"labels: cluster {empty} has no image, and cluster {top} has one; number the clusters 0..C-1 "
+                     "without gaps")
 
 def majority_pids(
     labels, # [N] cluster of every image, -1 = outlier
