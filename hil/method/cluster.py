@@ -12,7 +12,7 @@ from scipy.sparse import coo_array, issparse
 from scipy.sparse.csgraph import connected_components
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 
-from ..core.ids import checked_ids, checked_labels, common_codes, decoded, is_number
+from ..core.ids import checked_ids, checked_labels, common_codes, is_number, with_names
 from ..core.vectors import as_numbers, as_rows, at_least_float32
 
 # %% ../../nbs/4_method/02_cluster.ipynb #7d6b952f
@@ -82,7 +82,7 @@ def majority_pids(
     filled, first = np.unique(clusters[order], return_index=True)
     majority = np.full(n_clusters, -1)
     majority[filled] = people[order][first]
-    return decoded(majority, names)
+    return with_names(majority, names)
 
 def cluster_quality(
     labels, # [N] cluster of every image, any codes, -1 = outlier
