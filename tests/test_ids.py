@@ -173,7 +173,7 @@ def test_the_unknown_are_nobody():
 
 def test_cluster_numbers_far_above_the_images():
     for call in (lambda y: majority_pids(y, [1, 2, 3]), lambda y: centroids(X, y)):
-        with pytest.raises(ValueError, match="cluster 1000000000 among 3 images; number the clusters"):
+        with pytest.raises(ValueError, match="cluster 2 has no image, and cluster 1000000000 has one; number"):
             call([0, 1, 10**9])
     assert cluster_quality([5, 5, 10**9], [1, 1, 2]) == dict(ari=1., ami=1., purity=1., n_clusters=2, n_outliers=0)
     with pytest.raises(ValueError, match="cluster 3, but prototype_pids names 2 clusters"):
@@ -197,7 +197,7 @@ def test_cluster_numbers_far_above_the_images():
     (lambda: evaluate_regdb([[1j, .2]], [1], [1, 2]), "distance holds values of type complex128"),
     (lambda: rank_gallery([[.1, .2]], [1], [1, 2], [[0, 1]]), "removed must be a bool array"),
     (lambda: cosine_distance(X, X[:, :2]), "must have features of one length"),
-    (lambda: cosine_distance(X[0], X), r"queries must be features \[N, D\]"),
+    (lambda: cosine_distance(X[0], X), r"queries must have shape \[N, D\]"),
     (lambda: sheets.retrieval_sheet([0], [0], [[0]], [1], [1], ["a"], ["b"]), "the cameras are named otherwise")])
 def test_the_true_cause(call, says):
     with pytest.raises(ValueError, match=says): call()
@@ -215,12 +215,14 @@ def test_half_precision_is_read_and_not_computed_in():
 
 
 @pytest.mark.parametrize("n,outliers,min_samples,k1,says", [
+    (100, 0, 4, 60, "k1 = 60 makes most of 100 images"),
     (6, 6, 4, 30, "two clusters of min_samples = 4 images need 8, there are 6: add images, or lower min_samples to"),
     (6, 0, 3, 30, "k1 = 30 makes most of 6 images"), (6, 6, 3, 30, "k1 = 30 makes most of 6 images"),
     (100, 92, 4, 30, "raise eps"), (100, 0, 4, 30, "lower eps")])
 def test_advice_about_too_few_clusters_follows_the_cause(n, outliers, min_samples, k1, says):
     labels = np.where(np.arange(n) < outliers, -1, 0)
     assert cluster_advice(labels, min_samples, k1).startswith(says)
+    if not outliers: assert cluster_advice(labels, min_samples, k1, eps=.99) == "lower eps" or n < 2 * min_samples
 
 
 def test_labels_hold_outliers_and_no_texts():

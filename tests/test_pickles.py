@@ -41,7 +41,8 @@ PLAIN = {"cmc": np.linspace(0, 1, 5), "by columns": np.arange(6, dtype=np.int32)
          "complex": np.array([1j]), "true": np.bool_(True), "text": np.str_("abc"), "no text": np.str_(""),
          "one": np.array(3.), "type": np.dtype("f4"), "bytes": b"", "set": {1, 2}, "frozen": frozenset([1]),
          "counts": defaultdict(int, a=1), "ordered": OrderedDict(a=1), "queue": deque([1, 2], 3),
-         "nested": [(np.ones(2),)]}
+         "nested": [(np.ones(2),)],
+         "arrays": np.array([np.ones(2), None], object)}
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -50,7 +51,7 @@ def test_plain_data_is_read(saved, legacy):
     for key, value in PLAIN.items():
         if isinstance(value, np.ndarray):
             assert type(read[key]) is np.ndarray and read[key].dtype == value.dtype and read[key].shape == value.shape
-            assert (read[key] == value).all(), key
+            assert str(read[key]) == str(value), key
         else:
             kind = {deque: list, defaultdict: dict}.get(type(value), lambda x: x)    # what stands in for it
             assert str(read[key]) == str(kind(value)), key
@@ -144,17 +145,17 @@ def test_an_array_with_too_few_bytes(saved):
 
 
 @pytest.mark.parametrize("what,keys", [
-    (lambda: Mine(), ".state_dict()"), (lambda: {"epoch": 1, "model": Mine()}, "['model'].state_dict()"),
-    (lambda: {"args": Other(), "net": Mine().state_dict()}, "['net']"),
-    (lambda: {"x": Other(), "w": torch.ones(2)}, ""),
-    (lambda: {"a": Other(), "run": {"ema": Mine().state_dict()}}, "['run']['ema']")],
+    (lambda: Mine(), "False).state_dict()"), (lambda: {"epoch": 1, "model": Mine()}, "False)['model'].state_dict()"),
+    (lambda: {"args": Other(), "net": Mine().state_dict()}, "False)['net']"),
+    (lambda: {"x": Other(), "w": torch.ones(2)}, ".items() if torch.is_tensor(v)}"),
+    (lambda: {"a": Other(), "run": {"ema": Mine().state_dict()}}, "False)['run']['ema']")],
     ids=["model", "model inside", "net", "flat", "deep"])
 def test_the_advice_works(saved, tmp_path, monkeypatch, what, keys):
     "What the refusal says is run as it stands; the file that it writes loads."
     with pytest.raises(ValueError, match="Nothing was run. If you trust the file, keep its weights only") as e:
         read_file(saved(what()))
     line = re.search(r"torch\.save\(.*'weights\.pth'\)", str(e.value))[0]
-    assert f"weights_only=False){keys}, 'weights.pth')" in line
+    assert f"{keys}, 'weights.pth')" in line
     monkeypatch.chdir(tmp_path)
     exec(line, {"torch": torch})
     assert unwrap(read_file("weights.pth"))[0]
@@ -220,7 +221,7 @@ def test_grids_are_told_by_their_number(n, grid):
 def test_resized_rows_keep_their_order():
     ramp = torch.cat([torch.tensor([-1.]), torch.arange(24.).repeat_interleave(8)])[None, :, None]
     rows = resize_positions(ramp, (18, 9))[0, 1:, 0].reshape(18, 9)
-    assert (rows.diff(dim=0) > 0).all() and (rows == rows[:, :1]).all()
+    assert (rows.diff(dim=0) > 0).all() and torch.allclose(rows, rows[:, :1].expand_as(rows))
 
 
 def trunk(**sizes):
@@ -266,3 +267,8 @@ def test_the_advice_about_sie_works(saved, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(line, {"torch": torch})
     assert not load_checkpoint(VitIcs(**VIT), "without_sie.pth").wrong
+
+
+def test_an_encoder_names_the_file(saved):
+    from hil.evaluation.encode import load_encoder
+    with pytest.raises(ValueError, match=r"file\.pth: no weights: .* got epoch"): load_encoder(str(saved({"epoch": 3})))

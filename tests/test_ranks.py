@@ -225,7 +225,7 @@ def test_two_processes_are_one(small, tmp_path):
 
 
 def test_an_error_on_the_first_is_told(small, tmp_path):
-    with pytest.raises(RunError, match="two are needed: raise eps, or lower min_samples"):
+    with pytest.raises(RunError, match="two are needed: two clusters of min_samples = 1000 images need 2000"):
         launch(small(run_dir=str(tmp_path / "run"), **{**VIT, "min_samples": 1000}), processes=2)
 
 

@@ -20,7 +20,7 @@ from ..core.settings import one_of
 from ..data.images import cached_images, intensities
 from ..data.training_views import PixelViews, through, use_bfloat16
 from ..models.build import MODELS, build_model, model_options
-from ..models.weights import load_checkpoint, read_file, unwrap
+from ..models.weights import load_checkpoint, read_weights
 from ..runs.folder import Run
 
 # %% ../../nbs/5_evaluation/03_encode.ipynb #04120f40
@@ -65,7 +65,7 @@ def load_encoder(
                        f"Relative paths start from {Path.cwd()}")
     if path.is_dir() or (path.name in ("checkpoint.pt", "best.pt") and (path.parent / "config.json").is_file()):
         return _of_run(path, model)
-    name = model or model_of(unwrap(read_file(path))[0])
+    name = model or model_of(read_weights(path)[0])
     if not name:
         raise RunError(f"{path}: its names do not tell which network it belongs to; "
                        f"set model to one of {', '.join(MODELS)}")

@@ -12,7 +12,8 @@ from scipy.sparse import coo_array, issparse
 from scipy.sparse.csgraph import connected_components
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 
-from ..core.ids import checked_ids, checked_labels, common_codes, decoded
+from ..core.ids import checked_ids, checked_labels, common_codes, is_number, with_names
+from ..core.vectors import as_numbers, as_rows, at_least_float32
 
 # %% ../../nbs/4_method/02_cluster.ipynb #7d6b952f
 def _lines(distance, eps):
@@ -31,10 +32,16 @@ def pseudo_labels(
     min_samples=4, # images in reach, itself included, that make a core image
 ):                 # -> int64 array [N]: cluster 0..C-1 of every image, -1 = outlier (all, if nothing is dense enough)
     "Coarse clusters: DBSCAN on the Jaccard distance (HIL section 3.1), labelled exactly as scikit-learn does."
-    if not 0 < eps < 1: raise ValueError(f"eps must lie in (0, 1), got {eps}: pairs at distance 1 are not stored")
-    if min_samples < 1: raise ValueError(f"min_samples must be at least 1, got {min_samples}")
+    if not is_number(eps) or not 0 < eps < 1:
+        raise ValueError(f"eps must lie in (0, 1), got {eps}: pairs at distance 1 are not stored")
+    if not is_number(min_samples, whole=True) or min_samples < 1:
+        raise ValueError(f"min_samples must be a whole number and at least 1, got {min_samples!r}")
+    if not issparse(distance): distance = as_numbers("distance", distance)
+    if distance.ndim != 2 or len(set(distance.shape)) > 1:
+        raise ValueError(f"distance must be square, got shape {distance.shape}")
     n = distance.shape[0]
-    if distance.shape != (n, n): raise ValueError(f"distance must be square, got shape {distance.shape}")
+    if np.isnan(distance.data if issparse(distance) else distance).any():
+        raise ValueError("distance holds NaN; look at the features of those images")
     i, j = _lines(distance, eps)
     core = np.bincount(i, minlength=n) + 1 >= min_samples                          # + 1: the image itself
     inner = core[i] & core[j]
@@ -58,7 +65,9 @@ def _number_of_clusters(labels):
     "C of labels 0..C-1; a number above that of the images is refused before anything of that size is made."
     top = int(labels.max(initial=-1))
     if top < max(len(labels), 1): return top + 1
-    raise ValueError(f"labels: cluster {top} among {len(labels)} images; number the clusters 0..C-1 without gaps")
+    empty = np.setdiff1d(np.arange(len(labels) + 1), labels)[0]
+    raise ValueError(f"labels: cluster {empty} has no image, and cluster {top} has one; number the clusters 0..C-1 "
+                     "without gaps")
 
 def majority_pids(
     labels, # [N] cluster of every image, -1 = outlier
@@ -73,7 +82,7 @@ def majority_pids(
     filled, first = np.unique(clusters[order], return_index=True)
     majority = np.full(n_clusters, -1)
     majority[filled] = people[order][first]
-    return decoded(majority, names)
+    return with_names(majority, names)
 
 def cluster_quality(
     labels, # [N] cluster of every image, any codes, -1 = outlier
@@ -96,23 +105,28 @@ def cluster_advice(
     labels,      # int [N] of one modality, with fewer than two clusters
     min_samples, # images in reach that make a core image
     k1,          # neighbours of the k-reciprocal sets
+    eps=0.6,     # radius; near 1 everything is in reach, whatever k1 is
 ) -> str:        # the end of a message
     "What to do about too few clusters (HIL section 3.1), by their cause."
     n = len(labels)
     if n < 2 * min_samples:
         return (f"two clusters of min_samples = {min_samples} images need {2 * min_samples}, there are {n}: "
                 f"add images, or lower min_samples to at most {max(n // 2, 1)}")
-    if isinstance(k1, int) and 2 * k1 > n:
+    mostly_outliers = 2 * (labels < 0).sum() > n
+    if isinstance(k1, int) and 2 * k1 > n and (mostly_outliers or eps < .95):
         return (f"k1 = {k1} makes most of {n} images neighbours of each other, so that no eps tells them apart: "
                 "lower k1, to about the number of images that one person has")
-    return "raise eps, or lower min_samples" if 2 * (labels < 0).sum() > n else "lower eps"
+    return "raise eps, or lower min_samples" if mostly_outliers else "lower eps"
 
 # %% ../../nbs/4_method/02_cluster.ipynb #5f54ef97
 def _as_tensor(features):
     "Tensor of the features, on their own device, in float32 or float64."
-    features = torch.as_tensor(features).detach()
-    if features.ndim != 2: raise ValueError(f"features must have shape [N, D], got {list(features.shape)}")
-    return features if features.dtype == torch.float64 else features.float()
+    features = at_least_float32(as_rows("features", features))
+    bad = ~torch.isfinite(features).all(1)
+    if bad.any():
+        raise ValueError(f"features: row {int(bad.nonzero()[0, 0])} holds NaN or infinity; look at the image or the "
+                         "network that gave it")
+    return features
 
 def _checked_labels(labels, n):
     "Labels as int64 [n] and the number of clusters C; all of 0..C-1 must occur."

@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from ..core.ids import checked_ids, checked_labels, common_codes
+from ..core.ids import checked_ids, checked_labels, common_codes, is_number
+from ..core.vectors import as_rows
 from .cluster import centroids
 
 # %% ../../nbs/4_method/04_match.ipynb #4df3207b
@@ -27,8 +28,8 @@ def _lengths(name, rows, start=0):
 
 def _both_sides(features, prototypes):
     "Features as they are and prototypes as unit rows in float32, on one device, checked."
-    features, prototypes = torch.as_tensor(features).detach(), torch.as_tensor(prototypes).detach()
-    if features.ndim != 2 or prototypes.ndim != 2 or features.shape[1] != prototypes.shape[1]:
+    features, prototypes = as_rows("features", features), as_rows("prototypes", prototypes)
+    if features.shape[1] != prototypes.shape[1]:
         raise ValueError("features [N, D] and prototypes [C, D] must share D, "
                          f"got {list(features.shape)} and {list(prototypes.shape)}")
     if len(prototypes) == 0:
@@ -57,8 +58,10 @@ def forward(features, prototypes, block=8192):
 
 def _checked(labels, features, threshold=0.5):
     "Labels as int64 [N]; settings within their range."
-    labels = checked_labels("labels", labels, len(features), ", one per row of features")
-    if not 0 <= threshold <= 1: raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
+    n = len(as_rows("features", features))
+    labels = checked_labels("labels", labels, n, ", one per row of features")
+    if not is_number(threshold) or not 0 <= threshold <= 1:
+        raise ValueError(f"threshold must lie in [0, 1], got {threshold!r}")
     return labels
 
 # %% ../../nbs/4_method/04_match.ipynb #8f8049bc
@@ -152,7 +155,7 @@ def _sinkhorn(cosine, entropy, tolerance=1e-6, max_rounds=1000):
 
 def match_sinkhorn(features, labels, prototypes, entropy=0.05):
     "Optimal transport of centres; a cluster goes where most of its mass goes -> int64 array [N], -1 = outlier."
-    if not entropy > 0: raise ValueError(f"entropy must be positive, got {entropy}")
+    if not is_number(entropy) or not entropy > 0: raise ValueError(f"entropy must be positive, got {entropy}")
     return _by_cluster(features, _checked(labels, features),
                        lambda centres: _sinkhorn(_centre_cosines(centres, prototypes), entropy).argmax(1))
 

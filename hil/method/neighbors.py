@@ -12,6 +12,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from ..core.compiled import njit
+from ..core.ids import is_number
 from ..core.parallel import in_parts
 from ..core.vectors import unit_rows
 
@@ -162,6 +163,11 @@ def _approximate(x, k, recall, seed, n_sample=256):
     return found
 
 # %% ../../nbs/4_method/00_neighbors.ipynb #57548605
+def _at_most(k, n):
+    "A number of neighbours, checked: compiled loops write where they are told to, also beyond an empty list."
+    if not is_number(k, whole=True) or k < 1: raise ValueError(f"k must be a whole number of at least 1, got {k!r}")
+    return min(int(k), n)
+
 def nearest(
     x, # float32 [N, D] unit rows, from `unit_rows`
     k, # neighbours per row, the row itself included
@@ -170,13 +176,16 @@ def nearest(
     seed=0,     # of an approximate search
 ) -> np.ndarray: # int32 [N, min(k, N)], each row its own first
     "`knn` for rows that are unit already, or the first columns of lists that are there already."
-    if k < 1 or k != int(k): raise ValueError(f"k must be a whole number of at least 1, got {k}")
-    k = min(int(k), len(x))
+    k = _at_most(k, len(x))
     if isinstance(neighbors, np.ndarray):
-        if neighbors.shape[0] != len(x) or neighbors.shape[1] < k:
+        if neighbors.ndim != 2 or len(neighbors) != len(x) or neighbors.shape[1] < k:
             raise ValueError(f"neighbors: shape {list(neighbors.shape)}; expected [{len(x)}, {k}] or more columns, "
                              "from knn")
-        return neighbors[:, :k]
+        near = neighbors[:, :k]
+        if near.dtype.kind not in "iu" or (len(x) and not 0 <= near.min() <= near.max() < len(x)):
+            raise ValueError(f"neighbors: {near.dtype} from {near.min()} to {near.max()}; expected row numbers "
+                             f"0..{len(x) - 1}, from knn")
+        return near
     if neighbors not in ("exact", "ivf"): raise ValueError(f'neighbors must be "exact" or "ivf", got {neighbors!r}')
     if not 0 < recall <= 1: raise ValueError(f"recall must lie in (0, 1], got {recall}")
     return np.concatenate(list(_exact(x, k, 2048))) if neighbors == "exact" else _approximate(x, k, recall, seed)
@@ -198,7 +207,9 @@ def knn_blocks(
 ):            # -> yields int32 arrays [at most block, min(k, N)]: one below the other they are `knn(features, k)`
     "`knn` in small pieces, for a program that does something else in between (Zhong et al. 2017, section 3.2)."
     x = unit_rows(features)
-    yield from _exact(x, min(int(k), len(x)), block)
+    if not is_number(block, whole=True) or block < 1:
+        raise ValueError(f"block must be a whole number of at least 1, got {block!r}")
+    yield from _exact(x, _at_most(k, len(x)), int(block))
 
 def knn_recall(
     features, # [N, D] array or tensor

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from ..core.compiled import njit
+from ..core.ids import is_number
 from ..core.parallel import in_parts
 from ..core.vectors import unit_rows
 from .neighbors import nearest
@@ -130,9 +131,9 @@ def jaccard_distance(
     seed=0,            # of approximate neighbours
 ):            # -> csr_array [N, N] float32, symmetric: the pairs with distance < keep, diagonal included
     "k-reciprocal Jaccard distance, sparse: a missing entry means 1 (Zhong et al. 2017, section 3; HIL section 3.1)."
-    if not 1 <= k2 <= k1 or k1 != int(k1) or k2 != int(k2):
+    if not (is_number(k1, whole=True) and is_number(k2, whole=True) and 1 <= k2 <= k1):
         raise ValueError(f"k1 and k2 must be whole numbers with 1 <= k2 <= k1, got k1={k1}, k2={k2}")
-    if not 0 < keep <= 1: raise ValueError(f"keep must lie in (0, 1], got {keep}")
+    if not is_number(keep) or not 0 < keep <= 1: raise ValueError(f"keep must lie in (0, 1], got {keep}")
     x = unit_rows(features)
     rank = nearest(x, k1, neighbors, recall, seed)
     n, k = rank.shape                                                 # k < k1 where there are fewer rows than that

@@ -14,6 +14,7 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from ..core.compiled import njit
+from ..core.ids import checked_labels, is_number
 from .cluster import _as_tensor, _checked_labels, _group_means, centroids
 
 # %% ../../nbs/4_method/03_sub_clusters.ipynb #4d71e85d
@@ -134,11 +135,12 @@ def secondary_assign(
     large=2048,     # more images than this in a cluster go to scikit-learn's k-means
 ):                  # -> int64 array [N]: sub-cluster 0..K-1; -1 = outlier; 0 throughout a cluster that is not split
     "Sub-cluster of every image: k-means inside each coarse cluster, best of 10 runs (HIL section 3.2)."
-    if n_sub < 0 or n_sub != int(n_sub): raise ValueError(f"n_sub must be a whole number of at least 0, got {n_sub}")
+    if not is_number(n_sub, whole=True) or n_sub < 0:
+        raise ValueError(f"n_sub must be a whole number of at least 0, got {n_sub!r}")
     x = _as_tensor(features).cpu().numpy()
     labels, n_sub = _checked_labels(labels, len(x))[0], int(n_sub)
     sub = np.minimum(labels, 0)
-    if n_sub < 2: return sub
+    if n_sub < 2 or n_sub >= len(x): return sub
     members, ends = np.argsort(labels, kind="stable"), np.bincount(labels + 1).cumsum()
     sizes, threads = np.diff(ends), torch.get_num_threads()
     small = [c for c in np.argsort(-sizes, kind="stable") if n_sub < sizes[c] <= large]
@@ -161,8 +163,9 @@ def sub_centers(
     centers=None, # [C, D] coarse centres mu_c where they are known, from `centroids`
 ):              # -> Tensor [C, 1 + K, D]: mu_c, then s_ck = a mu_c + (1 - a) m_ck, or mu_c where sub-cluster k is empty
     "Rows of the multi-centre memory bank, raw (HIL section 3.2)."
-    if not 0 <= shrink <= 1: raise ValueError(f"shrink must lie in [0, 1], got {shrink}")
-    features, sub = _as_tensor(features), np.asarray(sub)
+    if not is_number(shrink) or not 0 <= shrink <= 1: raise ValueError(f"shrink must lie in [0, 1], got {shrink!r}")
+    features = _as_tensor(features)
+    sub = checked_labels("sub", sub, len(features), ", one per row of features, as secondary_assign gives")
     labels, n_clusters = _checked_labels(labels, len(features))
     mu = None if centers is None else torch.as_tensor(centers).to(features)
     if mu is not None and mu.shape != (n_clusters, features.shape[1]):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WRAPPERS', 'PREFIXES', 'OVERLAPPING', 'unwrap', 'grid_of', 'resize_positions', 'LoadReport', 'check_sound',
-           'match_state', 'load_checkpoint']
+           'match_state', 'read_weights', 'load_checkpoint']
 
 # %% ../../nbs/3_models/04_weights.ipynb #eda16f23
 import math
@@ -160,18 +160,25 @@ def match_state(
     return new, report
 
 # %% ../../nbs/3_models/04_weights.ipynb #bc4bef99
+def read_weights(
+    path, # file written by torch.save
+): # as from `unwrap`
+    "The weights in a file. Raises FileNotFoundError, or ValueError that names the file."
+    saved = read_file(path)
+    try: return unwrap(saved)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}".replace("read_file(path)", f"read_file({str(path)!r})")) from error
+
+
 def load_checkpoint(
     model, # as from `hil.models.build.build_model`; changed in place
     path, # file of TransReID-SSL, SDCL, HIL, AGW, ADCA, PGM, ImageNet or this kit
     strict=True, # False: load what fits, and leave the rest to the report
 ): # LoadReport
     "Load a checkpoint by name. Raises FileNotFoundError, or ValueError for a file that cannot be read or does not fit."
-    try:
-        state, outside = unwrap(read_file(path))
-        new, report = match_state(model, state)
-    except ValueError as error:
-        said = str(error).replace("read_file(path)", f"read_file({str(path)!r})")
-        raise ValueError(said if str(path) in str(error) else f"{path}: {said}") from error
+    state, outside = read_weights(path)
+    try: new, report = match_state(model, state)
+    except ValueError as error: raise ValueError(f"{path}: {error}") from error
     report.ignored += outside
     if (strict and report.wrong) or not report.loaded:
         what = "; ".join(f"{len(v)} {k} ({', '.join(v[:3])}{', ...' if len(v) > 3 else ''})"

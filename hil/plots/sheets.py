@@ -187,7 +187,7 @@ def retrieval_sheet(
 ) -> Figure:
     "Queries and their first k results, right and wrong marked (SYSU-MM01's camera rule, or `removed`)."
     known = q_pids is not None and g_pids is not None
-    shape = len(ranking), len(gallery_images)
+    shape = len(ranking), len(gallery_images) if len(ranking) else None
     q_camids, g_camids, *_ = _sides("camids", q_camids, g_camids, shape)
     if known: q_pids, g_pids, asked, shows = _sides("pids", q_pids, g_pids, shape)
     meets = _meets(q_camids, g_camids, never, removed)

@@ -251,7 +251,7 @@ class Trainer:
         for m, y in apart.items():
             if y.max() >= 1: continue
             c = self.settled
-            advice = cluster_advice(y, c.min_samples, Rules.of(c).k1_of(m))
+            advice = cluster_advice(y, c.min_samples, Rules.of(c).k1_of(m), c.eps)
             found = f"{(y < 0).sum()} outliers and {y.max() + 1} cluster(s), two are needed: {advice}"
             raise RunError(f"{m}: {len(y)} images, eps = {c.eps}, min_samples = {c.min_samples}: "
                            f"{found}. The run in {self.run.path} keeps every epoch before this one")
