@@ -483,7 +483,7 @@ import os, sys
 CLOSED = os.path.dirname(sys.argv[1]), "/nowhere"
 def refuse(event, args):  # root may write anywhere, so permissions alone are not enough here
     writes = event == "os.mkdir" or event == "open" and (args[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-    if writes and str(args[0]).startswith(CLOSED): raise PermissionError(13, "Permission denied", str(args[0]))
+    if writes and os.path.abspath(str(args[0])).startswith(CLOSED): raise PermissionError(13, "Permission denied")
 sys.addaudithook(refuse)
 sys.path.insert(0, sys.argv[1])
 import hil.method.cluster, hil.method.rerank, hil.method.sub_clusters, hil.synth.raster, hil.core.compiled, numba
