@@ -401,7 +401,8 @@ def test_a_view_store_is_made_again(tmp_path, name, kind, caplog):
     damage(tmp_path / "key" / name, kind)
     store = cached(tmp_path, "key", lambda: STORE)
     assert all(torch.equal(store[m][k], STORE[m][k]) for m in STORE for k in STORE[m])
-    if (name, kind) != (NAME, "longer"): assert "computed again" in caplog.text and "key" in caplog.text
+    harmless = name == NAME and kind in ("longer", "cut")  # an empty line; a last line that its process did not finish
+    assert harmless or ("computed again" in caplog.text and "key" in caplog.text)
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
@@ -479,7 +480,11 @@ def test_space_is_taken_before_it_is_mapped(images, tmp_path):
 
 READ_ONLY = """
 import os, sys
-if os.getuid() == 0: os.setgid(65534), os.setuid(65534)  # root may write anywhere
+CLOSED = os.path.dirname(sys.argv[1]), "/nowhere"
+def refuse(event, args):  # root may write anywhere, so permissions alone are not enough here
+    writes = event == "os.mkdir" or event == "open" and (args[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    if writes and os.path.abspath(str(args[0])).startswith(CLOSED): raise PermissionError(13, "Permission denied")
+sys.addaudithook(refuse)
 sys.path.insert(0, sys.argv[1])
 import hil.method.cluster, hil.method.rerank, hil.method.sub_clusters, hil.synth.raster, hil.core.compiled, numba
 assert hil.__file__.startswith(sys.argv[1]), hil.__file__

@@ -13,6 +13,7 @@ import struct
 import zlib
 from hashlib import blake2b
 from pathlib import Path
+from tokenize import TokenError
 from zipfile import BadZipFile
 
 import pandas as pd
@@ -24,7 +25,7 @@ from .files import not_written, write_atomic
 NAME = "manifest.jsonl"
 # what readers of damaged files raise: arrays, tables, archives, JSON, nested too deeply or not in UTF-8
 UNREADABLE = (OSError, ValueError, LookupError, EOFError, AttributeError, TypeError, SyntaxError, MemoryError, RecursionError,
-              NotImplementedError, BadZipFile, zlib.error, struct.error)
+              NotImplementedError, BadZipFile, zlib.error, struct.error, TokenError)
 
 
 def fingerprint(
