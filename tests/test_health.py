@@ -130,7 +130,8 @@ def test_epochs_that_are_chosen():
 
 
 def test_where_there_is_nobody_to_choose_an_epoch_on():
-    for dataset in ("folder", "sysu", "regdb", "llcm"): assert Config(dataset=dataset, data_root="x").select == "healthiest"
+    for dataset in ("folder", "sysu", "regdb", "llcm"):
+        assert Config(dataset=dataset, data_root="x").select == "healthiest"
     for preset in RECIPES: assert Config(preset=preset, data_root="x", weights="random").select == "last"
     assert Config(dataset="folder", data_root="x", select="last").select == Config().select == "last"
 

@@ -168,7 +168,7 @@ def refresh(
     sums=None,     # uint32 [N], checksums of the rows of `pixels`: filled in place; a row that has another is damaged
     ranges=None,   # [N] as from `intensities`
 ) -> int: # rows that were decoded
-    "Decode what changed or was damaged. Raises DataError that names the file that cannot be read; what is decoded stays."
+    "Decode what changed or was damaged; it stays. Raises DataError that names a file that cannot be read."
     now = stamps(files)
     if sums is not None: _forget_damaged(pixels, seen, sums, workers)
     todo = np.flatnonzero((now != seen).any(1))

@@ -22,8 +22,8 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
 from ..core.errors import DataError
-from ..core.paths import given_path
 from ..core.names import MODALITIES
+from ..core.paths import given_path
 from ..core.text import some
 from .folder import opened, pictures_in, unlisted
 

@@ -14,8 +14,8 @@ import torch
 
 from ..core.errors import RunError
 from ..core.files import write_atomic
-from ..core.paths import writable_folder
 from ..core.names import DEPTHS
+from ..core.paths import writable_folder
 from ..core.settings import Range, Settings, allowed, one_of
 from ..data.sysu import read_permutation
 from . import tables

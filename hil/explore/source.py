@@ -68,7 +68,8 @@ def join_labels(
 
 # %% ../../nbs/9_explore/01_source.ipynb #e5301d82
 REQUIRED = ("path", "camid", "modality")
-NUMBERS = dict(eps=.6, min_samples=4, k1=30, k1_infrared=12, k2=6, k2_infrared=0, n_sub=9)  # of a table, where none is given
+# of a table, where none is given
+NUMBERS = dict(eps=.6, min_samples=4, k1=30, k1_infrared=12, k2=6, k2_infrared=0, n_sub=9)
 DEFAULTS = asdict(Rules.of(Config())) | NUMBERS  # the settings that bear on labels
 
 

@@ -61,8 +61,8 @@ class Run(Records):
         if (path / "config.json").exists():
             raise RunError(f"{path}: holds a run already; set resume = True to go on with it, or another run_dir")
         if left := [name for name in ("history.csv", "checkpoint.pt") if (path / name).exists()]:
-            raise RunError(f"{path}: holds what is left of a run ({left[0]}, but no config.json); put config.json back, "
-                           "or choose another run_dir")
+            raise RunError(f"{path}: holds what is left of a run ({left[0]}, but no config.json); put config.json "
+                           "back, or choose another run_dir")
 
     @classmethod
     @contextmanager
@@ -155,7 +155,7 @@ class Run(Records):
         self.manifest.keep("history.csv", lambda p: p.write_text(state["history"], encoding="utf-8"))
 
     def _adopt(self):
-        "Begin a manifest in the folder of an older version: from now on its files are compared with what they are today."
+        "Begin a manifest in the folder of an older version: its files are compared with what they are today."
         names = [name for name in LOST if (self.path / name).is_file()]
         broken = None
         for name in names:
@@ -194,8 +194,8 @@ class Run(Records):
         now = {**surroundings(), "data_root": str(images.attrs.get("root", self.data_root))}
         changes = {k: [self.about[k], v] for k, v in now.items() if k in self.about and self.about[k] != v}
         for name in changes.keys() - {"data_root"}:
-            log.warning("%s: goes on with another %s (was %r, is %r): from epoch %d on, its last digits may differ from "
-                        "those of a run that was not interrupted", self.path, name, *changes[name], epoch + 1)
+            log.warning("%s: goes on with another %s (was %r, is %r): from epoch %d on, its last digits may differ "
+                        "from those of a run that was not interrupted", self.path, name, *changes[name], epoch + 1)
         if config.stage2_epochs != self.config.stage2_epochs:
             changes["stage2_epochs"] = [self.config.stage2_epochs, config.stage2_epochs]
         if not changes: return

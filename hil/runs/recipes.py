@@ -10,7 +10,8 @@ PAPER = dict(model="vit_base_ics", trainable="all", flip=True, stage1_epochs=30,
              instances=16, optimizer="sgd", lr=3.5e-5, warmup_lr=1., lr_drop=1., averaging=0.,
              weight_decay=5e-4, smoothing=0., min_samples=4, k1=30, k1_infrared=0, k2=6, k2_infrared=0, shrink=.9,
              update_sub_centers=False, matcher="brst", level="sample", brst_direction="alternate", temp=.05,
-             momentum=.1, memory_update="sample", cluster_weight=1., mccl_weight=1., mccl_warmup=20, mccl_variant="published",
+             momentum=.1, memory_update="sample", cluster_weight=1., mccl_weight=1., mccl_warmup=20,
+             mccl_variant="published",
              neighbor_weight=1., instance_mix="unit", select="last", trials=10)
 SYSU = {**PAPER, **dict(dataset="sysu", train_splits="train+val", iterations=100, eps=.6, n_sub=9, threshold=.5)}
 RECIPES = {"sysu": SYSU, "regdb": {**PAPER, **dict(dataset="regdb", train_splits="train", iterations=50, eps=.3,

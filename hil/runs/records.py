@@ -26,8 +26,8 @@ BEFORE = {"averaging": 0.0, "smoothing": 0.0, "k2_infrared": 0}
 LOST = {"config.json": "Without it the run cannot be opened: put back a copy of it.",
         "images.csv": "Without it nobody knows which picture a row belongs to: put back a copy of it.",
         "files.csv": "Without it nobody can tell whether the images are still the same: put back a copy of it.",
-        "history.csv": "Going on with the run (resume = True) writes it again from checkpoint.pt, if hil 0.3 or later wrote "
-                       "that; or put back a copy.",
+        "history.csv": "Going on with the run (resume = True) writes it again from checkpoint.pt, if hil 0.3 or later "
+                       "wrote that; or put back a copy.",
         "checkpoint.pt": "Without it the run cannot go on, and its last model is lost: put back a copy, or begin "
                          "another run.",
         "chosen.json": "Without it nobody knows which numbers stood in the place of each auto: put back a copy of it.",
@@ -40,7 +40,8 @@ def chosen_epoch(
     select, # "last", "healthiest" or "test_best"
 ) -> int:
     "The epoch whose model is a run's result; of equally good ones the first."
-    if select == "healthiest" and history.get("health", pd.Series(dtype=float)).notna().any(): score = history.health
+    healthy = "health" in history and history.health.notna().any()  # runs of older versions have no such column
+    if select == "healthiest" and healthy: score = history.health
     elif select == "test_best": score = history.rank1 + history.mAP
     else: score = history.epoch
     return int(history.epoch[score.idxmax()])
@@ -67,8 +68,9 @@ class Records:
         "What config.json holds. Raises RunError for that of another format, DataError for something else."
         about = read_json(file, LOST["config.json"])
         if about.get("format") != FORMAT:
-            raise RunError(f"{file.parent}: written in format {about.get('format')} by hil {about.get('version')}, this "
-                           f"is hil {__version__} with format {FORMAT}; open it with that version, or start a new run")
+            raise RunError(f"{file.parent}: written in format {about.get('format')} by hil {about.get('version')}, "
+                           f"this is hil {__version__} with format {FORMAT}; open it with that version, or start a "
+                           "new run")
         if not isinstance(about.get("config"), dict):
             raise DataError(f"{file}: holds no settings (config). {LOST['config.json']}")
         return about
