@@ -35,7 +35,7 @@ def pseudo_labels(
     if not is_number(eps) or not 0 < eps < 1:
         raise ValueError(f"eps must lie in (0, 1), got {eps}: pairs at distance 1 are not stored")
     if not is_number(min_samples, whole=True) or min_samples < 1:
-        raise ValueError(f"min_samples must be a whole number and at least 1, got {min_samples!r}")
+        raise ValueError(f"min_samples must be at least 1, and a whole number, got {min_samples!r}")
     if not issparse(distance): distance = as_numbers("distance", distance)
     if distance.ndim != 2 or len(set(distance.shape)) > 1:
         raise ValueError(f"distance must be square, got shape {distance.shape}")

@@ -165,7 +165,8 @@ def sub_centers(
     "Rows of the multi-centre memory bank, raw (HIL section 3.2)."
     if not is_number(shrink) or not 0 <= shrink <= 1: raise ValueError(f"shrink must lie in [0, 1], got {shrink!r}")
     features = _as_tensor(features)
-    sub = checked_labels("sub", sub, len(features), ", one per row of features, as secondary_assign gives")
+    if len(sub) == len(features): sub = checked_labels("sub", sub)
+    sub = np.asarray(sub)
     labels, n_clusters = _checked_labels(labels, len(features))
     mu = None if centers is None else torch.as_tensor(centers).to(features)
     if mu is not None and mu.shape != (n_clusters, features.shape[1]):
