@@ -24,7 +24,7 @@ pseudo_labels(distance, eps=0.6, min_samples=4)
 centroids(features, labels)
 secondary_cluster(features, labels, n_sub=9, shrink=0.9, random_state=0)
 brst(features, labels, prototypes, threshold=0.5, level='sample')
-ClusterMemory(centers, temp=0.05, momentum=0.1)
+ClusterMemory(centers, temp=0.05, momentum=0.1, smoothing=0.0)
 ClusterMemory.forward(self, features, labels, weights=None)
 ClusterMemory.update(self, features, labels, how='sample')
 InstanceMemory(features, momentum=0.9, mix='unit')
@@ -47,9 +47,10 @@ dataset='synth' data_root='' preset='default' release=False render_seed=9 overla
 train_splits='train' evaluate_on='test' search_mode='all' shots=1 direction='infrared_to_visible' draws='seeded'
 trials=10 model='lite0' weights='' trainable='heads' gradient_checkpointing=False compile=False dropout=0.3 n_views=1
 flip=False stage1_epochs=1 stage2_epochs=6 iterations=72 batch_ids=24 instances=4 same_ids=True sampler='random'
-optimizer='adam' lr=0.00015 warmup_lr=0.2 lr_drop=0.7 weight_decay=0.0005 accumulate=1 precision='float32' eps=0.6
-min_samples=4 k1=30 k1_infrared=12 k2=6 neighbors='exact' n_sub=9 shrink=0.9 update_sub_centers=False matcher='brst'
-threshold=0.8 level='cluster' brst_direction='alternate' temp=0.05 momentum=0.1 memory_update='mean'
+optimizer='adam' lr=0.00015 warmup_lr=0.2 lr_drop=0.7 weight_decay=0.0005 accumulate=1 precision='float32' eps='auto'
+min_samples='auto' k1='auto' k1_infrared='auto' k2='auto' neighbors='exact' n_sub='auto' shrink=0.9
+update_sub_centers=False matcher='brst' threshold=0.8 level='cluster' brst_direction='alternate' temp=0.05
+momentum=0.1 memory_update='mean'
 cluster_weight=1.0 mccl_weight=1.0 mccl_warmup=4 mccl_variant='published' neighbor_weight=1.0 instance_mix='unit'
 supervision='none' select='last' reload_epoch=0 seed=0 device='auto' run_dir='' resume=False keep_features=True
 """

@@ -14,8 +14,8 @@ from hil.method.health import agreement, round_trips, steadiness, travellers, wa
 from hil.method.memory import ClusterMemory
 from hil.models.lite0 import Head
 from hil.runs.config import Config
-from hil.runs.folder import chosen_epoch
 from hil.runs.recipes import RECIPES
+from hil.runs.records import chosen_epoch
 from hil.training.schedule import Averaged
 
 

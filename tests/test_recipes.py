@@ -73,7 +73,7 @@ def test_what_is_given_wins_even_where_it_is_the_default(given):
 
 
 def test_without_a_recipe_nothing_changed():
-    assert Config() == Config(preset="default") and Config().lr == 7e-4 and Config().model == "lite0"
+    assert Config() == Config(preset="default") and Config().lr == 1.5e-4 and Config().model == "lite0"
 
 
 def test_the_parameters_cell_with_a_recipe():

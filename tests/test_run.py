@@ -119,7 +119,8 @@ IDLE = [  # written by hand: (what is set, what it makes idle)
     (dict(n_sub=0), dict(update_sub_centers=True)),
     (dict(mccl_weight=0.), dict(mccl_warmup=1)), (dict(mccl_weight=0.), dict(mccl_variant="softmax")),
     (dict(neighbor_weight=0.), dict(instance_mix="raw")), (dict(cluster_weight=0.), dict(momentum=.5)),
-    (dict(cluster_weight=0.), dict(memory_update="hard")), (dict(cluster_weight=0., neighbor_weight=0.), dict(temp=1.)),
+    (dict(cluster_weight=0.), dict(memory_update="hard")), (dict(cluster_weight=0.), dict(smoothing=.1)),
+    ({}, dict(expect="any")), (dict(cluster_weight=0., neighbor_weight=0.), dict(temp=1.)),
     ({}, dict(reload_epoch=2)), (dict(select="test_best"), dict(reload_epoch=6))]
 
 

@@ -54,7 +54,8 @@ def _history_panels(history):
     losses = {c: (c.removeprefix("loss_"), color, "-") for c, color in zip(names, palette(len(names)))}
     spent = f"{history['seconds'].sum():,.0f} s" if "seconds" in history else "time"
     count, real, seconds = "{:,.0f}".format, "{:.3g}".format, "{:.1f} s".format
-    matched = {"transfer_precision": ("precision", COLORS["right"], "-"),
+    matched = {"health": ("round trips home", "#222222", "-"),
+               "transfer_precision": ("precision", COLORS["right"], "-"),
                "transfer_coverage": ("coverage", "#E69F00", "--")}
     return [
         ("score", "retrieval", {"mAP": ("mAP", "#222222", "-"), "rank1": ("Rank-1", "#888888", "--")}, 2, percent,
@@ -64,7 +65,7 @@ def _history_panels(history):
          "no column clusters_*"),
         ("agreement with truth", "ARI", pairs(("ari", "", "-"), ("ami", "AMI", ":")), 2, percent,
          "ARI and AMI need true identities:\nno truth known"),
-        ("share of samples", "transfer", matched, 2, percent, "the modalities never met,\nor no truth is known"),
+        ("share of samples", "transfer", matched, 3, percent, "the modalities never met,\nor no truth is known"),
         ("seconds an epoch", f"{spent} in all", {"seconds": ("an epoch", "#222222", "-")}, 1, seconds,
          "no column seconds")]
 
