@@ -130,6 +130,7 @@ def test_a_damaged_file_is_named_with_what_can_still_be_used(wanted, run, name, 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "files.csv"])
 def test_without_a_manifest_what_can_be_seen_is_named(run, name, kind):
     "Folders of 0.1 and 0.2 have none; they had no files.csv either."
+    if name.endswith("npz") and kind == "not utf-8": pytest.skip("an archive may have something in front of it")
     (run / NAME).unlink()
     damage(run / name, kind)
     with pytest.raises(RunError) as error: readers(run)[name]()

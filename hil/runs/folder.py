@@ -71,7 +71,7 @@ class Run(Records):
         Raises RunError where another one does, or where a run is that was not to be gone on with."""
         folder = writable_folder(path or "runs", "run_dir")
         try:
-            new = not path or not folder.exists()
+            new, first = not path or not folder.exists(), not path and not folder.exists()
             path = folder if path else new_folder(Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error: raise not_written(path, error) from error
@@ -83,6 +83,7 @@ class Run(Records):
                 yield path
         finally:
             if new and path.is_dir() and not any(path.iterdir()): path.rmdir()  # nothing was begun
+            if first and not any(folder.iterdir()): folder.rmdir()              # nor was anything before
 
     @classmethod
     def create(cls, config, images, path=None):
