@@ -108,7 +108,8 @@ HEALTHY = dict(health=.8, agreement=.8, clusters_visible=400, outliers_visible=1
 
 @pytest.mark.parametrize(("change", "said"), [
     (dict(health=.7), "round trips come home less often"), (dict(agreement=.2), "matches contradict each other"),
-    (dict(clusters_visible=300), "visible clusters shrink"), (dict(clusters_infrared=300), "infrared clusters shrink")])
+    (dict(clusters_visible=300, health=.78), "visible clusters shrink"),
+    (dict(clusters_infrared=300, health=.78), "infrared clusters shrink")])
 def test_each_warning(change, said):
     history = pd.DataFrame([dict(epoch=1, **HEALTHY), dict(epoch=2, **HEALTHY | change)])
     assert said in " ".join(warnings(history)) and len(warnings(history)) == 1
@@ -116,8 +117,10 @@ def test_each_warning(change, said):
 
 def test_a_healthy_run_warns_of_nothing():
     assert warnings(pd.DataFrame([dict(epoch=e, **HEALTHY) for e in range(4)])) == []
-    fewer = HEALTHY | dict(clusters_visible=300, outliers_visible=400)  # clusters that fall apart are not merged people
+    fewer = HEALTHY | dict(clusters_visible=300, outliers_visible=400, health=.78)  # they fell apart: nobody was merged
     assert warnings(pd.DataFrame([dict(epoch=1, **HEALTHY), dict(epoch=2, **fewer)])) == []
+    joined = HEALTHY | dict(clusters_visible=300)  # people who were split before, if round trips are as good as ever
+    assert warnings(pd.DataFrame([dict(epoch=1, **HEALTHY), dict(epoch=2, **joined)])) == []
 
 
 # --- the epoch that is chosen ---------------------------------------------------------------------------------------

@@ -91,6 +91,7 @@ def warnings(
     if "agreement" in history and now.agreement < .4:
         found.append(f"matches contradict each other: only {100 * now.agreement:.0f} % of the clusters are named back "
                      "by the cluster that they are most similar to; train longer in stage 1, or raise threshold")
+    if "health" in history and now.health >= before.health.max() - .01: return found  # clusters of one person may merge
     for m in MODALITIES:
         clusters, outliers = f"clusters_{m}", f"outliers_{m}"
         if clusters not in history or before[clusters].dropna().empty: continue
