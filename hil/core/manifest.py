@@ -137,7 +137,7 @@ class Manifest:
             self._sound[name] = stamp
             return ""
         sizes = {what["size"] for what in (kept, *since) if what}
-        if found["size"] not in sizes:
+        if found and found["size"] not in sizes:
             return f"is damaged or was changed: it has {found['size']:,} bytes, {max(sizes):,} were written"
         return "is damaged or was changed: its checksum is not that of what was written"
 

@@ -7,6 +7,7 @@ __all__ = ['LADDER', 'EPS', 'separation', 'Choice', 'choose_settings']
 
 # %% ../../nbs/4_method/08_choose.ipynb #c4005e02
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -97,7 +98,8 @@ def choose_settings(
 ) -> Choice:
     "The settings whose clusters stand apart best; no label is looked at. The paper gives them by data set (HIL, 4.2)."
     curve = pd.DataFrame([row for m in MODALITIES for row in _climb(features[m], m, rules)])
-    best = {row.modality: row for row in curve[curve.chosen].itertuples()}
+    rows: Any = curve[curve.chosen].itertuples()
+    best = {row.modality: row for row in rows}
     visible, infrared = (best[m] for m in MODALITIES)
     images = visible.size + infrared.size
     numbers = dict(eps=EPS, min_samples=int(np.clip(round(min(visible.size, infrared.size) / 4), 2, 4)), k1=visible.k1,

@@ -169,7 +169,7 @@ class Run(Records):
             except RunError as error: log.warning("%s", error)
             else: names.append(f"epochs/{file.name}")
         log.warning("%s: has no %s (hil %s wrote it): its %s are taken as they are", self.path, NAME,
-                    self.about.get("version"), counted(len(names), "file"))
+                    dict(self.about).get("version"), counted(len(names), "file"))
         self.manifest.adopt(names)
         if broken: self._write_history_again(broken)
 

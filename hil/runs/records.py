@@ -6,6 +6,7 @@ __all__ = ['FORMAT', 'BEFORE', 'LOST', 'chosen_epoch', 'Records', 'arrays_of', '
 # %% ../../nbs/6_runs/04_records.ipynb #a230b880
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import pandas as pd
 import torch
@@ -84,7 +85,7 @@ class Records:
         name, # of a file in the folder
         load, # Path -> its content
         first=False, # read it before it is compared with the manifest
-    ):
+    ) -> Any:
         "A file that is what was written. Raises RunError that names the damage, and what can still be used."
         try:
             content = load(self.path / name) if first else None
@@ -191,7 +192,7 @@ def history_of(
     "The rows of a history, which are epochs one after the other. Raises DataError."
     advice = LOST["history.csv"]
     table = read_table(file, ["epoch"], advice)
-    epochs = pd.to_numeric(table.epoch, errors="coerce").tolist()
+    epochs: list = pd.Series(pd.to_numeric(table.epoch, errors="coerce")).tolist()
     for number, (before, after) in enumerate(zip(epochs, epochs[1:]), 3):
         if after != before + 1:
             raise DataError(f"{file}: line {number} is epoch {table.epoch[number - 2]}, and follows epoch "

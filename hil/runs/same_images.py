@@ -49,7 +49,7 @@ def image_changes(
     old, new = set(before.path), set(now.path)
     def told(paths, what): return [f"{counted(len(paths), 'image')} {what} ({some(sorted(paths), 3)})"] if paths else []
     found = told(new - old, "added") + told(old - new, "removed")
-    if prints_before is not None:
+    if prints_before is not None and prints_now is not None:
         content = dict(zip(prints_before.path, prints_before.blake2b))
         found += told({p for p, x in zip(prints_now.path, prints_now.blake2b) if content.get(p, x) != x}, "replaced")
     one, two = (t.drop_duplicates("path").set_index("path") for t in (before, now))
