@@ -865,6 +865,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'hil.method.labels.Rules.k1_of': ('4_method/labels.html#rules.k1_of', 'hil/method/labels.py'),
                                    'hil.method.labels.Rules.k2_of': ('4_method/labels.html#rules.k2_of', 'hil/method/labels.py'),
                                    'hil.method.labels.Rules.of': ('4_method/labels.html#rules.of', 'hil/method/labels.py'),
+                                   'hil.method.labels.Rules.own': ('4_method/labels.html#rules.own', 'hil/method/labels.py'),
                                    'hil.method.labels.Rules.to_choose': ('4_method/labels.html#rules.to_choose', 'hil/method/labels.py'),
                                    'hil.method.labels.Transfer': ('4_method/labels.html#transfer', 'hil/method/labels.py'),
                                    'hil.method.labels.Transfer.__init__': ( '4_method/labels.html#transfer.__init__',

@@ -58,8 +58,7 @@ def _as_number(value, otherwise): # -> value, or what stands in the place of "au
 
 def _rules_at(rules, k2, m): # -> Rules with a number everywhere, for one modality
     "The rules at a step of the ladder; what is given stays as it is."
-    k1 = rules.k1_infrared if m == "infrared" and rules.k1_infrared else rules.k1
-    given = rules.k2_infrared if m == "infrared" and rules.k2_infrared else rules.k2
+    k1, given = rules.own("k1", m), rules.own("k2", m)
     k2 = _as_number(given, k2 if k1 == "auto" else min(k2, k1))
     k1 = _as_number(k1, LADDER.get(k2, max(2 * k2, 2)))
     return replace(rules, k1=k1, k1_infrared=0, k2=k2, k2_infrared=0, eps=_as_number(rules.eps, EPS),

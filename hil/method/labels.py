@@ -48,18 +48,24 @@ class Rules:
         "The names of what is still to be chosen."
         return [f.name for f in fields(self) if getattr(self, f.name) == "auto"]
 
+    def own(self,
+        name, # "k1" or "k2"
+        modality, # "visible" or "infrared"
+    ):
+        "The setting of a modality; infrared's own is 0 where it is the same as visible's."
+        return (modality == "infrared" and getattr(self, f"{name}_infrared")) or getattr(self, name)
+
     def k1_of(self,
         modality, # "visible" or "infrared"
     ):
         "The number of neighbours in a modality."
-        return self.k1_infrared if modality == "infrared" and self.k1_infrared else self.k1
+        return self.own("k1", modality)
 
     def k2_of(self,
         modality, # "visible" or "infrared"
     ):
         "The number of neighbours that are averaged in a modality; never more than `k1_of`."
-        k2 = self.k2_infrared if modality == "infrared" and self.k2_infrared else self.k2
-        return min(k2, self.k1_of(modality))
+        return min(self.own("k2", modality), self.k1_of(modality))
 
     def direction(self,
         epoch, # 0, 1 ... of the stage in which modalities meet
