@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ..core.errors import RunError
 from ..core.files import cache_home
-from ..core.names import DEPTHS, MODALITIES
+from ..core.names import DEPTHS
 from ..core.parallel import keep_freed_memory
 from ..core.paths import writable_folder
 from ..core.room import Forecast
@@ -27,18 +27,19 @@ from ..data.samplers import Batches
 from ..data.sysu import read_permutation
 from ..data.training_views import CachedViews, PixelViews, cache_views, cached, store_key, use_bfloat16
 from ..evaluation import metrics, protocols
-from ..method import health
 from ..method.choose import choose_settings
 from ..method.cluster import cluster_advice
-from ..method.labels import Rules, apart_labels, epoch_labels, label_quality, true_labels
+from ..method.health import warnings
+from ..method.labels import Rules, epoch_labels, label_quality, true_labels
 from ..models.build import build_model, model_options
 from ..runs.folder import Run
 from ..runs.records import chosen_epoch
 from . import distributed
 from .gradient_cache import passage
-from .run_images import RunImages, check_views, find_device, load_images
+from .run_images import RunImages, check_views, find_device, load_images, side_by_side
 from .schedule import Averaged, learning_rate, stage_of
 from .step import move_memories, remember, step_losses
+from .watch import Watch
 
 # %% ../../nbs/7_training/05_trainer.ipynb #tr41n10g
 log = logging.getLogger("hil")
@@ -196,25 +197,15 @@ class Trainer:
         if state and "averaged" in state: self.averaged.resume(state["averaged"])
         self.features = self.extract()
         self.settle(new=not state)
-        self.watched = distributed.from_first(lambda: self.watch(state))
-        if not state: self.record(0, 0, {}, {"watched": self.watched}, begun)
+        self.watch = distributed.from_first(lambda: self.watched(state))
+        if not state: self.record(0, 0, {}, {"watched": self.watch.clusters}, begun)
         return state["epoch"] if state else 0
 
-    def watch(self, state): # -> {modality: int [N]} clusters of the images that a run's health is read from
-        "Images that are held out (their labels are not read), or else a tenth of the clusters; decided by epoch 0."
-        if state:
-            first, last = self.run.epoch(0), self.run.epoch(state["epoch"])
-            self.apart = {m: last[f"labels_{m}"] for m in MODALITIES if f"labels_{m}" in last}
-            return {m: first[f"watched_{m}"] for m in MODALITIES if f"watched_{m}" in first}  # older runs have none
-        self.apart = {}
-        clusters = apart_labels(self.travelling(), Rules.of(self.settled))
-        return clusters if self.images.any_held_out else health.travellers(clusters, seed=self.config.seed)
-
-    def travelling(self): # -> {modality: [N, 2 D]}
-        "The images among which round trips are made: those that are held out, or else all."
-        if not self.images.any_held_out: return self.joined()
-        held_out = {m: {d: f[self.images.n_train[m]:] for d, f in both.items()} for m, both in self.features.items()}
-        return {m: torch.cat(list(both.values()), 1) for m, both in held_out.items()}
+    def watched(self, state): # -> Watch
+        "Whom the run's health is read from; decided by epoch 0."
+        if state: return Watch.resumed(self.run.epoch(0), self.run.epoch(state["epoch"]), self.images.any_held_out)
+        x = side_by_side(self.images.travelling(self.features))
+        return Watch.begun(x, Rules.of(self.settled), self.images.any_held_out, self.config.seed)
 
     def settle(self, new):
         "Put a number in the place of each `auto`: chosen from the untrained features, kept with the run, then fixed."
@@ -237,7 +228,7 @@ class Trainer:
 
     def joined(self): # -> {modality: [N, 2 D]}
         "What is clustered and matched: deep and shallow features of the training images side by side."
-        return {m: torch.cat(list(both.values()), 1) for m, both in self.images.training(self.features).items()}
+        return side_by_side(self.images.training(self.features))
 
     def label(self, stage): # -> (Labels, {figure: value})
         "The epoch's labels and their figures; the true identities where a ceiling is asked for."
@@ -287,8 +278,8 @@ class Trainer:
         c, history = self.config, []
         for group in self.optimizer.param_groups: group["lr"] = learning_rate(c, e)
         together = labels.shared and c.same_ids
-        batches = Batches(self.trained_on(labels.final), c.batch_ids, c.instances, np.random.default_rng([c.seed, e]),
-                          c.sampler, together, self.images.cams)
+        drawn, rng = self.watch.left_to_train(labels.final), np.random.default_rng([c.seed, e])
+        batches = Batches(drawn, c.batch_ids, c.instances, rng, c.sampler, together, self.images.cams)
         draws = torch.Generator().manual_seed(c.seed * 10007 + e)
         final = {m: torch.from_numpy(y).to(self.device) for m, y in labels.final.items()}
         self.model.train()
@@ -304,11 +295,6 @@ class Trainer:
             self.bar.update()
         distributed.align([*self.model.state_dict().values(), *self.averaged.average.values()])
         return dict(zip((f"loss_{name}" for name in losses), np.mean(history, 0)))
-
-    def trained_on(self, final): # {modality: int [N]} -> the same, -1 where the run's health is read from
-        "A cluster that is left out keeps its centre in the memories, but no image of it comes into a batch."
-        if self.images.any_held_out or not self.watched: return final
-        return {m: np.where(self.watched[m] >= 0, -1, y) for m, y in final.items()}
 
     def step(self, batch, y, rows, memories, e, number): # -> {"total": scalar, "cluster": ...}
         "One step: features, losses, gradient; then the memories take in the batch."
@@ -347,7 +333,7 @@ class Trainer:
 
     def evaluate(self): # -> (Metrics, their spread over gallery draws)
         "The protocol of the data set on the images that were held out."
-        x = torch.cat([torch.cat(list(self.features[m].values()), 1) for m in MODALITIES])
+        x = torch.cat(list(side_by_side(self.features).values()))
         return metrics.mean_metrics(protocols.evaluate_draws(x, self.images.held_out, self.protocol, self.permutation))
 
     def record(self, number, stage, row, labels, begun):
@@ -364,22 +350,18 @@ class Trainer:
             arrays["cmc"] = scores.cmc
         best = self.is_best(number, row)
         self.run.record({**row, "seconds": time.time() - begun}, arrays, state, best)
-        for warning in health.warnings(self.run.history): log.warning("epoch %d: %s", number, warning)
+        for warning in warnings(self.run.history): log.warning("epoch %d: %s", number, warning)
 
     def health(self, labels): # -> {"health": share, "agreement": share, "steadiness_visible": index, ...}
         "Figures that need no truth (lesson `health`)."
-        row = {"health": health.round_trips(self.travelling(), self.watched)} if self.watched else {}
-        apart = labels.get("labels", {})
-        if apart: row["agreement"] = health.agreement(self.joined(), apart)
-        row |= {f"steadiness_{m}": health.steadiness(y, apart[m]) for m, y in self.apart.items() if m in apart}
-        self.apart = apart
-        return row
+        return self.watch.figures(side_by_side(self.images.travelling(self.features)), self.joined(),
+                                  labels.get("labels", {}))
 
     def arrays(self, labels): # -> {name: array}
         "What an epoch's file holds: its labels, and the features of all images in half precision."
         found = {f"{name}_{m}": y.astype(np.int32) for name, both in labels.items() for m, y in both.items()}
         if not self.config.keep_features: return found
-        joined = {m: torch.cat(list(both.values()), 1) for m, both in self.features.items()}
+        joined = side_by_side(self.features)
         return {**found, **{f"features_{m}": x.half().numpy() for m, x in joined.items()}}
 
     def is_best(self, number, row): # -> bool
