@@ -10,13 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hil.core.names import MODALITIES
+from hil.data.samplers import Batches
 from hil.method.health import agreement, round_trips, steadiness, travellers, warnings
+from hil.method.labels import Rules
 from hil.method.memory import ClusterMemory
 from hil.models.lite0 import Head
 from hil.runs.config import Config
 from hil.runs.recipes import RECIPES
 from hil.runs.records import chosen_epoch
 from hil.training.schedule import Averaged
+from hil.training.watch import Watch
 
 
 def features(seed, n=40, d=8):
@@ -194,3 +197,19 @@ def test_noisy_axes_are_damped():
     spread = torch.cat(list(head(parts).values())).std(0)
     assert spread[0].item() == pytest.approx((6 / 9) ** .5, abs=.03)
     assert spread[1:].detach().numpy() == pytest.approx((1 / 4) ** .5, abs=.06)
+
+
+# --- whom a run's health is read from -------------------------------------------------------------------------------
+
+@given(st.integers(0, 1000))
+@settings(max_examples=10, deadline=None)
+def test_who_is_set_aside_comes_into_no_batch(seed):
+    people = features(seed, n=10)["visible"].repeat_interleave(4, 0)
+    x = {m: people + .01 * features(seed, n=40)[m] for m in MODALITIES}
+    watch = Watch.begun(x, Rules(k1=4, k2=2, min_samples=2), held_out=False, seed=seed)
+    labels = {m: np.arange(40) // 4 for m in MODALITIES}
+    batches = Batches(watch.left_to_train(labels), 3, 2, np.random.default_rng(seed))
+    drawn = [next(batches) for _ in range(20)]
+    for m, clusters in watch.clusters.items():
+        aside = np.flatnonzero(clusters >= 0)
+        assert len(aside) and not np.isin(np.concatenate([batch[m].numpy() for batch in drawn]), aside).any()

@@ -36,7 +36,7 @@ from ..runs.folder import Run
 from ..runs.records import chosen_epoch
 from . import distributed
 from .gradient_cache import passage
-from .run_images import RunImages, check_views, find_device, load_images, side_by_side
+from .run_images import RunImages, check_views, find_device, load_images, joined_depths
 from .schedule import Averaged, learning_rate, stage_of
 from .step import move_memories, remember, step_losses
 from .watch import Watch
@@ -204,7 +204,7 @@ class Trainer:
     def watched(self, state): # -> Watch
         "Whom the run's health is read from; decided by epoch 0."
         if state: return Watch.resumed(self.run.epoch(0), self.run.epoch(state["epoch"]), self.images.any_held_out)
-        x = side_by_side(self.images.travelling(self.features))
+        x = joined_depths(self.images.travelling(self.features))
         return Watch.begun(x, Rules.of(self.settled), self.images.any_held_out, self.config.seed)
 
     def settle(self, new):
@@ -228,7 +228,7 @@ class Trainer:
 
     def joined(self): # -> {modality: [N, 2 D]}
         "What is clustered and matched: deep and shallow features of the training images side by side."
-        return side_by_side(self.images.training(self.features))
+        return joined_depths(self.images.training(self.features))
 
     def label(self, stage): # -> (Labels, {figure: value})
         "The epoch's labels and their figures; the true identities where a ceiling is asked for."
@@ -333,7 +333,7 @@ class Trainer:
 
     def evaluate(self): # -> (Metrics, their spread over gallery draws)
         "The protocol of the data set on the images that were held out."
-        x = torch.cat(list(side_by_side(self.features).values()))
+        x = torch.cat(list(joined_depths(self.features).values()))
         return metrics.mean_metrics(protocols.evaluate_draws(x, self.images.held_out, self.protocol, self.permutation))
 
     def record(self, number, stage, row, labels, begun):
@@ -354,14 +354,14 @@ class Trainer:
 
     def health(self, labels): # -> {"health": share, "agreement": share, "steadiness_visible": index, ...}
         "Figures that need no truth (lesson `health`)."
-        return self.watch.figures(side_by_side(self.images.travelling(self.features)), self.joined(),
+        return self.watch.figures(joined_depths(self.images.travelling(self.features)), self.joined(),
                                   labels.get("labels", {}))
 
     def arrays(self, labels): # -> {name: array}
         "What an epoch's file holds: its labels, and the features of all images in half precision."
         found = {f"{name}_{m}": y.astype(np.int32) for name, both in labels.items() for m, y in both.items()}
         if not self.config.keep_features: return found
-        joined = side_by_side(self.features)
+        joined = joined_depths(self.features)
         return {**found, **{f"features_{m}": x.half().numpy() for m, x in joined.items()}}
 
     def is_best(self, number, row): # -> bool
