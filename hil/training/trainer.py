@@ -36,7 +36,7 @@ from ..runs.folder import Run
 from ..runs.records import chosen_epoch
 from . import distributed
 from .gradient_cache import passage
-from .run_images import RunImages, check_views, find_device, load_images, joined_depths
+from .run_images import RunImages, check_views, find_device, joined_depths, load_images
 from .schedule import Averaged, learning_rate, stage_of
 from .step import move_memories, remember, step_losses
 from .watch import Watch
