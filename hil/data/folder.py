@@ -209,6 +209,7 @@ def camera_of(
 
 def load_folder(
     root, # folder with two branches, e.g. visible/** and infrared/**
+    both=True, # whether both must hold images, as training needs; else one is enough
 ) -> pd.DataFrame: # a row an image: path (relative), pid (-1, unknown), camid (0 unknown), modality, split ("train")
     "A plain folder of unlabelled crops as a table. Raises DataError."
     root = as_folder(root, "Expected a folder that holds visible and infrared.")
@@ -219,12 +220,14 @@ def load_folder(
             if kind == "picture": rows.append((f"{branch.name}/{path}", -1, camera_of(path), m, "train"))
             else: left.append((f"{branch.name}/{path}", kind))
         read |= seen
-    if empty := [m for m in FOLDERS if not any(row[3] == m for row in rows)]:
+    empty = [m for m in FOLDERS if not any(row[3] == m for row in rows)]
+    if empty and (both or not rows):
         lacks = "; ".join(f"no {m} image ({found[m].name} holds none)" if m in found
                           else f"no folder of {m} images ({' or '.join(FOLDERS[m])})" for m in empty)
         names = some(sorted(plain_name(d.name) for d in root.iterdir())) or "nothing"
         seen = "".join(f" Left out: {told}." for _, told in summary(left))
-        raise DataError(f"{root}: {lacks}. Both modalities are needed, as {'/'.join(SUFFIXES)} files; "
+        needed = "Both modalities are" if both else "One modality is"
+        raise DataError(f"{root}: {lacks}. {needed} needed, as {'/'.join(SUFFIXES)} files; "
                         f"the folder holds {names}.{seen}")
     table = pd.DataFrame(rows, columns=["path", "pid", "camid", "modality", "split"])
     table = table.sort_values(["modality", "path"], ascending=[False, True], ignore_index=True)

@@ -11,14 +11,14 @@ import logging
 import os
 import posixpath
 import re
-from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from ..core.files import not_written, write_atomic
-from ..core.paths import given_path, writable_folder
-from ..core.text import from_cell, some, to_cell
+from ..core.paths import given_path
+from ..core.tables import table_file, write_table
+from ..core.text import from_cell, some
 
 # %% ../../nbs/9_explore/02_journal.ipynb #42998052
 log = logging.getLogger(__name__)
@@ -165,36 +165,25 @@ def export_labels(
     table=None, # DataFrame with a row for each image: camid, modality ... are written beside
 ) -> pd.DataFrame: # path, label, name, and the columns of the table
     "Write the identities to a file. Raises ValueError for another kind of file."
-    path = given_path(path, "export to")
-    if path.suffix not in (".csv", ".parquet"):
-        raise ValueError(f"{path}: expected a name that ends in .csv or .parquet")
-    writable_folder(path.absolute().parent, "export to")
+    path = table_file(path)
     codes, label = np.unique(journal.labels, return_inverse=True)
     out = pd.DataFrame({"path": journal.paths, "label": label.ravel() - (codes < 0).sum(),
                         "name": [journal.names[c] if c >= 0 else "" for c in journal.labels]})
     for column in ("camid", "modality", "pid"):
         if table is not None and column in table: out[column] = table[column].to_numpy()[:len(out)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # a name that a spreadsheet would run as a formula gets a ' in front, which `read_labels` takes away
-    if path.suffix == ".csv": write_atomic(path, partial(_write_csv, out.map(to_cell)))
-    else: write_atomic(path, partial(out.to_parquet, index=False))
+    write_table(out, path)  # the ' in front of a formula is taken away by `read_labels`
     return out
 
 
-def _write_csv(table, path):
-    "With quotes around all texts where one holds a carriage return: without them some programs begin a new line there."
-    split = table.select_dtypes(exclude="number").map(lambda cell: "\r" in str(cell)).any(axis=None)
-    table.to_csv(path, index=False, encoding="utf-8", quoting=csv.QUOTE_NONNUMERIC if split else csv.QUOTE_MINIMAL)
-
-
 def read_labels(
-    path, # .csv or .parquet from `export_labels`, or any with the columns path and label
+    path, # .csv or .parquet from `export_labels` or `hil identities`, or any with the columns path and label
     paths, # [N] images to label
 ) -> np.ndarray: # int [N], -1 for outliers and for images that the file does not know
     "Identities back from a file, for these images; a/b.png, ./a/b.png and a\\b.png are one image. Raises ValueError."
     path = given_path(path, "labels")
     table = pd.read_parquet(path) if path.suffix == ".parquet" else _csv_table(path)
     if path.suffix != ".parquet" and "path" in table: table["path"] = table.path.map(from_cell)
+    if "label" not in table and "identity" in table: table = table.rename(columns={"identity": "label"})
     if missing := [c for c in ("path", "label") if c not in table]:
         raise ValueError(f"{path}: no column {', '.join(missing)}; found {', '.join(map(str, table.columns))}")
     names, images = _same_spelling(table.path), _same_spelling(paths)

@@ -55,8 +55,8 @@ class _Drawing:
 
     def box(self, x, y, width, height, face, edge="#888888", order=1):
         corner = (x - width / 2, y - height / 2)
-        self.ax.add_patch(FancyBboxPatch(corner, width, height, boxstyle="round,pad=0,rounding_size=.08", facecolor=face,
-                                         edgecolor=edge, alpha=self.alpha, zorder=order, linewidth=1))
+        self.ax.add_patch(FancyBboxPatch(corner, width, height, boxstyle="round,pad=0,rounding_size=.08", linewidth=1,
+                                         facecolor=face, edgecolor=edge, alpha=self.alpha, zorder=order))
 
     def arrow(self, start, end, color="#555555", bend=0., both=False, width=1.2, dash="-"):
         self.ax.add_patch(FancyArrowPatch(start, end, arrowstyle="<|-|>" if both else "-|>", mutation_scale=9,

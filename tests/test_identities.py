@@ -1,0 +1,135 @@
+"""hil.method.identities and hil.evaluation.sightings: who is who, from features to a list."""
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hil.cli import main
+from hil.core.errors import DataError, RunError
+from hil.core.names import MODALITIES
+from hil.core.vectors import unit
+from hil.evaluation.sightings import assign, candidates, identity_table
+from hil.explore.journal import read_labels
+from hil.method.cluster import centroids
+from hil.method.identities import identities, joined
+from hil.runs.config import Config
+from hil.synth.render import load_truth, render
+from hil.training.trainer import Trainer
+
+
+def clustered(seed, people=8, dim=6):
+    "Features of a few people in both modalities, and clusters with outliers."
+    rng = np.random.default_rng(seed)
+    who = rng.standard_normal((people, dim))
+    clusters = {m: np.concatenate([np.repeat(np.arange(n), 3), [-1]])
+                for m, n in zip(MODALITIES, rng.integers(1, people + 1, 2))}
+    features = {m: (who[y] + .3 * rng.standard_normal((len(y), dim))).astype(np.float32) for m, y in clusters.items()}
+    return features, clusters
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_joined_is_the_plain_rule(seed):
+    "A slow reference: two clusters share a number exactly where each is the other's most similar one."
+    x, y = clustered(seed)
+    found = joined(x, y)
+    centres = {m: unit(centroids(x[m], y[m])).numpy() for m in MODALITIES}
+    cosine = centres["visible"] @ centres["infrared"].T
+    number = {m: [found[m][y[m] == c][0] for c in range(y[m].max() + 1)] for m in MODALITIES}
+    for m in MODALITIES:
+        assert (found[m][y[m] < 0] == -1).all() and len(set(number[m])) == len(number[m])
+    for i, j in np.ndindex(cosine.shape):
+        mutual = cosine[i].argmax() == j and cosine[:, j].argmax() == i
+        assert (number["visible"][i] == number["infrared"][j]) == mutual
+    every = {*number["visible"], *number["infrared"]}
+    assert every == set(range(len(every)))
+
+
+def test_one_modality_without_a_cluster():
+    x, y = clustered(0)
+    y["infrared"][:] = -1
+    who = identities(x, y)
+    assert (who.labels["visible"] == y["visible"]).all() and not who.there["infrared"].any()
+    assert who.confidence(x["infrared"], "infrared").max() == 0          # no pair was ever seen: nothing can be said
+
+
+def test_no_image_speaks_for_itself():
+    "An image far from its two companions gains nothing from being part of their centre."
+    x = np.float32([[1, 0], [1, .1], [0, 1], [-1, 0], [-1, .1], [-1, .05]])
+    y = {"visible": np.array([0, 0, 0, 1, 1, 1]), "infrared": np.full(1, -1)}
+    who = identities({"visible": x, "infrared": x[:1]}, y)
+    alone, counted = who.confidence(x, "visible", y["visible"])[2, 0], who.confidence(x, "visible")[2, 0]
+    assert alone < counted
+
+
+def test_candidates_by_hand():
+    confidence = np.float32([[.9, .2, .1], [.3, .4, .1], [.1, .8, .7]])
+    new = candidates(confidence)
+    assert new.identity.tolist() == [0, -1, 1] and new.second.tolist() == [1, 1, 2]
+    assert np.isnan(new.confidence[1]) and new.second_confidence[2] == pytest.approx(.7)
+    standing = candidates(confidence, np.array([1, -1, 1]))
+    assert standing.identity.tolist() == [1, -1, 1] and standing.second.tolist() == [0, 1, 2]
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    "A run on an unlabelled folder, and a picture of each person that it has not seen."
+    folder = tmp_path_factory.mktemp("archive")
+    root = render("tiny", root=folder / "tiny", progress=False)
+    truth = load_truth(root).query("split == 'train'").reset_index(drop=True)
+    for row, new in zip(truth.itertuples(), ~truth.duplicated(["pid", "modality"])):
+        to = folder / ("later" if new else "crops") / row.modality / f"{row.pid:03d}-{row.path.replace('/', '_')}"
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / row.path, to)
+    settings = dict(stage1_epochs=1, stage2_epochs=1, iterations=10, batch_ids=8)
+    Trainer(Config(dataset="folder", data_root=str(folder / "crops"), run_dir=str(folder / "run"), **settings),
+            progress=False).fit()
+    return folder
+
+
+def pid(path): return int(path.split("/")[1].split("-")[0])
+
+
+@pytest.mark.parametrize("name", ["who.csv", "who.parquet"])
+def test_identities_from_the_command_line(archive, name, capsys):
+    with pytest.raises(SystemExit) as left: main(["identities", str(archive / "run"), str(archive / name)])
+    assert not left.value.code
+    table = (pd.read_csv if name.endswith("csv") else pd.read_parquet)(archive / name)
+    images = [p.relative_to(archive / "crops").as_posix() for p in (archive / "crops").rglob("*.jpg")]
+    assert sorted(table.path) == sorted(images)
+    assert {"identity", "confidence", "second", "second_confidence", "modality", "camid"} < set(table)
+    assert f"{len(table)} images: {table.identity[table.identity >= 0].nunique()} identities" in capsys.readouterr().out
+    assert (read_labels(archive / name, table.path) == table.identity).all()       # the explorer reads it back
+    people = table[table.identity >= 0].assign(pid=table.path.map(pid)).groupby("identity").pid
+    assert people.agg(lambda pids: (pids == pids.mode()[0]).mean()).mean() > .6
+
+
+def test_new_pictures_find_their_person(archive):
+    known = identity_table(archive / "run")
+    whose = known.assign(pid=known.path.map(pid)).groupby("identity").pid.agg(lambda pids: pids.mode()[0])
+    new = assign(archive / "run", archive / "later", progress=False)
+    assert len(new) == 48
+    put = new[new.identity >= 0]
+    assert (put.path.map(pid).to_numpy() == whose.reindex(put.identity).to_numpy()).mean() > .5
+
+
+def test_new_pictures_of_one_modality(archive, tmp_path):
+    shutil.copytree(archive / "later" / "infrared", tmp_path / "infrared")
+    new = assign(archive / "run", tmp_path, progress=False)
+    both = assign(archive / "run", archive / "later", progress=False)
+    both = both[both.modality == "infrared"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(new, both, check_exact=False, atol=1e-3)
+
+
+def test_refusals(archive, tmp_path):
+    with pytest.raises(SystemExit, match="expected a name that ends in .csv or .parquet"):
+        main(["identities", str(archive / "run"), str(tmp_path / "who.xlsx")])
+    with pytest.raises(DataError, match="One modality is needed"): assign(archive / "run", tmp_path, progress=False)
+    with pytest.raises(RunError): identity_table(tmp_path)
+    small = tmp_path / "run"
+    Trainer(Config(preset="tiny", stage1_epochs=0, stage2_epochs=1, iterations=1, batch_ids=8, keep_features=False,
+                   run_dir=str(small)), progress=False).fit()
+    with pytest.raises(RunError, match="keep_features = True"): identity_table(small)
