@@ -18,7 +18,7 @@ LONG := ^([_.]|train|ablation|evaluate)
 export MALLOC_MMAP_THRESHOLD_ := 1000000000
 export MALLOC_TRIM_THRESHOLD_ := 1000000000
 
-.PHONY: help setup train test lint test-wheel coverage lab bench export notebooks clean
+.PHONY: help setup train test lint test-wheel coverage lab bench docs export notebooks clean
 .DEFAULT_GOAL := help
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make lint       check the code only: ruff, pyright, biome"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make bench      measure speed and memory (everyday size: ARGS=--quick)"
+	@echo "make docs       build the site from the notebooks, for reading without a network"
 	@echo "make test-wheel install the wheel with pip into an empty environment and use it there"
 	@echo "make coverage   count what the tests enter; the table is nbs/bench/coverage.txt"
 	@echo "make export     write hil/ from the notebooks, clean the notebooks"
@@ -101,6 +102,14 @@ lab: setup
 bench: setup
 	@$(BIN)/python tests/bench_cluster.py $(ARGS)
 	@$(if $(filter --scale,$(ARGS)),,$(BIN)/python tests/bench_explore.py $(filter --quick,$(ARGS)))
+
+.venv/.docs: $(STAMP)
+	@$(PIP) -e ".[$(FAISS),notebook,dev,docs]"
+	@touch $@
+
+# notebooks as they are stored: nothing is executed
+docs: setup .venv/.docs
+	@$(BIN)/python docs/build.py
 
 export: setup
 	@$(BIN)/nbdev-export
