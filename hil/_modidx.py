@@ -316,6 +316,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'hil.data.training_views.use_bfloat16': ( '1_data/training_views.html#use_bfloat16',
                                                                                    'hil/data/training_views.py')},
             'hil.evaluation.encode': { 'hil.evaluation.encode.Encoder': ('5_evaluation/encode.html#encoder', 'hil/evaluation/encode.py'),
+                                       'hil.evaluation.encode._lite_of': ('5_evaluation/encode.html#_lite_of', 'hil/evaluation/encode.py'),
                                        'hil.evaluation.encode._of_run': ('5_evaluation/encode.html#_of_run', 'hil/evaluation/encode.py'),
                                        'hil.evaluation.encode._resized': ('5_evaluation/encode.html#_resized', 'hil/evaluation/encode.py'),
                                        'hil.evaluation.encode.calibrate': ( '5_evaluation/encode.html#calibrate',

@@ -24,6 +24,13 @@ from ..models.weights import load_checkpoint, read_weights
 from ..runs.folder import Run
 
 # %% ../../nbs/5_evaluation/03_encode.ipynb #04120f40
+def _lite_of(state):
+    "Which of the lite models: lite0 has fewer blocks, and lite2 has wider ones."
+    last = max(int(k.split(".")[2]) for k in state if k.startswith("trunk.blocks."))
+    wide = len(state[f"trunk.blocks.{last}._project_conv.weight"]) > 112
+    return "lite0" if last == 10 else "lite2" if wide else "lite1"
+
+
 def model_of(
     state, # {name: Tensor} as from `hil.models.weights.unwrap`
 ) -> str: # a key of `hil.models.build.MODELS`, "" where the names tell nothing
@@ -31,7 +38,7 @@ def model_of(
     widths = {options.get("dim", 768): name for name, options in MODELS.items() if name.startswith("vit")}
     token = next((v for k, v in state.items() if k.split(".")[-1] == "cls_token"), None)
     if token is not None: return widths.get(token.shape[-1], "")
-    if any(k.startswith("trunk.stems.") for k in state): return "lite0"
+    if any(k.startswith("trunk.stems.") for k in state): return _lite_of(state)
     return "agw_resnet50" if any(re.match(r"(base_resnet\.base\.)?layer4\.", k) for k in state) else ""
 
 # %% ../../nbs/5_evaluation/03_encode.ipynb #6f9cdc3c
@@ -56,7 +63,7 @@ def load_encoder(
     torch.manual_seed(seed)
     if not checkpoint:
         name = model or "lite0"
-        return Encoder(build_model(name, None if name == "lite0" else "random"), f"untrained {name}",
+        return Encoder(build_model(name, None if name.startswith("lite") else "random"), f"untrained {name}",
                        notes=(f"No checkpoint was given: this is {name} as it is built, before any training.",),
                        trained=False)
     if not path.exists():

