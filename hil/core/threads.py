@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['own_cores', 'worked_by_all', 'threads_for', 'set_threads', 'Threads']
 
-# %% ../../nbs/0_core/14_threads.ipynb #8e3d5b72
+# %% ../../nbs/0_core/14_threads.ipynb #d6c51c0e
 import logging
 import os
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from threadpoolctl import threadpool_limits
 
-# %% ../../nbs/0_core/14_threads.ipynb #668cbafb
+# %% ../../nbs/0_core/14_threads.ipynb #5fe887ea
 def own_cores() -> set: # of numbers; on systems without a mask 0 .. cores - 1
     "The cores that this process may use."
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
@@ -34,11 +35,11 @@ def worked_by_all(
 
 
 def _asked_psutil(cores):
-    try: import psutil
-    except ImportError: return None
+    if find_spec("psutil") is None: return None
+    import psutil
     return sum(sum(t) - t.idle - getattr(t, "iowait", 0) for i, t in enumerate(psutil.cpu_times(True)) if i in cores)
 
-# %% ../../nbs/0_core/14_threads.ipynb #af27c0bb
+# %% ../../nbs/0_core/14_threads.ipynb #02637046
 def threads_for(
     free, # cores that others leave, e.g. 1.4
     now, # threads at present
@@ -49,7 +50,7 @@ def threads_for(
     wanted = more if more > now else min(now, fewer)
     return max(1, most // 2, min(most, wanted))
 
-# %% ../../nbs/0_core/14_threads.ipynb #27848152
+# %% ../../nbs/0_core/14_threads.ipynb #7f7885f9
 def set_threads(
     n, # threads
 ):
@@ -62,7 +63,7 @@ class Threads:
     "The threads of a process: a fixed number, or one for each core that others leave free."
     def __init__(self,
         asked="auto", # or a number, which then stays
-        sharers=1, # processes that compute together on these cores, this one included; each takes its share, which stays
+        sharers=1, # processes that compute together on these cores, this one included; each keeps its share
         clock=time.perf_counter, # seconds
         worked=time.process_time, # seconds that this process has computed, all its threads together
         by_all=worked_by_all, # cores -> seconds, of all processes
@@ -100,9 +101,9 @@ class Threads:
     def _tell(self, wanted, taken):
         level, self.told = logging.DEBUG if self.told else logging.WARNING, True
         logging.getLogger("hil").log(level,
-            "other processes keep %.1f of %d cores busy: going on with %d of %d threads, for as long as they do. Another "
-            "number of threads changes the last digits of results; threads = %d keeps it", taken, len(self.cores), wanted,
-            self.most, self.most)
+            "other processes keep %.1f of %d cores busy: going on with %d of %d threads, for as long as they do. "
+            "Another number of threads changes the last digits of results; threads = %d keeps it",
+            taken, len(self.cores), wanted, self.most, self.most)
 
     def close(self):
         "As it was before."
