@@ -10,10 +10,11 @@ __version__ = "0.2.0"
 # How long a thread waits awake for the others before it sleeps: some ten microseconds, in place of milliseconds that it
 # would take from whoever computes. Read when torch and NumPy are loaded, so `import hil` comes before them (lesson
 # `threads`). What somebody has set stays.
-if "OMP_WAIT_POLICY" not in _os.environ:
-    _os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # turns of a loop (GNU: torch on Linux)
-    _os.environ.setdefault("KMP_BLOCKTIME", "1")  # milliseconds (LLVM, Intel: torch on macOS, from conda)
-_os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")  # a power of two, processor cycles (NumPy)
+_WAITS = {"GOMP_SPINCOUNT": "10000",  # turns of a loop (GNU: torch on Linux)
+          "KMP_BLOCKTIME": "1",  # milliseconds (LLVM, Intel: torch on macOS, from conda)
+          "OPENBLAS_THREAD_TIMEOUT": "20"}  # a power of two: processor cycles (NumPy)
+for _name in _WAITS.keys() - ({"GOMP_SPINCOUNT", "KMP_BLOCKTIME"} if "OMP_WAIT_POLICY" in _os.environ else set()):
+    _os.environ.setdefault(_name, _WAITS[_name])
 
 _HOMES = {name: module for module, names in {  # {name: the module below hil that defines it}
     "core.errors": "DataError RunError",

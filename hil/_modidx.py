@@ -175,7 +175,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'hil.core.threads.Threads.begin': ('0_core/threads.html#threads.begin', 'hil/core/threads.py'),
                                   'hil.core.threads.Threads.close': ('0_core/threads.html#threads.close', 'hil/core/threads.py'),
                                   'hil.core.threads.Threads.look': ('0_core/threads.html#threads.look', 'hil/core/threads.py'),
-                                  'hil.core.threads._asked_psutil': ('0_core/threads.html#_asked_psutil', 'hil/core/threads.py'),
                                   'hil.core.threads.own_cores': ('0_core/threads.html#own_cores', 'hil/core/threads.py'),
                                   'hil.core.threads.set_threads': ('0_core/threads.html#set_threads', 'hil/core/threads.py'),
                                   'hil.core.threads.threads_for': ('0_core/threads.html#threads_for', 'hil/core/threads.py'),

@@ -1,6 +1,6 @@
-"""A run beside busy processes: epochs with `threads = "auto"` against one thread and all threads under the same load, and
-against all threads that wait as torch lets them (what hil did before). Processes take turns while 0, 1 and 2 others do
-nothing but count -> a table here and in nbs/bench/busy.json.
+"""A run beside busy processes: epochs with `threads = "auto"` against one thread and all threads under the same load,
+and against all threads that wait as torch lets them (what hil did before). Processes take turns while 0, 1 and 2 others
+do nothing but count -> a table here and in nbs/bench/busy.json.
 
 python tests/bench_busy.py [--quick]      # --quick: a tenth of the images
 """
@@ -34,7 +34,7 @@ def child(threads, quick):
         asked = threads if threads == "auto" else int(threads)
         trainer = Trainer(Config(run_dir=f"{folder}/run", stage1_epochs=0, stage2_epochs=10_000, keep_features=False,
                                  threads=asked, **(SMALL if quick else {})), progress=False).prepare()
-        trainer.pace, trainer.bar, number = Forecast("", 10**9), progress_bar(disable=True), trainer.start()
+        trainer.pace, trainer.bar, number = Forecast("", 0), progress_bar(disable=True), trainer.start()
         def epochs(least): # seconds
             nonlocal number
             begun, worked, first = time.perf_counter(), time.process_time(), number
@@ -85,7 +85,7 @@ def beside(children, burners, rounds):
 
 def table(rows):
     names = list(MODES)
-    lines = [f"| busy processes beside it | {' | '.join(names)} | auto / best of 1 and all | auto / before | auto used |",
+    lines = [f"| busy processes beside | {' | '.join(names)} | auto / best of 1, all | auto / before | auto used |",
              "|---" * (len(names) + 4) + "|"]
     for row in rows:
         own = " | ".join(f"{row['seconds'][name]:.2f} s" for name in names)

@@ -258,24 +258,35 @@ with distributed.joined():
 """
 
 
-@pytest.mark.parametrize("asked", ["auto", 3])
-def test_the_first_takes_all_cores_while_the_others_wait(small, tmp_path, asked):
+def test_the_first_takes_all_cores_while_the_others_wait(small, tmp_path):
     """torchrun sets OMP_NUM_THREADS=1. Clusters, k-means and figures are computed once, on all cores; in steps each
-    rank has its share; whoever waits sleeps. A number that was asked for is kept everywhere."""
+    rank has its share; whoever waits sleeps."""
     (tmp_path / "cores.py").write_text(CORES)
-    config = small(run_dir=str(tmp_path / "run"), stage1_epochs=0, stage2_epochs=1, iterations=2, threads=asked)
+    config = small(run_dir=str(tmp_path / "run"), stage1_epochs=0, stage2_epochs=1, iterations=2, threads="auto")
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
                            str(tmp_path / "cores.py"), json.dumps(vars(config))],
                           capture_output=True, text=True, timeout=200, env=bare())
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = json.loads(done.stdout.splitlines()[-1])
     cores = first.pop("cores")
-    wide, share = (cores, max(1, cores // 2)) if asked == "auto" else (asked, asked)
+    share = max(1, cores // 2)
     assert first.pop("waited") < .3 and second.pop("waited") < .3, "a process that waits does not turn in a loop"
-    assert first == {"OMP_NUM_THREADS": "1", "before": 1, "after": 1, "k-means": [wide] * 2, "clusters": [wide],
-                     "figures": [wide] * 2, "steps": [share] * 2}
+    assert first == {"OMP_NUM_THREADS": "1", "before": 1, "after": 1, "k-means": [cores] * 2, "clusters": [cores],
+                     "figures": [cores] * 2, "steps": [share] * 2}
     assert second == {"OMP_NUM_THREADS": "1", "cores": cores, "before": 1, "after": 1, "steps": [share] * 2}
     for file in tmp_path.rglob("*.pt"): file.unlink()
+
+
+def test_a_number_that_was_asked_for_holds_for_the_first_too(monkeypatch):
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "own_cores", lambda: range(5))
+    before = torch.get_num_threads()
+    with distributed.alone("auto"): assert torch.get_num_threads() == 5
+    with distributed.alone(3): assert torch.get_num_threads() == before
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    with distributed.alone("auto"): assert torch.get_num_threads() == before
+    with pytest.raises(KeyError), distributed.alone("auto"): raise KeyError
+    assert torch.get_num_threads() == before
 
 
 def test_an_error_on_the_first_is_told(small, tmp_path):

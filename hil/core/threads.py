@@ -5,17 +5,16 @@
 # %% auto #0
 __all__ = ['own_cores', 'worked_by_all', 'threads_for', 'set_threads', 'Threads']
 
-# %% ../../nbs/0_core/14_threads.ipynb #d6c51c0e
+# %% ../../nbs/0_core/14_threads.ipynb #3ae9b3b6
 import logging
 import os
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from threadpoolctl import threadpool_limits
 
-# %% ../../nbs/0_core/14_threads.ipynb #5fe887ea
+# %% ../../nbs/0_core/14_threads.ipynb #a1734eda
 def own_cores() -> set: # of numbers; on systems without a mask 0 .. cores - 1
     "The cores that this process may use."
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
@@ -26,20 +25,14 @@ def worked_by_all(
 ): # seconds, all processes and cores together; None where nobody counts
     "How long these cores have worked since the machine was started."
     try: lines = Path("/proc/stat").read_text(encoding="utf-8").splitlines()
-    except OSError: return _asked_psutil(cores)
+    except OSError: return None
     rows = [line.split() for line in lines if line.startswith("cpu")]
     # user, nice, system, then irq, softirq, steal; idle and waiting for a disk stand between
     rows = [row for row in rows if row[0][3:].isdigit() and int(row[0][3:]) in cores]
     ticks = [sum(map(int, row[1:4] + row[6:9])) for row in rows]
     return sum(ticks) / os.sysconf("SC_CLK_TCK") if ticks else None
 
-
-def _asked_psutil(cores):
-    if find_spec("psutil") is None: return None
-    import psutil
-    return sum(sum(t) - t.idle - getattr(t, "iowait", 0) for i, t in enumerate(psutil.cpu_times(True)) if i in cores)
-
-# %% ../../nbs/0_core/14_threads.ipynb #02637046
+# %% ../../nbs/0_core/14_threads.ipynb #2ce2acd1
 def threads_for(
     free, # cores that others leave, e.g. 1.4
     now, # threads at present
@@ -50,7 +43,7 @@ def threads_for(
     wanted = more if more > now else min(now, fewer)
     return max(1, most // 2, min(most, wanted))
 
-# %% ../../nbs/0_core/14_threads.ipynb #7f7885f9
+# %% ../../nbs/0_core/14_threads.ipynb #342ccc74
 def set_threads(
     n, # threads
 ):
