@@ -66,7 +66,7 @@ def test_papermill_in_a_terminal_shows_the_runs_own_progress(notebook, tmp_path)
 def test_papermill_into_a_log_writes_plain_lines(notebook, tmp_path):
     done = subprocess.run([*notebook, "--no-progress-bar"], capture_output=True, text=True, timeout=300)
     lines = [line for line in done.stderr.splitlines() if "training" in line]
-    assert done.returncode == 0 and 2 <= len(lines) <= 12, done.stderr
+    assert done.returncode == 0 and 2 <= len(lines) < 40, done.stderr
     assert lines[-1].startswith("epoch 2/2, training: ") and "of 40 steps" in lines[-1] and "mAP 22.3 %" in lines[-1]
     assert "\r" not in "".join(lines) and [o.text for o in outputs(tmp_path / "out.ipynb")] == ["trained\n"]
 

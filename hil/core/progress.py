@@ -5,15 +5,14 @@
 # %% auto #0
 __all__ = ['running_kernel', 'unattended_kernel', 'Terminal', 'own_terminal', 'Lines', 'progress_bar']
 
-# %% ../../nbs/0_core/15_progress.ipynb #43cf07a5
+# %% ../../nbs/0_core/15_progress.ipynb #dc015544
 import os
 import sys
-import time
 
 from tqdm.auto import tqdm as notebook_bar
 from tqdm.std import tqdm as terminal_bar
 
-# %% ../../nbs/0_core/15_progress.ipynb #75ae510c
+# %% ../../nbs/0_core/15_progress.ipynb #6b7cf596
 def running_kernel():
     "The kernel that runs this program; None for a plain script."
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
@@ -52,7 +51,7 @@ def own_terminal() -> Terminal | None: # None where the process was started with
         except (AttributeError, OSError, ValueError): continue # none, closed, or a text in memory
     return None
 
-# %% ../../nbs/0_core/15_progress.ipynb #bc35ccd7
+# %% ../../nbs/0_core/15_progress.ipynb #4b7932ee
 class Lines(terminal_bar):
     "A bar for a log: a plain line, seldom."
     first = 30. # seconds until the first line
@@ -60,7 +59,9 @@ class Lines(terminal_bar):
     def __init__(self, *args, **options):
         plain = "{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed} gone, about {remaining} to go{postfix}"
         super().__init__(*args, **{"bar_format": plain, **options, "mininterval": .1, "miniters": 1,
-                                   "delay": self.first, "leave": False})
+                                   "delay": self.first, "leave": False, "position": 1})
+
+    def moveto(self, n): "A log has no places to go to."
 
     @staticmethod
     def status_printer(file):
@@ -72,12 +73,12 @@ class Lines(terminal_bar):
 
     def refresh(self, *args, **options):
         "A line, if the last one is old enough."
-        told, now = getattr(self, "told", self.start_t), time.time()
+        told, now = getattr(self, "told", self.start_t), self._time()
         if self.disable or now - told < max(self.first, .1 * (now - self.start_t)): return
         self.told = now
         super().refresh(*args, **options)
 
-# %% ../../nbs/0_core/15_progress.ipynb #59e31601
+# %% ../../nbs/0_core/15_progress.ipynb #5153ea21
 def progress_bar(
     *args, **options # of tqdm
 ): # a tqdm: in the notebook, in the terminal, or as lines
