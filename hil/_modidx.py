@@ -115,6 +115,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'hil.core.precision.bfloat16_fault': ('0_core/precision.html#bfloat16_fault', 'hil/core/precision.py')},
             'hil.core.progress': { 'hil.core.progress.Lines': ('0_core/progress.html#lines', 'hil/core/progress.py'),
                                    'hil.core.progress.Lines.__init__': ('0_core/progress.html#lines.__init__', 'hil/core/progress.py'),
+                                   'hil.core.progress.Lines.moveto': ('0_core/progress.html#lines.moveto', 'hil/core/progress.py'),
                                    'hil.core.progress.Lines.refresh': ('0_core/progress.html#lines.refresh', 'hil/core/progress.py'),
                                    'hil.core.progress.Lines.status_printer': ( '0_core/progress.html#lines.status_printer',
                                                                                'hil/core/progress.py'),
