@@ -17,6 +17,9 @@ LONG := ^([_.]|train|ablation|evaluate)
 # large arrays come and go all the time: keep their memory instead of handing it back to the system
 export MALLOC_MMAP_THRESHOLD_ := 1000000000
 export MALLOC_TRIM_THRESHOLD_ := 1000000000
+# threads that wait for each other sleep soon; what `import hil` sets too, here for kernels that import torch first
+export GOMP_SPINCOUNT ?= 10000
+export OPENBLAS_THREAD_TIMEOUT ?= 20
 
 .PHONY: help setup train test lint test-wheel coverage lab bench docs export notebooks clean
 .DEFAULT_GOAL := help
@@ -102,6 +105,7 @@ lab: setup
 bench: setup
 	@$(BIN)/python tests/bench_cluster.py $(ARGS)
 	@$(if $(filter --scale,$(ARGS)),,$(BIN)/python tests/bench_explore.py $(filter --quick,$(ARGS)))
+	@$(if $(filter --scale,$(ARGS)),,$(BIN)/python tests/bench_busy.py $(filter --quick,$(ARGS)))
 
 .venv/.docs: $(STAMP)
 	@$(PIP) -e ".[$(FAISS),notebook,dev,docs]"

@@ -3,7 +3,18 @@
 The front door: `from hil import jaccard_distance, brst, Config, Trainer, explore`. A name is loaded when it is first
 asked for, so `import hil` takes milliseconds. Everything else lives in the wings, `hil.core` to `hil.explore`.
 """
+import os as _os
+
 __version__ = "0.2.0"
+
+# How long a thread waits awake for the others before it sleeps: some ten microseconds, in place of milliseconds that it
+# would take from whoever computes. Read when torch and NumPy are loaded, so `import hil` comes before them (lesson
+# `threads`). What somebody has set stays.
+_WAITS = {"GOMP_SPINCOUNT": "10000",  # turns of a loop (GNU: torch on Linux)
+          "KMP_BLOCKTIME": "1",  # milliseconds (LLVM, Intel: torch on macOS, from conda)
+          "OPENBLAS_THREAD_TIMEOUT": "20"}  # a power of two: processor cycles (NumPy)
+for _name in _WAITS.keys() - ({"GOMP_SPINCOUNT", "KMP_BLOCKTIME"} if "OMP_WAIT_POLICY" in _os.environ else set()):
+    _os.environ.setdefault(_name, _WAITS[_name])
 
 _HOMES = {name: module for module, names in {  # {name: the module below hil that defines it}
     "core.errors": "DataError RunError",

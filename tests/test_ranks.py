@@ -191,6 +191,11 @@ assert not outlived, f"{outlived}: a thread of the group that outlives it can cr
 """
 
 
+def bare():
+    "The environment without a number of threads: torchrun sets one then."
+    return {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+
+
 def alike(one, two, rtol):
     names = [c for c in one.history if c not in ("seconds", "transfer_direction")]
     pd.testing.assert_frame_equal(one.history[names], two.history[names], rtol=rtol)
@@ -211,10 +216,9 @@ def test_two_processes_are_one(small, tmp_path):
             "heads": dict(stage1_epochs=0, stage2_epochs=1, iterations=2, trials=1)}
     two = [small(run_dir=str(tmp_path / "two" / name), **settings) for name, settings in runs.items()]
     (tmp_path / "two.py").write_text(TWO)
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # another number of threads rounds differently
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
                            str(tmp_path / "two.py"), json.dumps([vars(c) for c in two])],
-                          capture_output=True, text=True, timeout=200, env=os.environ | threads)
+                          capture_output=True, text=True, timeout=200, env=bare())
     assert done.returncode == 0, done.stderr[-3000:]
     (first, wrote), (second, silent) = json.loads(done.stdout.splitlines()[-1])
     assert first == second and len(set(first)) == 4 and (wrote, silent) == (3 + 2 + 2, 0)
@@ -222,6 +226,67 @@ def test_two_processes_are_one(small, tmp_path):
         one = Trainer(replace(config, run_dir=config.run_dir.replace("two", "one")), progress=False).fit()
         alike(one, Run(config.run_dir), 1e-3)
     for file in tmp_path.rglob("*.pt"): file.unlink()
+
+
+CORES = """
+import json, os, sys, time
+import torch
+import torch.distributed as dist
+from hil.core.threads import own_cores
+from hil.runs.config import Config
+from hil.training import distributed, step, trainer
+seen = {"OMP_NUM_THREADS": os.environ["OMP_NUM_THREADS"], "cores": len(own_cores())}
+def watched(module, name, note):
+    made = getattr(module, name)
+    def noting(*args, **more):
+        seen.setdefault(note, []).append(torch.get_num_threads())
+        return made(*args, **more)
+    setattr(module, name, noting)
+watched(step, "secondary_assign", "k-means")
+watched(trainer, "epoch_labels", "clusters")
+watched(trainer.metrics, "mean_metrics", "figures")
+watched(trainer, "step_losses", "steps")
+with distributed.joined():
+    seen["before"] = torch.get_num_threads()
+    trainer.Trainer(Config(**json.loads(sys.argv[1])), progress=False).fit()
+    seen["after"], begun = torch.get_num_threads(), time.process_time()
+    distributed.from_first(lambda: time.sleep(1))
+    seen["waited"] = time.process_time() - begun
+    box = [None] * distributed.world()
+    dist.all_gather_object(box, seen)
+    if distributed.rank() == 0: print(json.dumps(box))
+"""
+
+
+def test_the_first_takes_all_cores_while_the_others_wait(small, tmp_path):
+    """torchrun sets OMP_NUM_THREADS=1. Clusters, k-means and figures are computed once, on all cores; in steps each
+    rank has its share; whoever waits sleeps."""
+    (tmp_path / "cores.py").write_text(CORES)
+    config = small(run_dir=str(tmp_path / "run"), stage1_epochs=0, stage2_epochs=1, iterations=2, threads="auto")
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+                           str(tmp_path / "cores.py"), json.dumps(vars(config))],
+                          capture_output=True, text=True, timeout=200, env=bare())
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = json.loads(done.stdout.splitlines()[-1])
+    cores = first.pop("cores")
+    share = max(1, cores // 2)
+    assert first.pop("waited") < .3 and second.pop("waited") < .3, "a process that waits does not turn in a loop"
+    assert first == {"OMP_NUM_THREADS": "1", "before": 1, "after": 1, "k-means": [cores] * 2, "clusters": [cores],
+                     "figures": [cores] * 2, "steps": [share] * 2}
+    assert second == {"OMP_NUM_THREADS": "1", "cores": cores, "before": 1, "after": 1, "steps": [share] * 2}
+    for file in tmp_path.rglob("*.pt"): file.unlink()
+
+
+def test_a_number_that_was_asked_for_holds_for_the_first_too(monkeypatch):
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "own_cores", lambda: range(5))
+    before = torch.get_num_threads()
+    with distributed.alone("auto"): assert torch.get_num_threads() == 5
+    with distributed.alone(3): assert torch.get_num_threads() == before
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    with distributed.alone("auto"): assert torch.get_num_threads() == before
+    with pytest.raises(KeyError), distributed.alone("auto"): raise KeyError
+    assert torch.get_num_threads() == before
 
 
 def test_an_error_on_the_first_is_told(small, tmp_path):

@@ -21,13 +21,13 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from tqdm.auto import tqdm
 
 from ..core.errors import DataError
 from ..core.files import cache_home, check_room, make_room, not_written, put_folder
 from ..core.manifest import UNREADABLE, read_table
 from ..core.paths import given_path
 from ..core.pictures import Intensity, camera_ranges, no_picture, read_picture
+from ..core.progress import progress_bar
 from ..core.text import counted, some
 
 # %% ../../nbs/1_data/01_images.ipynb #aeed7337
@@ -89,7 +89,7 @@ def read_images(
         return torch.tensor(image).permute(2, 0, 1)
     with ThreadPoolExecutor(workers) as pool:
         found = pool.map(read, paths, ranges or [None] * len(paths))
-        images = tqdm(found, total=len(paths), desc="read images", delay=5, disable=not progress)
+        images = progress_bar(found, total=len(paths), desc="read images", delay=5, disable=not progress)
         for row, image in zip(out, images): row[:] = image
     return out
 
@@ -172,7 +172,7 @@ def refresh(
     now = stamps(files)
     if sums is not None: _forget_damaged(pixels, seen, sums, workers)
     todo = np.flatnonzero((now != seen).any(1))
-    bar = tqdm(total=len(todo), desc="decode images", delay=5, disable=not progress)
+    bar = progress_bar(total=len(todo), desc="decode images", delay=5, disable=not progress)
     def decode(i):
         own = ranges[i] if ranges else None
         pixels[i] = read_image(files[i], *pixels.shape[2:], resize, own).transpose(2, 0, 1)

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from ..core.errors import DataError
 from ..core.files import check_room, is_gone, myself, not_written, put_folder, save_array
 from ..core.manifest import Manifest
 from ..core.precision import bfloat16_fault
+from ..core.progress import progress_bar
 from ..core.room import Forecast
 from .augment import Augment, clean, hflip
 
@@ -133,8 +133,9 @@ def cache_views(
     def rows(m, make, n): return through(trunk, m, make, n, bar, bfloat16)
     def plain(m, mirrored): return rows(m, lambda idx: pixels.clean(m, idx, mirrored), len(pixels.images[m]))
     def drawn(m, augment): return rows(m, lambda idx: augment(pixels.pick(m, idx), rng), n_train[m])
-    with tqdm(total=total, desc="views through the trunk", unit="images", disable=not progress) as shown:
-        bar = Forecast(f"{total:,} views through the trunk", total, "a lower n_views takes less", shown)
+    what = "views through the trunk"
+    with progress_bar(total=total, desc=what, unit="images", disable=not progress) as shown:
+        bar = Forecast(f"{total:,} {what}", total, "a lower n_views takes less", shown)
         return {m: {"clean": torch.stack([plain(m, mirrored) for mirrored in range(1 + flip)]),
                     "views": torch.stack([torch.stack([drawn(m, augment) for _ in range(n_views)])
                                           for augment in pixels.augment[m]])} for m in pixels.images}

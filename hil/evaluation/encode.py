@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from ..core.errors import RunError
 from ..core.names import DEPTHS, MODALITIES
 from ..core.paths import given_path
+from ..core.progress import progress_bar
 from ..core.settings import one_of
 from ..data.images import cached_images, intensities
 from ..data.training_views import PixelViews, through, use_bfloat16
@@ -141,7 +141,7 @@ def extract(
     "Features of a table (method, section 1). Raises DataError for images, RunError for features that are not finite."
     model, parts = model.to(device).eval(), []
     pixels = PixelViews(decoded(model, table, progress, resize), model.height, model.width, device=device)
-    with tqdm(total=len(table), desc="features", unit="images", disable=not progress) as bar:
+    with progress_bar(total=len(table), desc="features", unit="images", disable=not progress) as bar:
         for m, images in pixels.images.items():
             rows = torch.from_numpy(np.flatnonzero(table.modality == m))
             for part in torch.arange(len(images)).split(batch):
@@ -173,7 +173,7 @@ def calibrate(
     images = decoded(model.to(device).eval(), part, progress)
     pixels, rows = PixelViews(images, model.height, model.width, device=device), {}
     bfloat16 = use_bfloat16(model.trunk, model.height, model.width, device)
-    with tqdm(total=len(part), desc="calibrate", unit="images", disable=not progress) as bar:
+    with progress_bar(total=len(part), desc="calibrate", unit="images", disable=not progress) as bar:
         for m, images in pixels.images.items():
             rows[m] = through(model.trunk, m, lambda idx, m=m: pixels.clean(m, idx), len(images), bar,
                               bfloat16).float().to(device)

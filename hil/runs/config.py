@@ -103,6 +103,7 @@ class Config(metaclass=Settings):
     reload_epoch: Annotated[int, Range(0)] = 0  # test_best: after so many stage-2 epochs back to the best (release: 20)
     seed: Annotated[int, Range(0)] = 0  # of everything random
     device: Device = "auto"  # "auto", "cpu", "cuda" or "cuda:1"
+    threads: Annotated[int, Range(1, 1024)] | Auto = "auto"  # of a process; "auto": cores that nobody else keeps busy
     run_dir: Place = ""  # folder of the run; "" makes runs/<date-time>
     resume: bool = False  # go on with the run in run_dir
     keep_features: bool = True  # write each epoch's features, for the explorer's time slider

@@ -34,7 +34,7 @@ log = logging.getLogger("hil")
 HALF_WRITTEN = re.compile(r"\.[0-9]+-([0-9]+-)?((config|chosen)\.json|(images|files|history)\.csv|"
                           r"(checkpoint|best)\.pt|manifest\.jsonl|[0-9]+\.npz)")
 # settings that change no result; where the data lies is one of them as long as its content is the same
-FREE = {"run_dir", "resume", "device", "gradient_checkpointing", "compile", "data_root"}
+FREE = {"run_dir", "resume", "device", "threads", "gradient_checkpointing", "compile", "data_root"}
 
 
 def surroundings() -> dict:

@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
-from tqdm.auto import tqdm
 
 from ..core.errors import DataError
 from ..core.files import cache_home, not_written, put_folder, write_atomic
 from ..core.manifest import read_json, read_table
 from ..core.paths import given_path, writable_folder
+from ..core.progress import progress_bar
 from ..core.room import need_disk
 from .people import draw_person
 from .scenes import CAMERAS, all_backdrops
@@ -142,7 +142,7 @@ def render(
     backdrops = all_backdrops()
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         done = pool.map(lambda pid: render_person(root, pid, manifest, backdrops, difficulty), everyone)
-        try: rows = list(tqdm(done, "rendering", len(everyone), unit=" people", disable=not progress))
+        try: rows = list(progress_bar(done, "rendering", len(everyone), unit=" people", disable=not progress))
         finally: pool.shutdown(cancel_futures=True)   # an interrupt or an error drops the people not begun
     write(root / "truth.csv", pd.DataFrame(sum(rows, [])).to_csv(index=False))
     for left in root.glob(".part-*"): shutil.rmtree(left, ignore_errors=True)   # of renderings that were killed

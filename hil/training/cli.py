@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..core.errors import RunError
 from ..core.files import new_folder
+from ..core.text import duration
 from ..runs.folder import Run
 from . import distributed
 from .trainer import Trainer
@@ -22,8 +23,9 @@ def told(
 ):
     "Print one line on what the last epoch brought."
     h = run.history.iloc[-1]
-    score = f", mAP {100 * h.mAP:.1f} %" if "mAP" in h else ""
-    print(f"epoch {int(h.epoch)}/{run.config.epochs}: loss {h.loss_total:.3f}{score}, {h.seconds:.0f} s", flush=True)
+    score, left = f", mAP {100 * h.mAP:.1f} %" if "mAP" in h else "", run.config.epochs - int(h.epoch)
+    took = f"{h.seconds:.0f} s" + (f", about {duration(left * h.seconds)} to go" if left else "")
+    print(f"epoch {int(h.epoch)}/{run.config.epochs}: loss {h.loss_total:.3f}{score}, {took}", flush=True)
 
 
 def train_run(
@@ -31,7 +33,7 @@ def train_run(
 ):
     "Train on as many processes as torchrun started. Raises RunError and DataError."
     with distributed.joined():
-        run = Trainer(config, on_epoch=told, progress=sys.stderr.isatty()).fit()
+        run = Trainer(config, on_epoch=told).fit()
         if distributed.rank() == 0: print(run.path, flush=True)
 
 # %% ../../nbs/7_training/06_cli.ipynb #28a14cc7

@@ -5,6 +5,7 @@ __all__ = ['Memories', 'remember', 'half_shallow', 'step_losses', 'move_memories
 
 # %% ../../nbs/7_training/02_step.ipynb #7c6f9f1a
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from ..method.cluster import centroids
 from ..method.losses import mccl_loss, neighbor_loss, update_sub_centers
 from ..method.memory import ClusterMemory, InstanceMemory
 from ..method.sub_clusters import secondary_assign, sub_centers
+from .distributed import from_first
 
 # %% ../../nbs/7_training/02_step.ipynb #b493dae1
 @dataclass
@@ -51,7 +53,8 @@ def remember(
             coarse = ClusterMemory(centers, config.temp, config.momentum, config.smoothing)
             for m in group: out.cluster[m][d] = coarse
             if not banks: continue
-            sub = secondary_assign(x, y, config.n_sub, config.seed)
+            split = partial(secondary_assign, x, y, config.n_sub, config.seed)
+            sub = from_first(split, config.threads)
             bank = unit(sub_centers(x, y, sub, config.n_sub, config.shrink, centers))
             for m in group: out.banks.setdefault(m, {})[d] = bank
             if d == "deep": out.sub.update(zip(group, np.split(sub, [len(labels[group[0]])])))

@@ -13,15 +13,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from ..core.errors import RunError
 from ..core.files import cache_home
 from ..core.names import DEPTHS
 from ..core.parallel import keep_freed_memory
 from ..core.paths import writable_folder
+from ..core.progress import progress_bar
 from ..core.room import Forecast
 from ..core.text import some
+from ..core.threads import Threads
 from ..data.images import cached_images, intensities, read_images, table_key
 from ..data.samplers import Batches
 from ..data.sysu import read_permutation
@@ -61,6 +62,7 @@ class Trainer:
             self.run = Run.resume(config) if config.resume else Run.check_free(config.run_dir)
         distributed.wait()                                   # before rank 0 claims the folder that the others look at
         self.ready, self.place, self.claims = False, None, ExitStack()
+        self.threads = Threads(config.threads, distributed.sharers())
 
     def fit(self): # -> Run
         "Train every epoch that is not recorded yet."
@@ -80,7 +82,8 @@ class Trainer:
         return self.place
 
     def close(self):
-        "Let go of the run's folder; `fit` does so at its end."
+        "Let go of the run's folder and of the threads; `fit` does so at its end."
+        self.threads.close()
         self.claims.close()
         self.place = None
 
@@ -90,9 +93,11 @@ class Trainer:
         first = self.start()
         self.pace = Forecast(f"{total - first} epochs of {steps:,} steps", (total - first) * steps,
                              "lower iterations or the number of epochs for a shorter run")
-        with tqdm(total=total * steps, initial=first * steps, unit="step", disable=not self.progress) as self.bar:
+        with progress_bar(total=total * steps, initial=first * steps, unit="steps", smoothing=0,
+                          disable=not self.progress) as self.bar:
             for e in range(first, total):
-                self.bar.set_description(f"epoch {e + 1}/{total}")
+                if self.progress and self.images.known:
+                    self.bar.set_postfix_str(f"mAP {100 * self.run.history.mAP.iloc[-1]:.1f} %", refresh=False)
                 self.epoch(e)
                 took = time.time() - begun
                 if e == first: log.info("the first epoch took %.0f s; about %.0f s to go", took, took * (total - e - 1))
@@ -100,20 +105,26 @@ class Trainer:
     def epoch(self, e):
         "One epoch, step by step."
         begun, stage = time.time(), stage_of(self.config, e)
+        def tell(what): self.bar.set_description(f"epoch {e + 1}/{self.config.epochs}, {what}")
+        tell("clustering")
         self.reseed(e)
         if stage.together and stage.epoch == self.config.reload_epoch > 0: self.reload()  # the release's habit
-        labels, quality = distributed.from_first(lambda: self.label(stage))  # label: cluster apart, then carry across
+        labels, quality = distributed.from_first(lambda: self.label(stage), self.config.threads)  # label
         memories = self.remember(labels, stage)                              # remember: centres and instances
+        tell("training")
         losses = self.train(labels, memories, e)                             # train
+        tell("features and figures")
         self.features = self.extract()                                       # extract: for figures and the next epoch
         arrays = dict(labels=labels.apart, final=labels.final, sub=memories.sub)
-        self.record(e + 1, stage.number, {**losses, **quality}, arrays, begun)  # evaluate and record
+        with distributed.alone(self.config.threads):                         # evaluate and record
+            self.record(e + 1, stage.number, {**losses, **quality}, arrays, begun)
         if self.on_epoch and distributed.rank() == 0: self.on_epoch(self.run)
 
     # -- before the first epoch ----------------------------------------------------------------------------------
 
     def prepare(self): # -> the trainer
         "Claim the folder, read or render the images, build the model, compute what never changes."
+        self.threads.begin()
         place = distributed.from_first(self.claim)
         if self.ready: return self
         c = self.config
@@ -129,7 +140,7 @@ class Trainer:
             raise RunError(problem)
         official = Path(self.images.root) / "exp" / "rand_perm_cam.mat"
         self.permutation = read_permutation(official) if c.draws == "official" else None
-        with distributed.first_alone(): self.views = self.make_views()
+        with distributed.first_alone(c.threads): self.views = self.make_views()
         if c.weights in ("", "random"): self.calibrate()
         self.averaged = Averaged(self.model, c.averaging)
         self.passage = passage(self.model, c)
@@ -148,8 +159,10 @@ class Trainer:
         def make():
             check_views(self.images, self.model, c)
             trunk = self.model.trunk.to(memory_format=torch.channels_last)
-            return cache_views(self.pixels(read_images), trunk, self.images.n_train, c.n_views, c.seed, c.flip,
-                               self.progress, bfloat16)
+            watched = trunk.register_forward_pre_hook(lambda *_: self.threads.look())
+            try: return cache_views(self.pixels(read_images), trunk, self.images.n_train, c.n_views, c.seed, c.flip,
+                                    self.progress, bfloat16)
+            finally: watched.remove()
         return CachedViews(cached(cache_home() / "views", key, make))
 
     def pixels(self, read): # `read_images` or `cached_images`
@@ -197,8 +210,9 @@ class Trainer:
         if state and "averaged" in state: self.averaged.resume(state["averaged"])
         self.features = self.extract()
         self.settle(new=not state)
-        self.watch = distributed.from_first(lambda: self.watched(state))
-        if not state: self.record(0, 0, {}, {"watched": self.watch.clusters}, begun)
+        self.watch = distributed.from_first(lambda: self.watched(state), self.config.threads)
+        if not state:
+            with distributed.alone(self.config.threads): self.record(0, 0, {}, {"watched": self.watch.clusters}, begun)
         return state["epoch"] if state else 0
 
     def watched(self, state): # -> Watch
@@ -214,7 +228,7 @@ class Trainer:
             if not new:
                 raise RunError(f"{self.run.path}: no chosen.json, which holds the numbers that this run chose for "
                                f"{', '.join(rules.to_choose)}; put it back, or start a new run")
-            choice = distributed.from_first(lambda: choose_settings(self.joined(), rules))
+            choice = distributed.from_first(lambda: choose_settings(self.joined(), rules), self.config.threads)
             if distributed.rank() == 0: self.run.keep_choice(choice.settings, choice.reason, choice.curve)
             distributed.wait()
             log.info(choice.reason)
@@ -285,6 +299,7 @@ class Trainer:
         self.model.train()
         if c.trainable == "heads": self.model.trunk.eval()
         for number in range(c.iterations):
+            self.threads.look()
             self.pace.update()
             rows = next(batches)
             batch = {m: self.views.batch(m, idx, draws).to(self.device) for m, idx in rows.items()}
@@ -323,6 +338,7 @@ class Trainer:
         "Mean of an image's and its mirror image's features (method, section 1)."
         self.model.eval()
         def rows(m, idx): # both ways through the model
+            self.threads.look()
             both = [self.passage.features({m: self.views.clean(m, idx, flip).to(self.device)})[m]
                     for flip in range(1 + self.config.flip)]
             return {d: torch.stack([f[d] for f in both]).mean(0).cpu() for d in DEPTHS}
