@@ -903,6 +903,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'hil.method.losses._slope': ('4_method/losses.html#_slope', 'hil/method/losses.py'),
                                    'hil.method.losses._softmax_pass': ('4_method/losses.html#_softmax_pass', 'hil/method/losses.py'),
                                    'hil.method.losses._weighted_sum': ('4_method/losses.html#_weighted_sum', 'hil/method/losses.py'),
+                                   'hil.method.losses._with_neighbors': ('4_method/losses.html#_with_neighbors', 'hil/method/losses.py'),
                                    'hil.method.losses.mccl_loss': ('4_method/losses.html#mccl_loss', 'hil/method/losses.py'),
                                    'hil.method.losses.neighbor_loss': ('4_method/losses.html#neighbor_loss', 'hil/method/losses.py'),
                                    'hil.method.losses.neighbor_pairs': ('4_method/losses.html#neighbor_pairs', 'hil/method/losses.py'),
