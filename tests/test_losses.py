@@ -218,7 +218,7 @@ def test_neighbor_equals_the_dense_version(seed, cross, N, shift, V):
     own = {level: unit(rand(6, 8, seed=seed + 2) + shift) if cross else w[torch.arange(6) * (N // 6)]
            for level, w in W.items()}
     f = {level: (q.repeat(V, 1) + .3 * rand(6 * V, 8, seed=seed + 3)).requires_grad_() for level, q in own.items()}
-    fast = neighbor_loss(f, own, W)
+    fast = neighbor_loss(f, own, W, temp=1.)
     slow = reference.neighbor_loss(f, {level: q.repeat(V, 1) for level, q in own.items()}, W)
     for level in f:
         close(fast[level], slow[level], rtol=1e-9)
@@ -247,9 +247,9 @@ def test_rows_without_a_neighbour_are_spared_both_products(monkeypatch, views):
     f = {level: rand(4 * views, 6).requires_grad_() for level in own}
     asked, products = [], losses._products
     monkeypatch.setattr(losses, "_products", lambda x, *rest: asked.append(len(x)) or products(x, *rest))
-    fast = neighbor_loss(f, own, W)
+    fast = neighbor_loss(f, own, W, temp=1.)
     assert asked[-2:] == [2 * views, 2 * views]
-    slow = reference.neighbor_loss(f, {level: q.repeat(views, 1) for level, q in own.items()}, W)
+    slow = reference.neighbor_loss(f, {level: q.repeat(views, 1) for level, q in own.items()}, W, temp=1.)
     for level in f:
         gradients = [torch.autograd.grad(loss[level], f[level])[0] for loss in (fast, slow)]
         torch.testing.assert_close(fast[level], slow[level])
