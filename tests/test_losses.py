@@ -218,7 +218,7 @@ def test_neighbor_equals_the_dense_version(seed, cross, N, shift, V):
     own = {level: unit(rand(6, 8, seed=seed + 2) + shift) if cross else w[torch.arange(6) * (N // 6)]
            for level, w in W.items()}
     f = {level: (q.repeat(V, 1) + .3 * rand(6 * V, 8, seed=seed + 3)).requires_grad_() for level, q in own.items()}
-    fast = neighbor_loss(f, own, W, temp=1.)
+    fast = neighbor_loss(f, own, W)
     slow = reference.neighbor_loss(f, {level: q.repeat(V, 1) for level, q in own.items()}, W)
     for level in f:
         close(fast[level], slow[level], rtol=1e-9)
