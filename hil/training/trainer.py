@@ -205,7 +205,7 @@ class Trainer:
         "Whom the run's health is read from; decided by epoch 0."
         if state: return Watch.resumed(self.run.epoch(0), self.run.epoch(state["epoch"]), self.images.any_held_out)
         x = joined_depths(self.images.travelling(self.features))
-        return Watch.begun(x, Rules.of(self.settled), self.images.any_held_out, self.config.seed)
+        return Watch.begun(x, Rules.of(self.settled), self.images.any_held_out, self.config.seed, self.device)
 
     def settle(self, new):
         "Put a number in the place of each `auto`: chosen from the untrained features, kept with the run, then fixed."
@@ -214,7 +214,7 @@ class Trainer:
             if not new:
                 raise RunError(f"{self.run.path}: no chosen.json, which holds the numbers that this run chose for "
                                f"{', '.join(rules.to_choose)}; put it back, or start a new run")
-            choice = distributed.from_first(lambda: choose_settings(self.joined(), rules))
+            choice = distributed.from_first(lambda: choose_settings(self.joined(), rules, self.device))
             if distributed.rank() == 0: self.run.keep_choice(choice.settings, choice.reason, choice.curve)
             distributed.wait()
             log.info(choice.reason)
@@ -234,7 +234,9 @@ class Trainer:
         "The epoch's labels and their figures; the true identities where a ceiling is asked for."
         rules = Rules.of(self.settled)
         if self.config.supervision == "truth": labels = true_labels(self.images.pids)
-        else: labels = epoch_labels(self.joined(), rules, rules.direction(stage.epoch) if stage.together else "")
+        else:
+            direction = rules.direction(stage.epoch) if stage.together else ""
+            labels = epoch_labels(self.joined(), rules, direction, device=self.device)
         self.check_clusters(labels.apart)
         return labels, label_quality(labels, self.images.pids, self.images.known)
 
