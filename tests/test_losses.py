@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from test_memory import BAD, close, gradient, load, quick, rand
 
 from hil.core.vectors import unit
+from hil.method import losses
 from hil.method.losses import mccl_loss, neighbor_loss, neighbor_pairs, sub_center_cosines, update_sub_centers
 from hil.method.memory import ClusterMemory, InstanceMemory
 
@@ -236,6 +237,32 @@ def test_neighbor_over_several_blocks(order):
         assert slow[level] > 0
         close(fast[level], slow[level], rtol=1e-9)
         close(gradient(fast[level], f[level])[0], gradient(slow[level], f[level])[0], rtol=1e-7, atol=1e-11)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_rows_without_a_neighbour_are_spared_both_products(monkeypatch, views):
+    "Deep names one image, shallow another: these rows have no neighbour, no loss and no gradient."
+    W = {level: torch.eye(6, dtype=torch.float64) for level in ("deep", "shallow")}
+    own = {"deep": W["deep"][:4], "shallow": W["shallow"][[0, 2, 2, 5]]}           # rows 1 and 3 disagree
+    f = {level: rand(4 * views, 6).requires_grad_() for level in own}
+    asked, products = [], losses._products
+    monkeypatch.setattr(losses, "_products", lambda x, *rest: asked.append(len(x)) or products(x, *rest))
+    fast = neighbor_loss(f, own, W, temp=1.)
+    assert asked[-2:] == [2 * views, 2 * views]
+    slow = reference.neighbor_loss(f, {level: q.repeat(views, 1) for level, q in own.items()}, W, temp=1.)
+    for level in f:
+        gradients = [torch.autograd.grad(loss[level], f[level])[0] for loss in (fast, slow)]
+        torch.testing.assert_close(fast[level], slow[level])
+        torch.testing.assert_close(*gradients)
+        assert (gradients[0][1] == 0).all() and (gradients[0][0] != 0).any()
+
+
+def test_a_batch_without_any_neighbour_has_no_loss():
+    W = {level: torch.eye(6, dtype=torch.float64) for level in ("deep", "shallow")}
+    f = {level: rand(2, 6).requires_grad_() for level in W}
+    found = neighbor_loss(f, {"deep": W["deep"][:2], "shallow": W["shallow"][2:4]}, W)
+    for level, loss in found.items():
+        assert loss == 0 and (torch.autograd.grad(loss, f[level])[0] == 0).all()
 
 
 def test_losses_accept_a_weight_and_frozen_features():

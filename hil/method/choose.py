@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.names import MODALITIES
+from ..core.products import product
 from ..core.vectors import unit_rows
 from .labels import Rules, apart_distance, modality_labels
 from .neighbors import nearest
@@ -33,10 +34,10 @@ def separation(
     if len(codes) < 2: return 0.
     sums = np.zeros((len(codes), x.shape[1]), np.float32)
     np.add.at(sums, y, x[rows])
-    total, everybody = 0., unit_rows(sums).T
+    total, everybody = 0., unit_rows(sums)
     for part in np.array_split(np.arange(len(rows)), len(rows) * len(codes) // 2**24 + 1):
         own, here = x[rows[part]], np.arange(len(part))
-        cosine = own @ everybody
+        cosine = product(own, everybody)
         cosine[here, y[part]] = -1
         others = unit_rows(sums[y[part]] - own)
         total += float((np.einsum("nd,nd->n", own, others) - cosine.max(1)).sum())
@@ -78,11 +79,11 @@ def _cluster(x, m, at, near): # -> dict
                 size=int(np.median(np.repeat(sizes, sizes))) if sizes.any() else 0, separation=separation(x, y))
 
 
-def _climb(x, m, rules): # -> a dict a step, by rising k2
+def _climb(x, m, rules, device="cpu"): # -> a dict a step, by rising k2
     "Every other step up the ladder until the score falls, then the steps on both sides of the best."
     ladder = [k2 for k2 in LADDER if 2 * k2 <= max(len(x), 4)]
     x, tried = unit_rows(x), {}
-    near = nearest(x, max(_rules_at(rules, k2, m).k1 for k2 in ladder), rules.neighbors, seed=rules.seed)
+    near = nearest(x, max(_rules_at(rules, k2, m).k1 for k2 in ladder), rules.neighbors, seed=rules.seed, device=device)
     def score(k2):
         at = _rules_at(rules, k2, m)
         if at not in tried: tried[at] = _cluster(x, m, at, near)
@@ -99,9 +100,10 @@ def _climb(x, m, rules): # -> a dict a step, by rising k2
 def choose_settings(
     features, # {modality: [N, D]} raw features of the images to be clustered
     rules, # Rules, "auto" in the place of what is to be chosen
+    device="cpu", # where neighbours are searched
 ) -> Choice:
     "The settings whose clusters stand apart best; no label is looked at. The paper gives them by data set (HIL, 4.2)."
-    curve = pd.DataFrame([row for m in MODALITIES for row in _climb(features[m], m, rules)])
+    curve = pd.DataFrame([row for m in MODALITIES for row in _climb(features[m], m, rules, device)])
     rows: Any = curve[curve.chosen].itertuples()
     best = {row.modality: row for row in rows}
     visible, infrared = (best[m] for m in MODALITIES)

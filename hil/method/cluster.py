@@ -122,9 +122,10 @@ def cluster_advice(
 def _as_tensor(features):
     "Tensor of the features, on their own device, in float32 or float64."
     features = at_least_float32(as_rows("features", features))
-    bad = ~torch.isfinite(features).all(1)
-    if bad.any():
-        raise ValueError(f"features: row {int(bad.nonzero()[0, 0])} holds NaN or infinity; look at the image or the "
+    if torch.isfinite(features.sum()): return features    # quick; a sum may also overflow, so the rows decide
+    bad = (~torch.isfinite(features).all(1)).nonzero()
+    if len(bad):
+        raise ValueError(f"features: row {int(bad[0, 0])} holds NaN or infinity; look at the image or the "
                          "network that gave it")
     return features
 

@@ -115,7 +115,7 @@ def update_sub_centers(
 # %% ../../nbs/4_method/06_losses.ipynb #326939d9
 def _products(x, memory, size=4096):
     "In blocks that stay in cache: first row, rows [n, D], x @ rows.T [B, n] (overwritten by the next block)."
-    if x.device.type != "cpu": size = max(2**26 // len(x), size)  # a GPU wants large blocks
+    if x.device.type != "cpu": size = max(2**26 // max(len(x), 1), size)  # a GPU wants large blocks
     room = x.new_empty(len(x) * min(size, len(memory)))
     for start in range(0, len(memory), size):
         rows = memory[start:start + size].to(x.dtype)
@@ -193,17 +193,26 @@ def _weighted_sum(rows, cols, weights, memory, n):
     return dense.mm(memory.to(weights.dtype))
 
 
+def _with_neighbors(x, rows):
+    "The rows of x that have a neighbour [A], and for each pair its place among them; a GPU need not wait to count."
+    if x.device.type != "cpu": return torch.arange(len(x), device=x.device), rows
+    return rows.unique(return_inverse=True)
+
+
 class _NeighborSoftmax(torch.autograd.Function):
     "Sum of share * -log softmax over pairs (probabilities of 1e-8 and more); one pass gives loss and gradient."
     @staticmethod
     def forward(ctx, x, memory, rows, cols, temp): # [B, D] unit rows, [N, D], int [M], int [M] -> scalar
+        B, (known, rows), out = len(x), _with_neighbors(x, rows), torch.zeros_like(x)
+        x = x[known]  # the others have neither loss nor gradient: both products are spared
         log_sum, logits, mean = _softmax_pass(x / temp, memory, rows, cols, ctx.needs_input_grad[0])
-        share = (1 / (rows.bincount(minlength=len(x)) + 1).to(x.dtype))[rows] / len(x)
+        share = (1 / (rows.bincount(minlength=len(x)) + 1).to(x.dtype))[rows] / B
         nll, cap = log_sum[rows] - logits, -math.log(1e-8)
         if ctx.needs_input_grad[0]:
             pull = share * (nll <= cap)
             push = x.new_zeros(len(x), 1).index_add_(0, rows, pull[:, None])
-            ctx.save_for_backward((push * mean - _weighted_sum(rows, cols, pull, memory, len(x))) / temp)
+            out[known] = (push * mean - _weighted_sum(rows, cols, pull, memory, len(x))) / temp
+            ctx.save_for_backward(out)
         return (nll.clamp(max=cap) * share).sum()
 
     @staticmethod

@@ -7,14 +7,16 @@ __all__ = ['log', 'nearest', 'knn', 'knn_blocks', 'knn_recall']
 
 # %% ../../nbs/4_method/00_neighbors.ipynb #025ff557
 import logging
-from importlib.util import find_spec
 
 import numpy as np
+import torch
 
 from ..core.compiled import njit
 from ..core.ids import is_number
 from ..core.parallel import in_parts
-from ..core.vectors import unit_rows
+from ..core.products import product
+from ..core.vectors import unit, unit_rows
+from .device_neighbors import blocks_on
 
 # %% ../../nbs/4_method/00_neighbors.ipynb #2c6990b3
 @njit(nogil=True, cache=True)
@@ -70,7 +72,7 @@ def _half_product(x, k, block, width=2048):
         for first in range(start, len(x), width):
             columns = number[first:first + width]
             tile = room[:len(rows) * len(columns)].reshape(len(rows), -1)
-            np.matmul(x[rows[0]:rows[-1] + 1], x[columns[0]:columns[-1] + 1].T, out=tile)
+            product(x[rows[0]:rows[-1] + 1], x[columns[0]:columns[-1] + 1], tile)
             if first == start: np.fill_diagonal(tile, np.inf)
             _choose(_rows_choose, tile, rows, columns, best, found)
             own = len(rows) if first == start else 0                 # these columns have just chosen, as rows
@@ -78,38 +80,21 @@ def _half_product(x, k, block, width=2048):
         yield found[rows]
 
 # %% ../../nbs/4_method/00_neighbors.ipynb #1912dfe3
-def _faiss_on_gpu():
-    "The module faiss where it is installed and finds a GPU, else None."
-    if find_spec("faiss") is None: return None
-    import faiss
-    return faiss if getattr(faiss, "StandardGpuResources", None) and faiss.get_num_gpus() > 0 else None
+def _on_gpu(device): return torch.device(device).type != "cpu"
 
-def _search(x, rows, k, block=8192, room=2**24):
-    "Exact k largest cosines of unit rows with all of x, on a GPU where faiss has one -> cosines, numbers [n, k]."
-    if faiss := _faiss_on_gpu():
-        resources = faiss.StandardGpuResources()
-        parts = [faiss.knn_gpu(resources, rows[start:start + block], x, k, metric=faiss.METRIC_INNER_PRODUCT)
-                 for start in range(0, len(rows), block)]
-        return [np.concatenate(part) for part in zip(*parts)]
+def _search(x, rows, k, device="cpu", room=2**24):
+    "Exact k largest cosines of unit rows with all of x, on the device -> cosines, numbers [n, k]."
+    if _on_gpu(device): return [np.concatenate(part) for part in zip(*blocks_on(device, x, k, rows))]
     (best, found), everybody = _empty_lists(len(rows), k), np.arange(len(x))
     for part in np.array_split(np.arange(len(rows)), len(rows) * len(x) // room + 1):
-        _choose(_rows_choose, rows[part] @ x.T, part, everybody, best, found)
+        _choose(_rows_choose, product(rows[part], x), part, everybody, best, found)
     return best, found
 
-def _own_first(found, start=0):
-    "Move each row's own number (start, start + 1 ...) to the front, the others stay as they are -> int32 [n, k]."
-    found = found.astype(np.int32)
-    own = np.arange(start, start + len(found), dtype=np.int32)[:, None]
-    lost = ~(found == own).any(1)                                    # crowded out by more than k copies, or not found
-    found[lost, -1] = own[lost, 0]
-    first = np.argsort(found != own, axis=1, kind="stable")
-    return np.take_along_axis(found, first, axis=1)
-
-def _exact(x, k, block):
-    "Exact k nearest of unit rows, each row its own first -> yields int32 [block, k]."
-    if _faiss_on_gpu():
-        for start in range(0, len(x), block): yield _own_first(_search(x, x[start:start + block], k)[1], start)
+def _exact(x, k, block=2048, device="cpu"):
+    "Exact k nearest of unit rows, each row its own first -> yields int32 [block, k]; a GPU's blocks fit its room."
+    if _on_gpu(device): yield from (found for _, found in blocks_on(device, x, k))
     else: yield from _half_product(x, k, block)
+
 
 # %% ../../nbs/4_method/00_neighbors.ipynb #ca2d7b4d
 log = logging.getLogger(__name__)
@@ -119,15 +104,22 @@ def _recall(x, rows, found, kth):
     return float(np.mean([(x[near[near >= 0]] @ x[i] >= far - 1e-6).sum() / len(near)
                           for i, near, far in zip(rows, found, kth)]))
 
-def _nearest_lists(x, n_lists, n_asked, seed):
-    "Lists that k-means deals unit rows into: those nearest to each row, its own list first -> int64 [N, n_asked]."
-    if find_spec("faiss") is None:
-        raise ValueError('neighbors="ivf" needs faiss, which is not installed: pip install faiss-cpu, or use "exact"')
-    import faiss
-    kmeans = faiss.Kmeans(x.shape[1], n_lists, niter=6, seed=seed, spherical=True, min_points_per_centroid=1,
-                          max_points_per_centroid=25)
-    kmeans.train(x)
-    return faiss.knn(x, np.asarray(kmeans.centroids), n_asked, metric=faiss.METRIC_INNER_PRODUCT)[1]
+def _list_centres(x, n_lists, seed, device="cpu", rounds=6, rows_a_list=25):
+    "Spherical k-means (Dhillon and Modha 2001) on some rows; an empty list gets one of them -> unit rows [n_lists, D]."
+    rng = np.random.default_rng(seed)
+    sample = x[rng.permutation(len(x))[:rows_a_list * n_lists]]
+    centres = sample[:n_lists]
+    for _ in range(rounds):
+        own = torch.from_numpy(_search(centres, sample, 1, device)[1][:, 0]).long()
+        sums = torch.zeros(centres.shape).index_add_(0, own, torch.from_numpy(sample)).numpy()
+        empty = np.bincount(own, minlength=n_lists) == 0
+        sums[empty] = sample[rng.choice(len(sample), empty.sum())]
+        centres = unit(torch.from_numpy(sums)).numpy()
+    return centres
+
+def _nearest_lists(x, n_lists, n_asked, seed, device="cpu"):
+    "Lists that k-means deals unit rows into: those nearest to each row, its own list first -> int32 [N, n_asked]."
+    return _search(_list_centres(x, n_lists, seed, device), x, n_asked, device)[1]
 
 def _by_value(values, n):
     "Places at which each of 0..n-1 occurs in int values -> list of n arrays."
@@ -137,19 +129,19 @@ def _meet(x, rows, asked, members, best, found, room=2**24):
     "The given rows choose among the members of the lists that each of them asks [n, p]."
     for who, columns in zip(_by_value(asked.ravel(), len(members)), members):
         for part in np.array_split(who // asked.shape[1], len(who) * len(columns) // room + 1):
-            tile = x[rows[part]] @ x[columns].T
+            tile = product(x[rows[part]], x[columns])
             tile[rows[part][:, None] == columns] = np.inf
             _choose(_rows_choose, tile, part, columns, best, found)
 
-def _approximate(x, k, recall, seed, n_sample=256):
+def _approximate(x, k, recall, seed, device="cpu", n_sample=256):
     "Neighbours through lists, dealt as often as the sample's recall asks for -> int32 [N, k], each row its own first."
     (best, found), everybody = _empty_lists(len(x), k), np.arange(len(x))
     n_lists = max(1, min(int(4 * len(x)**.5), len(x) // 40))
     rows = np.random.default_rng(seed).choice(len(x), min(n_sample, len(x)), replace=False)
-    kth, deals, reached = _search(x, x[rows], k)[0][:, -1], 0, 0.
+    kth, deals, reached = _search(x, x[rows], k, device)[0][:, -1], 0, 0.
     while reached < recall and (deals == 0 or 2**(deals + 1) <= n_lists / 8):
         deals += 1
-        asked = _nearest_lists(x, n_lists, min(2**deals, n_lists), 1000 * seed + deals)
+        asked = _nearest_lists(x, n_lists, min(2**deals, n_lists), 1000 * seed + deals, device)
         _meet(x, everybody, asked, _by_value(asked[:, 0], n_lists), best, found)
         reached = _recall(x, rows, found[rows], kth)
     log.log(logging.INFO if reached >= recall else logging.WARNING,
@@ -174,6 +166,7 @@ def nearest(
     neighbors: str | np.ndarray="exact", # "exact", "ivf", or the int [N, k or more] lists found before
     recall=.95, # of an approximate search
     seed=0,     # of an approximate search
+    device="cpu", # where the search runs: "cpu", "cuda" ...
 ) -> np.ndarray: # int32 [N, min(k, N)], each row its own first
     "`knn` for rows that are unit already, or the first columns of lists that are there already."
     k = _at_most(k, len(x))
@@ -188,7 +181,8 @@ def nearest(
         return near
     if neighbors not in ("exact", "ivf"): raise ValueError(f'neighbors must be "exact" or "ivf", got {neighbors!r}')
     if not 0 < recall <= 1: raise ValueError(f"recall must lie in (0, 1], got {recall}")
-    return np.concatenate(list(_exact(x, k, 2048))) if neighbors == "exact" else _approximate(x, k, recall, seed)
+    if neighbors == "ivf": return _approximate(x, k, recall, seed, device)
+    return np.concatenate(list(_exact(x, k, device=device)))
 
 def knn(
     features, # [N, D] array or tensor; compared by cosine
@@ -196,9 +190,10 @@ def knn(
     neighbors="exact", # "exact", or "ivf": approximate, worth it from about 50,000 rows on
     recall=.95,        # of an approximate search: share of the true neighbours to find, measured on 256 rows and logged
     seed=0,            # of the lists and of the sample
+    device="cpu",      # where the search runs: "cpu", "cuda" ..., see `hil.method.device_neighbors`
 ):            # -> int32 array [N, min(k, N)]: row i starts with i itself, then by falling cosine
     "Nearest neighbours R(i, k) of every row (Zhong et al. 2017, section 3.2)."
-    return nearest(unit_rows(features), k, neighbors, recall, seed)
+    return nearest(unit_rows(features), k, neighbors, recall, seed, device)
 
 def knn_blocks(
     features, # [N, D] array or tensor; compared by cosine

@@ -129,13 +129,14 @@ def jaccard_distance(
     neighbors: str | np.ndarray="exact", # "exact", "ivf" (approximate, see `knn`), or what `knn` found before
     recall=.95,        # of approximate neighbours, reached on a sample and logged
     seed=0,            # of approximate neighbours
+    device="cpu",      # where neighbours are searched; the rest runs on the processor
 ):            # -> csr_array [N, N] float32, symmetric: the pairs with distance < keep, diagonal included
     "k-reciprocal Jaccard distance, sparse: a missing entry means 1 (Zhong et al. 2017, section 3; HIL section 3.1)."
     if not (is_number(k1, whole=True) and is_number(k2, whole=True) and 1 <= k2 <= k1):
         raise ValueError(f"k1 and k2 must be whole numbers with 1 <= k2 <= k1, got k1={k1}, k2={k2}")
     if not is_number(keep) or not 0 < keep <= 1: raise ValueError(f"keep must lie in (0, 1], got {keep}")
     x = unit_rows(features)
-    rank = nearest(x, k1, neighbors, recall, seed)
+    rank = nearest(x, k1, neighbors, recall, seed, device)
     n, k = rank.shape                                                 # k < k1 where there are fewer rows than that
     half = min(round(k1 / 2) + 1, k)
     weights = _by_blocks(_weight_rows, n, x, rank, _back_ranks(rank), half)

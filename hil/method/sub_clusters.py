@@ -7,11 +7,12 @@ __all__ = ['secondary_assign', 'sub_centers', 'secondary_cluster']
 
 # %% ../../nbs/4_method/03_sub_clusters.ipynb #6bde5892
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
 import torch
 from sklearn.cluster import KMeans
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from ..core.compiled import njit
 from ..core.ids import checked_labels, is_number
@@ -123,6 +124,11 @@ def _split_clusters(clusters, x, members, ends, draws, k, sub):
         found = _kmeans(squared, draws, k, 1e-4 * squared.mean() / 2 / x.shape[1])
         if (np.bincount(found, minlength=k) > 0).all(): sub[rows] = found
 
+@cache
+def _libraries():
+    "The libraries with threads of their own; to look for them takes longer than a small cluster does."
+    return ThreadpoolController()
+
 def _draws(n_sub, random_state, runs=10):
     "The numbers that scikit-learn draws for the starts of its runs: 2 + log(K) candidates for each but the first."
     return np.random.RandomState(random_state).random_sample((runs, 1 + (n_sub - 1) * (2 + int(np.log(n_sub)))))
@@ -146,7 +152,7 @@ def secondary_assign(
     small = [c for c in np.argsort(-sizes, kind="stable") if n_sub < sizes[c] <= large]
     hands = [np.array(small[first::8 * threads]) for first in range(min(8 * threads, len(small)))]
     draws = _draws(n_sub, random_state)
-    with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
+    with _libraries().limit(limits=1), ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda hand: _split_clusters(hand, x, members, ends, draws, n_sub, sub), hands))
     for c in np.flatnonzero(sizes > max(large, n_sub)):
         found = KMeans(n_sub, random_state=random_state).set_params(n_init=10).fit_predict(x[labels == c])

@@ -13,16 +13,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from tqdm.auto import tqdm
 
 from ..core.errors import RunError
 from ..core.files import cache_home
 from ..core.names import DEPTHS
 from ..core.parallel import keep_freed_memory
 from ..core.paths import writable_folder
-from ..core.progress import progress_bar
 from ..core.room import Forecast
 from ..core.text import some
-from ..core.threads import Threads
 from ..data.images import cached_images, intensities, read_images, table_key
 from ..data.samplers import Batches
 from ..data.sysu import read_permutation
@@ -62,7 +61,6 @@ class Trainer:
             self.run = Run.resume(config) if config.resume else Run.check_free(config.run_dir)
         distributed.wait()                                   # before rank 0 claims the folder that the others look at
         self.ready, self.place, self.claims = False, None, ExitStack()
-        self.threads = Threads(config.threads, distributed.sharers())
 
     def fit(self): # -> Run
         "Train every epoch that is not recorded yet."
@@ -82,8 +80,7 @@ class Trainer:
         return self.place
 
     def close(self):
-        "Let go of the run's folder and of the threads; `fit` does so at its end."
-        self.threads.close()
+        "Let go of the run's folder; `fit` does so at its end."
         self.claims.close()
         self.place = None
 
@@ -93,11 +90,9 @@ class Trainer:
         first = self.start()
         self.pace = Forecast(f"{total - first} epochs of {steps:,} steps", (total - first) * steps,
                              "lower iterations or the number of epochs for a shorter run")
-        with progress_bar(total=total * steps, initial=first * steps, unit="steps", smoothing=0,
-                          disable=not self.progress) as self.bar:
+        with tqdm(total=total * steps, initial=first * steps, unit="step", disable=not self.progress) as self.bar:
             for e in range(first, total):
-                if self.progress and self.images.known:
-                    self.bar.set_postfix_str(f"mAP {100 * self.run.history.mAP.iloc[-1]:.1f} %", refresh=False)
+                self.bar.set_description(f"epoch {e + 1}/{total}")
                 self.epoch(e)
                 took = time.time() - begun
                 if e == first: log.info("the first epoch took %.0f s; about %.0f s to go", took, took * (total - e - 1))
@@ -105,26 +100,20 @@ class Trainer:
     def epoch(self, e):
         "One epoch, step by step."
         begun, stage = time.time(), stage_of(self.config, e)
-        def tell(what): self.bar.set_description(f"epoch {e + 1}/{self.config.epochs}, {what}")
-        tell("clustering")
         self.reseed(e)
         if stage.together and stage.epoch == self.config.reload_epoch > 0: self.reload()  # the release's habit
-        labels, quality = distributed.from_first(lambda: self.label(stage), self.config.threads)  # label
+        labels, quality = distributed.from_first(lambda: self.label(stage))  # label: cluster apart, then carry across
         memories = self.remember(labels, stage)                              # remember: centres and instances
-        tell("training")
         losses = self.train(labels, memories, e)                             # train
-        tell("features and figures")
         self.features = self.extract()                                       # extract: for figures and the next epoch
         arrays = dict(labels=labels.apart, final=labels.final, sub=memories.sub)
-        with distributed.alone(self.config.threads):                         # evaluate and record
-            self.record(e + 1, stage.number, {**losses, **quality}, arrays, begun)
+        self.record(e + 1, stage.number, {**losses, **quality}, arrays, begun)  # evaluate and record
         if self.on_epoch and distributed.rank() == 0: self.on_epoch(self.run)
 
     # -- before the first epoch ----------------------------------------------------------------------------------
 
     def prepare(self): # -> the trainer
         "Claim the folder, read or render the images, build the model, compute what never changes."
-        self.threads.begin()
         place = distributed.from_first(self.claim)
         if self.ready: return self
         c = self.config
@@ -140,7 +129,7 @@ class Trainer:
             raise RunError(problem)
         official = Path(self.images.root) / "exp" / "rand_perm_cam.mat"
         self.permutation = read_permutation(official) if c.draws == "official" else None
-        with distributed.first_alone(c.threads): self.views = self.make_views()
+        with distributed.first_alone(): self.views = self.make_views()
         if c.weights in ("", "random"): self.calibrate()
         self.averaged = Averaged(self.model, c.averaging)
         self.passage = passage(self.model, c)
@@ -159,10 +148,8 @@ class Trainer:
         def make():
             check_views(self.images, self.model, c)
             trunk = self.model.trunk.to(memory_format=torch.channels_last)
-            watched = trunk.register_forward_pre_hook(lambda *_: self.threads.look())
-            try: return cache_views(self.pixels(read_images), trunk, self.images.n_train, c.n_views, c.seed, c.flip,
-                                    self.progress, bfloat16)
-            finally: watched.remove()
+            return cache_views(self.pixels(read_images), trunk, self.images.n_train, c.n_views, c.seed, c.flip,
+                               self.progress, bfloat16)
         return CachedViews(cached(cache_home() / "views", key, make))
 
     def pixels(self, read): # `read_images` or `cached_images`
@@ -210,16 +197,15 @@ class Trainer:
         if state and "averaged" in state: self.averaged.resume(state["averaged"])
         self.features = self.extract()
         self.settle(new=not state)
-        self.watch = distributed.from_first(lambda: self.watched(state), self.config.threads)
-        if not state:
-            with distributed.alone(self.config.threads): self.record(0, 0, {}, {"watched": self.watch.clusters}, begun)
+        self.watch = distributed.from_first(lambda: self.watched(state))
+        if not state: self.record(0, 0, {}, {"watched": self.watch.clusters}, begun)
         return state["epoch"] if state else 0
 
     def watched(self, state): # -> Watch
         "Whom the run's health is read from; decided by epoch 0."
         if state: return Watch.resumed(self.run.epoch(0), self.run.epoch(state["epoch"]), self.images.any_held_out)
         x = joined_depths(self.images.travelling(self.features))
-        return Watch.begun(x, Rules.of(self.settled), self.images.any_held_out, self.config.seed)
+        return Watch.begun(x, Rules.of(self.settled), self.images.any_held_out, self.config.seed, self.device)
 
     def settle(self, new):
         "Put a number in the place of each `auto`: chosen from the untrained features, kept with the run, then fixed."
@@ -228,7 +214,7 @@ class Trainer:
             if not new:
                 raise RunError(f"{self.run.path}: no chosen.json, which holds the numbers that this run chose for "
                                f"{', '.join(rules.to_choose)}; put it back, or start a new run")
-            choice = distributed.from_first(lambda: choose_settings(self.joined(), rules), self.config.threads)
+            choice = distributed.from_first(lambda: choose_settings(self.joined(), rules, self.device))
             if distributed.rank() == 0: self.run.keep_choice(choice.settings, choice.reason, choice.curve)
             distributed.wait()
             log.info(choice.reason)
@@ -248,7 +234,9 @@ class Trainer:
         "The epoch's labels and their figures; the true identities where a ceiling is asked for."
         rules = Rules.of(self.settled)
         if self.config.supervision == "truth": labels = true_labels(self.images.pids)
-        else: labels = epoch_labels(self.joined(), rules, rules.direction(stage.epoch) if stage.together else "")
+        else:
+            direction = rules.direction(stage.epoch) if stage.together else ""
+            labels = epoch_labels(self.joined(), rules, direction, device=self.device)
         self.check_clusters(labels.apart)
         return labels, label_quality(labels, self.images.pids, self.images.known)
 
@@ -299,7 +287,6 @@ class Trainer:
         self.model.train()
         if c.trainable == "heads": self.model.trunk.eval()
         for number in range(c.iterations):
-            self.threads.look()
             self.pace.update()
             rows = next(batches)
             batch = {m: self.views.batch(m, idx, draws).to(self.device) for m, idx in rows.items()}
@@ -338,7 +325,6 @@ class Trainer:
         "Mean of an image's and its mirror image's features (method, section 1)."
         self.model.eval()
         def rows(m, idx): # both ways through the model
-            self.threads.look()
             both = [self.passage.features({m: self.views.clean(m, idx, flip).to(self.device)})[m]
                     for flip in range(1 + self.config.flip)]
             return {d: torch.stack([f[d] for f in both]).mean(0).cpu() for d in DEPTHS}

@@ -33,9 +33,10 @@ class Watch:
         rules, # Rules
         held_out, # whether they are held out
         seed=0, # of the clusters that are set aside
+        device="cpu", # where neighbours are searched
     ):
         "The watch of a new run."
-        clusters = apart_labels(features, rules)
+        clusters = apart_labels(features, rules, device)
         return cls(clusters if held_out else travellers(clusters, seed=seed), held_out)
 
     @classmethod
