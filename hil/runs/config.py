@@ -105,6 +105,9 @@ class Config(metaclass=Settings):
     device: Device = "auto"  # "auto", "cpu", "cuda" or "cuda:1"
     run_dir: Place = ""  # folder of the run; "" makes runs/<date-time>
     resume: bool = False  # go on with the run in run_dir
+    matmul_precision: Literal["highest", "high", "medium"] = "high"  # of the network on a GPU; "high": TF32, fast
+    deterministic: bool = False  # the same digits on a GPU every time; slower, some operations refuse
+    evaluate_every: Annotated[int, Range(1, 10_000)] = 1  # score test images every n epochs, and after the last one
     keep_features: bool = True  # write each epoch's features, for the explorer's time slider
 
     @property

@@ -22,7 +22,7 @@ def told(
 ):
     "Print one line on what the last epoch brought."
     h = run.history.iloc[-1]
-    score = f", mAP {100 * h.mAP:.1f} %" if "mAP" in h else ""
+    score = f", mAP {100 * h.mAP:.1f} %" if "mAP" in h and h.mAP == h.mAP else ""  # NaN: not evaluated in this epoch
     print(f"epoch {int(h.epoch)}/{run.config.epochs}: loss {h.loss_total:.3f}{score}, {h.seconds:.0f} s", flush=True)
 
 
