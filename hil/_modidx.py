@@ -692,6 +692,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'hil/explore/retrieval_view.py'),
                                             'hil.explore.retrieval_view.RetrievalView.gallery': ( '9_explore/retrieval_view.html#retrievalview.gallery',
                                                                                                   'hil/explore/retrieval_view.py'),
+                                            'hil.explore.retrieval_view.RetrievalView.have_features': ( '9_explore/retrieval_view.html#retrievalview.have_features',
+                                                                                                        'hil/explore/retrieval_view.py'),
                                             'hil.explore.retrieval_view.RetrievalView.pool': ( '9_explore/retrieval_view.html#retrievalview.pool',
                                                                                                'hil/explore/retrieval_view.py'),
                                             'hil.explore.retrieval_view.RetrievalView.rank': ( '9_explore/retrieval_view.html#retrievalview.rank',
