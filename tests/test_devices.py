@@ -57,8 +57,8 @@ def stand_in(config, model):
     return trainer
 
 
-def planned(of_m):
-    "Labels and rows of a batch of 2 identities, 2 images each, as the feed has them: real numbers for the plan, fake ones."
+def planned():
+    "Rows, labels and plan of a batch of 2 identities, 2 images each, as the feed makes them."
     rows = {m: torch.tensor([0, 1, 2, 3]) for m in MODALITIES}
     y = {m: torch.tensor([0, 0, 1, 1]).repeat(len(VIEWS[m])) for m in MODALITIES}
     return rows, y, plan_moves(y, rows)
@@ -72,7 +72,7 @@ def faked(value): return feed.each(lambda x: torch.zeros(x.shape, dtype=x.dtype,
 def test_a_step_of_the_paper_waits_at_most_five_times(monkeypatch, changes):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     config = recipe(model="vit_tiny_ics", precision="bf16", **changes)
-    rows, y, plan = planned(MODALITIES)
+    rows, y, plan = planned()
     with fake_gpu() as waits, torch.device("cpu"):
         model = build_model(config.model, "random", drop_path=.1).to(GPU).train()
         trainer, known = stand_in(config, model), memories(config)
@@ -90,7 +90,7 @@ def test_a_step_of_the_paper_waits_at_most_five_times(monkeypatch, changes):
 
 
 def test_who_reads_every_loss_is_counted():
-    "The counter sees what made a step slow: numbers that are read, masks, lengths that depend on numbers, plain copies."
+    "The counter sees what made a step slow: numbers that are read, masks, lengths that depend on numbers, copies."
     with fake_gpu() as waits:
         x = torch.randn(8, 4, device=GPU)
         for wait in (lambda: x.sum().item(), lambda: bool((x > 0).all()), lambda: x[x[:, 0] > 0], x.nonzero, x.cpu,
@@ -107,7 +107,7 @@ def test_who_reads_every_loss_is_counted():
 
 def test_without_a_plan_the_memories_wait_for_theirs():
     config = recipe(model="vit_tiny_ics")
-    rows, y, plan = planned(MODALITIES)
+    rows, y, plan = planned()
     with fake_gpu() as waits:
         known, features = memories(config), {m: {d: torch.randn(len(y[m]), D, device=GPU) for d in DEPTHS} for m in y}
         on_gpu = faked(dict(rows=rows, y=y, plan=plan))

@@ -93,7 +93,7 @@ def products(
 def repeatable(
     on=True, # False: nothing changes
 ):
-    "Within the block torch uses kernels that give the same digits every time, or raises RuntimeError where it has none."
+    "Within the block torch takes kernels that give the same digits every time, or raises RuntimeError without one."
     if not on:
         yield
         return

@@ -90,7 +90,8 @@ def step_losses(
         if memories.shared: pairs.append([("visible", "infrared", .01), ("infrared", "visible", .1)][epoch % 2])
         banks = {m: {d: mem.features for d, mem in both.items()} for m, both in memories.instance.items()}
         own = {m: {d: banks[m][d][rows[m]] for d in DEPTHS} for m in features}
-        terms = [w * half_shallow(neighbor_loss(features[a], own[a], banks[b], temp, checked=True)) for a, b, w in pairs]
+        terms = [w * half_shallow(neighbor_loss(features[a], own[a], banks[b], temp, checked=True))
+                 for a, b, w in pairs]
         out["neighbor"] = config.neighbor_weight * sum(terms)
     return out
 
@@ -111,9 +112,9 @@ def move_memories(
     rows, # {modality: int [Q]} images of the batch; B is a multiple of Q
     memories, # Memories, changed
     config, # Config
-    plan=None, # as from `plan_moves`, on the device of the batch; left out: made here, for which a GPU makes one wait
+    plan=None, # as from `plan_moves`, on the device of the batch; without one a GPU's host waits to make it
 ):
-    "After the step: every memory takes in the batch, visible before infrared; finite features, as the trainer has seen."
+    "After the step: every memory takes in the batch, visible before infrared. The trainer has seen that it is finite."
     plan = plan or plan_moves(labels, rows)
     for m in features:
         by_label, by_row = plan[m]["labels"], plan[m]["rows"]

@@ -317,10 +317,10 @@ class Trainer:
         return {"total": total, **losses}
 
     def check_finite(self, values, where):
-        "Raise RunError that names what is not finite, and where the run is kept; all in one look, for a GPU makes us wait."
+        "Raise RunError that names what is not finite, and where the run is kept. One look: each makes a GPU's host wait."
         fine = torch.stack([torch.isfinite(x).all() for x in values.values()]).cpu().tolist()
         bad = [name for name, good in zip(values, fine) if not good]
-        bad = [name for name in bad if name.endswith("features")] or bad  # losses of such features are not finite either
+        bad = [name for name in bad if name.endswith("features")] or bad  # nor are losses of such features
         if bad:
             raise RunError(f"{where}: NaN or infinity in {', '.join(bad)}. Lower lr (now {self.config.lr}); "
                            f"{self.run.path} keeps the run up to the epoch before")
