@@ -303,14 +303,14 @@ def test_what_an_epoch_is_given(small, tmp_path, monkeypatch):
         seeds[-1].append(rng.bit_generator.state["state"]["state"])
         return draw_batch(labels, ids, instances, both, rng)
     def watch(trainer):
-        batch, label = trainer.prepare().views.batch, trainer.label
+        draw, label = trainer.prepare().views.draw, trainer.label
         def first(stage):
             seeds.append([torch.initial_seed()])
             return label(stage)
         def views(m, idx, generator):
             seeds[-1].append(generator.initial_seed())
-            return batch(m, idx, generator)
-        trainer.label, trainer.views.batch = first, views
+            return draw(m, idx, generator)
+        trainer.label, trainer.views.draw = first, views
         return trainer
     monkeypatch.setattr("hil.training.trainer.step_losses", losses)
     monkeypatch.setattr("hil.data.samplers.draw_batch", draw)

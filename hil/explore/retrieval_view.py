@@ -51,9 +51,13 @@ class RetrievalView(View):
     def first(self): # an image to begin with, infrared where there is one; -1 where there is none
         return int(next(iter([*self.pool("infrared"), *self.pool("visible")]), -1))
 
-    def pool(self, m): # int images of a modality, held out or clustered
+    def pool(self, m): # int images of a modality, held out or clustered, that have features in this epoch
         source = self.session.source
-        return np.flatnonzero((source.modality == m) & ((np.arange(len(source.table)) >= source.n) == self.among.value))
+        held = (np.arange(len(source.table)) >= source.n) == self.among.value
+        return np.flatnonzero((source.modality == m) & held & self.have_features())
+
+    def have_features(self): # bool [N]: an epoch that was not scored has none of its test images
+        return np.isfinite(self.session.source.features(self.session.epoch)[:, 0])
 
     def gallery(self, i): # int [G] images that may be compared with image i
         source = self.session.source
@@ -88,6 +92,10 @@ class RetrievalView(View):
         i, source = self.session.image, self.session.source
         if i < 0:
             self.results.rows, self.results.title = [], ""
+            return
+        if not self.have_features()[i]:
+            self.results.rows, self.results.title = [], (f"Epoch {self.session.epoch} was not scored (evaluate_every): "
+                                                         "its test images have no features")
             return
         ranked, cosine = self.rank(i)
         person = f"\nperson {short(source.pid_name[i], 24)}" if source.pid[i] >= 0 else ""

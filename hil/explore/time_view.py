@@ -5,7 +5,6 @@ __all__ = ['HISTORY', 'TOLD', 'TimeView']
 
 # %% ../../nbs/9_explore/15_time_view.ipynb #a0f3480e
 import ipywidgets as w
-import numpy as np
 import pandas as pd
 
 from ..core.names import COLORS, MODALITIES
@@ -63,9 +62,9 @@ class TimeView(View):
         "One chart; columns of which nothing is known are left out."
         have = {c: v for c, v in lines.items() if c in h and h[c].notna().any()}
         return dict(title=title, x="epoch", y=y, share=share, now=float(self.session.epoch),
-                    lines=[dict(name=name, color=color, x=h.epoch.astype(float).tolist(),
-                                y=[None if np.isnan(v) else float(v) for v in h[c]])
-                           for c, (name, color) in have.items()])
+                    lines=[dict(name=name, color=color, x=known.epoch.astype(float).tolist(),
+                                y=known[c].astype(float).tolist())
+                           for c, (name, color) in have.items() for known in [h[h[c].notna()]]])
 
     def finding(self):
         "What the epoch was like, in one line; empty where there is only one."

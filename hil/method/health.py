@@ -82,6 +82,7 @@ def warnings(
 ): # list of sentences, for the last epoch
     "What the figures of a run warn of, and what to try."
     if len(history) < 2: return []
+    if "health" in history: history = history.assign(health=history.health.ffill())  # an epoch that was not evaluated
     now, before, found = history.iloc[-1], history.iloc[:-1], []
     if "health" in history and now.health < before.health.max() - .03:
         best = before.loc[before.health.idxmax()]

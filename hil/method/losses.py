@@ -19,11 +19,12 @@ from .memory import _check, _similarities, _wide, move
 def sub_center_cosines(
     features, # [B, D] raw
     bank, # [C, P, D] centres of each cluster, any length
+    checked=False, # features are known to be finite
 ): # [B, C, P] cosines
     "Cosine of every feature with every centre of a multi-centre bank (HIL, secondary clustering), one matrix product."
     if bank.ndim != 3 or not bank.numel():
         raise ValueError(f"mccl: a bank must have shape [C, P, D] with C, P >= 1, got {tuple(bank.shape)}")
-    _check("mccl", features, bank.shape[2])
+    _check("mccl", features, bank.shape[2], checked=checked)
     products = _similarities(unit(features), bank.detach().flatten(0, 1))
     return (products * _inverse_length(bank)).unflatten(1, bank.shape[:2])
 
@@ -71,30 +72,39 @@ def _selection(cosines):
     return nearest, torch.stack([n == first for n in (first, *others)]).all(0)
 
 
+def _worth_computing(agree):
+    "Rows of a batch that agree; on a GPU all of them, for to count them the host would have to wait."
+    if agree.device.type != "cpu": return torch.arange(len(agree), device=agree.device)
+    return agree.nonzero()[:, 0]
+
+
 def mccl_loss(
     features, # {"deep": [B, D], "shallow": [B, D]} raw features (one level alone is allowed)
     banks, # {"deep": [C, P, D], "shallow": [C, P, D]} centres of each cluster
     labels=None, # int [B] in 0..C-1 pseudo-labels; read by variant "softmax" only
     variant="published", # "published": inverse distances to the nearest cluster; "softmax": cosines, own pseudo-label
     temp=0.1, # tau of variant "softmax"
+    checked=False, # features are known to be finite, labels to lie within the banks
 ): # {"deep": scalar, "shallow": scalar}: unweighted means over the samples whose levels agree, 0 if none does
     "Multi-centre contrast (HIL, MCCL); raises ValueError for an unknown variant, missing labels, bad shapes or NaN."
     if variant not in ("published", "softmax"):
         raise ValueError(f'mccl_loss: variant must be "published" or "softmax", got {variant!r}')
     if variant == "softmax":
         if labels is None: raise ValueError('mccl_loss: variant "softmax" needs the pseudo-labels; pass labels=')
-        for level in features: _check("mccl_loss", features[level], banks[level].shape[2], labels, len(banks[level]))
+        for level, f in features.items():
+            _check("mccl_loss", f, banks[level].shape[2], labels, len(banks[level]), checked)
     with torch.set_grad_enabled(variant == "softmax"):
-        cosines = {level: sub_center_cosines(f, banks[level]) for level, f in features.items()}
+        cosines = {level: sub_center_cosines(f, banks[level], checked) for level, f in features.items()}
     nearest, agree = _selection(cosines)
+    rows = _worth_computing(agree)
     if labels is not None and variant == "softmax":
-        losses = {level: F.cross_entropy(c.amax(2) / temp, labels, reduction="none")[agree]
+        losses = {level: F.cross_entropy(c.amax(2) / temp, labels, reduction="none")[rows]
                   for level, c in cosines.items()}
     else:
-        losses = {level: _InverseDistances.apply(_wide(unit(f), banks[level])[agree], banks[level].detach(),
-                                                 cosines[level][agree], nearest[level][agree])
+        losses = {level: _InverseDistances.apply(_wide(unit(f), banks[level])[rows], banks[level].detach(),
+                                                 cosines[level][rows], nearest[level][rows])
                   for level, f in features.items()}
-    return {level: loss.sum() / agree.sum().clamp(min=1) for level, loss in losses.items()}
+    return {level: torch.where(agree[rows], loss, 0).sum() / agree.sum().clamp(min=1) for level, loss in losses.items()}
 
 # %% ../../nbs/4_method/06_losses.ipynb #42c3086b
 @torch.no_grad()
@@ -103,14 +113,16 @@ def update_sub_centers(
     features, # [B, D] raw
     labels, # int [B] in 0..C-1
     momentum=0.1, # share of the old sub-centre that stays
+    rounds=None, # Rounds of the labels, where they are known on the CPU: a GPU need not wait
+    checked=False, # features are known to be finite, labels to lie within the bank
 ): # [C, P, D], a new bank
     "Move the sub-centre that, before the batch, was nearest to each sample within its cluster (HIL, sub-centres)."
     C, P, D = bank.shape
-    _check("update_sub_centers", features, D, labels, C)
+    _check("update_sub_centers", features, D, labels, C, checked)
     if P == 1: return bank.clone()  # no sub-centres
     x = unit(features.to(bank.dtype))
     nearest = 1 + torch.einsum("bd,bkd->bk", x, bank[labels, 1:]).argmax(1)
-    return move(bank.flatten(0, 1).clone(), x, labels * P + nearest, momentum).unflatten(0, (C, P))
+    return move(bank.flatten(0, 1).clone(), x, labels * P + nearest, momentum, rounds).unflatten(0, (C, P))
 
 # %% ../../nbs/4_method/06_losses.ipynb #326939d9
 def _products(x, memory, size=4096):
@@ -150,6 +162,12 @@ def _confirm(q, memory, rows, cols, ratio):
     return s > ratio * top[rows]
 
 
+def _near(q, memory, ratio):
+    "Which rows are above ratio times the best similarity of their query -> bool [Q, N]; whole rows, as a GPU likes it."
+    return torch.cat([(s := part @ memory.to(q.dtype).T) > ratio * s.amax(1, keepdim=True)
+                      for part in q.split(max(2**26 // len(memory), 1))])
+
+
 @torch.no_grad()
 def neighbor_pairs(
     queries, # {"deep": [Q, D], "shallow": [Q, D]} the memory entries of the batch's images
@@ -158,6 +176,8 @@ def neighbor_pairs(
 ): # int [M], int [M]: query row and memory row of every neighbour pair, in this order
     "Memory entries close to a query in deep and in shallow memory (SDCL, neighbour mask)."
     first, *others = ((_wide(queries[level], memories[level]), memories[level]) for level in queries)
+    if first[0].device.type != "cpu":  # the host waits once, to learn how many pairs there are
+        return torch.stack([_near(q, memory, ratio) for q, memory in (first, *others)]).all(0).nonzero(as_tuple=True)
     rows, cols = _candidates(*first, ratio)
     for q, memory in others:
         near = _confirm(q, memory, rows, cols, ratio)
@@ -171,9 +191,13 @@ def _softmax_pass(x, memory, rows, cols, mean):
     logits, order = x.new_empty(len(rows)), cols.argsort()
     edges = cols[order]
     for start, w, s in _products(x, memory):
-        first, last = torch.searchsorted(edges, edges.new_tensor([start, start + len(w)])).tolist()
-        here = order[first:last]
-        logits[here] = s[rows[here], cols[here] - start]
+        if x.device.type == "cpu":
+            first, last = torch.searchsorted(edges, edges.new_tensor([start, start + len(w)])).tolist()
+            here = order[first:last]
+            logits[here] = s[rows[here], cols[here] - start]
+        else:  # to count the pairs of a block, the host would have to wait
+            inside = (cols >= start) & (cols < start + len(w))
+            logits = torch.where(inside, s[rows, (cols - start).clamp(0, len(w) - 1)], logits)
         best = torch.maximum(top, s.amax(1, keepdim=True))
         fade, top = (top - best).exp_(), best
         s.sub_(top).exp_()
@@ -182,10 +206,15 @@ def _softmax_pass(x, memory, rows, cols, mean):
     return (top + total.log())[:, 0], logits, sums.div_(total)
 
 
+def _pairs_of_each(rows, n):
+    "How many pairs each of n rows has -> int [n]; `bincount` would make a GPU's host wait."
+    return rows.new_zeros(n).index_add_(0, rows, torch.ones_like(rows))
+
+
 def _weighted_sum(rows, cols, weights, memory, n):
     "Sum of weight * W[col] of each row's pairs -> [n, D], pairs in order of their rows."
     if len(rows) * 16 < n * len(memory):
-        count = rows.bincount(minlength=n)
+        count = _pairs_of_each(rows, n)
         return F.embedding_bag(cols, memory.to(weights.dtype), count.cumsum(0) - count, mode="sum",
                                per_sample_weights=weights)
     dense = weights.new_zeros(n, len(memory))  # nearly everything is everybody's neighbour
@@ -206,7 +235,7 @@ class _NeighborSoftmax(torch.autograd.Function):
         B, (known, rows), out = len(x), _with_neighbors(x, rows), torch.zeros_like(x)
         x = x[known]  # the others have neither loss nor gradient: both products are spared
         log_sum, logits, mean = _softmax_pass(x / temp, memory, rows, cols, ctx.needs_input_grad[0])
-        share = (1 / (rows.bincount(minlength=len(x)) + 1).to(x.dtype))[rows] / B
+        share = (1 / (_pairs_of_each(rows, len(x)) + 1).to(x.dtype))[rows] / B
         nll, cap = log_sum[rows] - logits, -math.log(1e-8)
         if ctx.needs_input_grad[0]:
             pull = share * (nll <= cap)
@@ -226,13 +255,14 @@ def neighbor_loss(
     memories, # {"deep": [N, D], "shallow": [N, D]} unit rows to search
     temp=0.05, # tau
     ratio=0.9, # a neighbour is more similar than this share of the best, in both memories
+    checked=False, # features are known to be finite
 ): # {"deep": scalar, "shallow": scalar}: unweighted means over the batch
     "Neighbour consistency (HIL; SDCL): `-log softmax` of the neighbours, summed, over (neighbours + 1)."
     B, Q = (len(next(iter(d.values()))) for d in (features, queries))
     if not Q or B % Q:
         raise ValueError(f"neighbor_loss: {B} features do not match {Q} queries; expected as many, "
                          "or a whole number of views of each")
-    for level in features: _check("neighbor_loss", features[level], memories[level].shape[1])
+    for level in features: _check("neighbor_loss", features[level], memories[level].shape[1], checked=checked)
     rows, cols = neighbor_pairs(queries, memories, ratio)
     rows, cols = torch.cat([rows + v for v in range(0, B, Q)]), cols.repeat(B // Q)  # for every view the same ones
     return {level: _NeighborSoftmax.apply(_wide(unit(f), memories[level]), memories[level], rows, cols, temp)

@@ -33,7 +33,9 @@ def _history_panel(ax, epoch, history, ylabel, head, lines, told, show, missing)
     "Draw the recorded ones of lines {column: (label, colour, dash)}; the title tells how the first `told` moved."
     lines = {c: line for c, line in lines.items() if c in history and history[c].notna().any()}
     for column, (label, color, dash) in lines.items():
-        ax.plot(epoch, history[column], dash, color=color, label=label, marker="o", ms=3 if len(epoch) < 40 else 0)
+        known = history[column].notna().to_numpy()                 # a line passes by epochs that were not evaluated
+        ax.plot(epoch[known], history[column][known], dash, color=color, label=label, marker="o",
+                ms=3 if len(epoch) < 40 else 0)
     ax.set(xlabel="epoch", ylabel=ylabel)
     top = (1.4 if len(lines) > 2 else 1.1) * history[list(lines)].max(axis=None) if lines else 0    # and the legend
     ax.set_ylim(*((-0.02, 1.04) if show is percent else (0, top or 1)))

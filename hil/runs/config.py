@@ -106,6 +106,9 @@ class Config(metaclass=Settings):
     threads: Annotated[int, Range(1, 1024)] | Auto = "auto"  # of a process; "auto": cores that nobody else keeps busy
     run_dir: Place = ""  # folder of the run; "" makes runs/<date-time>
     resume: bool = False  # go on with the run in run_dir
+    matmul_precision: Literal["highest", "high", "medium"] = "high"  # of the network on a GPU; "high": TF32, fast
+    deterministic: bool = False  # the same digits on a GPU every time; slower, some operations refuse
+    evaluate_every: Annotated[int, Range(1, 10_000)] = 1  # score test images every n epochs, and after the last one
     keep_features: bool = True  # write each epoch's features, for the explorer's time slider
 
     @property

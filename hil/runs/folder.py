@@ -34,7 +34,8 @@ log = logging.getLogger("hil")
 HALF_WRITTEN = re.compile(r"\.[0-9]+-([0-9]+-)?((config|chosen)\.json|(images|files|history)\.csv|"
                           r"(checkpoint|best)\.pt|manifest\.jsonl|[0-9]+\.npz)")
 # settings that change no result; where the data lies is one of them as long as its content is the same
-FREE = {"run_dir", "resume", "device", "threads", "gradient_checkpointing", "compile", "data_root"}
+FREE = {"run_dir", "resume", "device", "threads", "gradient_checkpointing", "compile", "data_root",
+        "deterministic"}
 
 
 def surroundings() -> dict:
@@ -235,5 +236,6 @@ class Run(Records):
 
     def __repr__(self):
         h = self.history
-        last = f", mAP {100 * h.mAP.iloc[-1]:.1f} %" if len(h) and "mAP" in h else ""
+        scores = h.mAP.dropna() if "mAP" in h else []
+        last = f", mAP {100 * scores.iloc[-1]:.1f} %" if len(scores) else ""
         return f"Run({self.path.name}: {(h.epoch > 0).sum()} of {self.config.epochs} epochs{last})"

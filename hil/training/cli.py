@@ -23,7 +23,8 @@ def told(
 ):
     "Print one line on what the last epoch brought."
     h = run.history.iloc[-1]
-    score, left = f", mAP {100 * h.mAP:.1f} %" if "mAP" in h else "", run.config.epochs - int(h.epoch)
+    score = f", mAP {100 * h.mAP:.1f} %" if "mAP" in h and h.mAP == h.mAP else ""  # NaN: not evaluated in this epoch
+    left = run.config.epochs - int(h.epoch)
     took = f"{h.seconds:.0f} s" + (f", about {duration(left * h.seconds)} to go" if left else "")
     print(f"epoch {int(h.epoch)}/{run.config.epochs}: loss {h.loss_total:.3f}{score}, {took}", flush=True)
 

@@ -119,7 +119,8 @@ class Parts(Whole):
             raise RunError(f"{few} images of one modality in a batch cannot be split into accumulate = {self.parts} "
                            f"parts on {world} process(es); lower accumulate")
         self.batch, self.state = batch, self.chance()
-        self.idx = [{m: distributed.share(len(x), i, self.parts) for m, x in batch.items()} for i in range(self.parts)]
+        self.idx = [{m: distributed.share(len(x), i, self.parts, x.device) for m, x in batch.items()}
+                    for i in range(self.parts)]
         with torch.set_grad_enabled(self.parts == 1), still(self.model) if self.parts > 1 else nullcontext():
             self.outs = [self.part(i) for i in range(self.parts)]
         self.rows = {m: self.together(m, len(x)).requires_grad_() for m, x in batch.items()}
@@ -155,6 +156,9 @@ def passage(
     if config.precision == "bf16" and on_cpu:
         fault = bfloat16_fault(model, model.height, model.width, gradients=True)
         if fault: raise RunError(f'precision = "bf16" is refused: {fault}; so does precision = "float32"')
+    if config.precision == "bf16" and not on_cpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise RunError('precision = "bf16": this GPU has no 16-bit units of that kind, and to imitate them is slower '
+                       'than float32; use "float32" or "fp16"')
     # heads alone cost less than talking about them
     split = config.trainable == "all" and (config.accumulate > 1 or distributed.world() > 1)
     return Parts(model, config.precision, config.accumulate) if split else Whole(model, config.precision)

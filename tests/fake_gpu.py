@@ -1,0 +1,94 @@
+"""A GPU that computes nothing: torch's FakeTensorMode makes `cuda` tensors on a build without CUDA and refuses to mix
+devices; `Waits` notes where the host of a real GPU would have to wait for it."""
+import traceback
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+aten = torch.ops.aten
+# how many rows or entries come out depends on the numbers: the host must know them to go on
+COUNTS = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "bincount", "equal"}
+PAIRS = 3  # entries a row that a fake `nonzero` finds
+
+
+def on_gpu(*values):
+    return any(isinstance(x, torch.Tensor) and x.device.type == "cuda" for x in tree_leaves(values))
+
+
+def is_mask(i): return isinstance(i, torch.Tensor) and i.dtype in (torch.bool, torch.uint8)
+
+
+class Waits(TorchDispatchMode):
+    "Answers what a fake tensor cannot (True, 1, a few entries), and keeps in `seen` every wait and the line it is in."
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name, kwargs = getattr(func, "overloadpacket", func).__name__, kwargs or {}
+        if why := self.why(name, args, kwargs): self.seen.append(f"{why} in {place()}")
+        if name == "_local_scalar_dense": return True if args[0].dtype == torch.bool else 1
+        if name == "nonzero": return args[0].new_empty((PAIRS * len(args[0]), args[0].ndim), dtype=torch.long)
+        return func(*args, **kwargs)
+
+    def why(self, name, args, kwargs): # -> str, "" where the host goes on
+        "What the host waits for."
+        if name == "_local_scalar_dense" and on_gpu(args): return "a number that is read"
+        if name in COUNTS and on_gpu(args): return name
+        if name == "_to_copy":
+            ends = {args[0].device.type, torch.device(kwargs.get("device") or args[0].device).type}
+            pinned = kwargs.get("non_blocking") and args[0].device.type == "cpu"
+            if len(ends) == 2 and "cuda" in ends and not pinned: return "a copy between host and GPU"
+        return ""
+
+
+def place(): # -> "losses.py:12 < step.py:30"
+    "The lines of hil that a call comes from, innermost first."
+    lines = [f for f in traceback.extract_stack() if "/hil/" in f.filename.replace("\\", "/")]
+    return " < ".join(f"{f.filename.rpartition('/')[2]}:{f.lineno}" for f in reversed(lines[-3:]))
+
+
+class Indexing(TorchFunctionMode):
+    "`x[...]` of fake tensors by operators: Python's own asks a CUDA driver where none is."
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.__getitem__ and on_gpu(args):
+            x, tensors = plain(*args)
+            return aten.index.Tensor(x, tensors) if tensors else x
+        if func is torch.Tensor.__setitem__ and on_gpu(args):
+            x, tensors = plain(*args[:2])
+            value = args[2] if isinstance(args[2], torch.Tensor) else x.new_full((), args[2])
+            return aten.index_put_.default(x, tensors, value) if tensors else aten.copy_.default(x, value)
+        if func is torch.Tensor.nonzero and on_gpu(args):
+            found = aten.nonzero.default(args[0])
+            return found.unbind(1) if kwargs and kwargs.get("as_tuple") else found
+        return func(*args, **(kwargs or {}))
+
+
+def plain(x, index): # -> (view, [Tensor or None for each dimension])
+    "Take numbers, slices, None and ... out of an index."
+    index, dim, tensors = index if isinstance(index, tuple) else (index,), 0, []
+    left = x.ndim - sum(i.ndim if is_mask(i) else 1 for i in index if i is not None and i is not Ellipsis)
+    for i in index:
+        if i is Ellipsis: tensors, dim = [*tensors, *[None] * left], dim + left
+        elif i is None: x, tensors, dim = aten.unsqueeze.default(x, dim), [*tensors, None], dim + 1
+        elif isinstance(i, slice):
+            x = aten.slice.Tensor(x, dim, i.start, i.stop, i.step or 1)
+            tensors, dim = [*tensors, None], dim + 1
+        elif isinstance(i, int): x = aten.select.int(x, dim, i)
+        elif is_mask(i): tensors, dim = [*tensors, *aten.nonzero.default(i).unbind(1)], dim + i.ndim
+        else: tensors, dim = [*tensors, i], dim + 1
+    return x, tensors if any(t is not None for t in tensors) else []
+
+
+@contextmanager
+def fake_gpu(): # -> Waits
+    "Tensors made in the block are fake; `torch.zeros(3, device=\"cuda\")` is one on a GPU."
+    with ExitStack() as stack:
+        stack.enter_context(FakeTensorMode())
+        waits = stack.enter_context(Waits())
+        stack.enter_context(Indexing())
+        yield waits
