@@ -2,7 +2,7 @@
 PYTHON ?= python3
 # cpu or gpu: which build of faiss is installed (never both); once chosen it stays
 FAISS ?= $(or $(patsubst .venv/.made-for-%,%,$(wildcard .venv/.made-for-*)),cpu)
-# more arguments for `make train` (ARGS="-p seed 1") and `make bench` (ARGS=--quick)
+# more arguments for `make train` (ARGS="-p seed 1"), `make bench` (ARGS=--quick) and `make gpu-check`
 ARGS ?=
 # the folder of `make train`; give an interrupted one with ARGS="-p resume True" to go on with it
 RUN ?= runs/$(shell date +%Y%m%d-%H%M%S)
@@ -18,7 +18,7 @@ LONG := ^([_.]|train|ablation|evaluate)
 export MALLOC_MMAP_THRESHOLD_ := 1000000000
 export MALLOC_TRIM_THRESHOLD_ := 1000000000
 
-.PHONY: help setup train test lint test-wheel coverage lab bench export notebooks clean
+.PHONY: help setup train test lint test-wheel coverage lab bench export notebooks clean gpu-check
 .DEFAULT_GOAL := help
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make lint       check the code only: ruff, pyright, biome"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make bench      measure speed and memory (everyday size: ARGS=--quick)"
+	@echo "make gpu-check  on a GPU machine: is everything right and fast there? (7 minutes)"
 	@echo "make test-wheel install the wheel with pip into an empty environment and use it there"
 	@echo "make coverage   count what the tests enter; the table is nbs/bench/coverage.txt"
 	@echo "make export     write hil/ from the notebooks, clean the notebooks"
@@ -101,6 +102,10 @@ lab: setup
 bench: setup
 	@$(BIN)/python tests/bench_cluster.py $(ARGS)
 	@$(if $(filter --scale,$(ARGS)),,$(BIN)/python tests/bench_explore.py $(filter --quick,$(ARGS)))
+
+# says what to type where there is no GPU; a machine without network: tests/gpu_pack.sh
+gpu-check: setup
+	@$(BIN)/python tests/gpu_check.py $(ARGS)
 
 export: setup
 	@$(BIN)/nbdev-export
