@@ -1,4 +1,4 @@
-"""`make gpu-check` where there is no GPU: parts that fail, hang or cannot run are lines of the table, the rest goes on."""
+"""`make gpu-check` without a GPU: a part that fails, hangs or cannot run is a line of the table, and the rest goes on."""
 import json
 import re
 import subprocess
