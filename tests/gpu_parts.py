@@ -323,6 +323,12 @@ def killed(command, line):
         raise RuntimeError(f"it never said {line!r}, but: {last_words(''.join(said))}")
 
 
+def changed_rows(before, after):
+    "How many rows of a history are not as they were; later epochs bring further rows and columns."
+    kept = after[before.columns].iloc[:len(before)]
+    return int(((kept != before) & (kept.notna() | before.notna())).any(axis=1).sum())
+
+
 def resume(asked):
     "A run is killed after its first epoch and goes on; beside it, the same run in one piece."
     from conftest import SMALL
@@ -341,11 +347,10 @@ def resume(asked):
     before = Run(asked.folder / "killed").history
     called(command("killed", resume=True))
     whole, resumed = (Run(asked.folder / name).history for name in ("whole", "killed"))
-    kept = resumed[before.columns].iloc[:len(before)]  # later epochs bring further columns
-    changed = (kept.astype(str) != before.astype(str)).any(axis=1)
+    changed = changed_rows(before, resumed)
     yield row("epochs after kill and resume", len(resumed) - 1, f"of {len(whole) - 1}",
               note=f"killed after {len(before) - 1}")
-    yield row("rows of the history that changed", int(changed.sum()), "", 0)
+    yield row("rows of the history that changed", changed, "", 0)
     yield row("epochs that are missing", len(whole) - len(resumed), "", 0)
     far = (resumed.loss_total / whole.loss_total - 1).abs().max()
     yield row("difference of a loss from the run in one piece", float(far), "share", .02 if asked.cuda else 1e-6)

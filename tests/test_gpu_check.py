@@ -7,6 +7,8 @@ import warnings
 
 import gpu_check
 import gpu_parts
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from packages import ROOT, asked, brought
@@ -96,6 +98,14 @@ def test_a_run_is_killed_at_the_line_that_is_waited_for():
     gpu_parts.killed([sys.executable, "-c", slow], "epoch 1/")
     with pytest.raises(RuntimeError, match="it never said 'epoch 1/', but: ValueError: no data"):
         gpu_parts.killed([sys.executable, "-c", "raise ValueError('no data')"], "epoch 1/")
+
+
+def test_rows_of_a_history_that_changed():
+    before = pd.DataFrame({"epoch": [0, 1], "loss": [np.nan, 2.5], "way": [None, "a_to_b"]})
+    after = pd.concat([before, pd.DataFrame({"epoch": [2], "loss": [2.], "new": [1.]})], ignore_index=True)
+    assert gpu_parts.changed_rows(before, after) == 0
+    assert gpu_parts.changed_rows(before, after.assign(loss=[0., 2.5, 2.])) == 1
+    assert gpu_parts.changed_rows(before, after.assign(way=[None, None, "x"])) == 1
 
 
 def test_nan_is_over_every_limit():
