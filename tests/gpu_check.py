@@ -151,8 +151,8 @@ def main(words=None):
     print(table(result))
     bad = [part["part"] for part in result["parts"] if part["part"] in asked.parts and part["state"] == "failed"]
     idle = [part["part"] for part in result["parts"] if part["part"] in asked.parts and part["state"] == "not run"]
-    print(f"- {len(asked.parts) - len(bad) - len(idle)} parts ran, {len(bad)} failed{of(bad)}, "
-          f"{len(idle)} not run{of(idle)}; {out}")
+    print(f"- parts that ran well: {len(asked.parts) - len(bad) - len(idle)}; failed: {len(bad)}{of(bad)}; "
+          f"not run: {len(idle)}{of(idle)}. {out}")
     return 1 if bad or "no time was left" in [part["message"] for part in result["parts"]] else 0
 
 
