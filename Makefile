@@ -2,7 +2,7 @@
 PYTHON ?= python3
 # cpu or gpu: which build of faiss is installed (never both); once chosen it stays
 FAISS ?= $(or $(patsubst .venv/.made-for-%,%,$(wildcard .venv/.made-for-*)),cpu)
-# more arguments for `make train` (ARGS="-p seed 1") and `make bench` (ARGS=--quick)
+# more arguments for `make train` (ARGS="-p seed 1"), `make bench` (ARGS=--quick) and `make gpu-check`
 ARGS ?=
 # the folder of `make train`; give an interrupted one with ARGS="-p resume True" to go on with it
 RUN ?= runs/$(shell date +%Y%m%d-%H%M%S)
@@ -21,7 +21,7 @@ export MALLOC_TRIM_THRESHOLD_ := 1000000000
 export GOMP_SPINCOUNT ?= 10000
 export OPENBLAS_THREAD_TIMEOUT ?= 20
 
-.PHONY: help setup train test lint test-wheel coverage lab bench docs export notebooks clean
+.PHONY: help setup train test lint test-wheel coverage lab bench docs export notebooks clean gpu-check
 .DEFAULT_GOAL := help
 
 help:
@@ -32,6 +32,7 @@ help:
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make bench      measure speed and memory (everyday size: ARGS=--quick)"
 	@echo "make docs       build the site from the notebooks, for reading without a network"
+	@echo "make gpu-check  on a GPU machine: is everything right and fast there? (7 minutes)"
 	@echo "make test-wheel install the wheel with pip into an empty environment and use it there"
 	@echo "make coverage   count what the tests enter; the table is nbs/bench/coverage.txt"
 	@echo "make export     write hil/ from the notebooks, clean the notebooks"
@@ -114,6 +115,10 @@ bench: setup
 # notebooks as they are stored: nothing is executed
 docs: setup .venv/.docs
 	@$(BIN)/python docs/build.py
+
+# says what to type where there is no GPU; a machine without network: tests/gpu_pack.sh
+gpu-check: setup
+	@$(BIN)/python tests/gpu_check.py $(ARGS)
 
 export: setup
 	@$(BIN)/nbdev-export

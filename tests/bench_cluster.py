@@ -14,7 +14,6 @@ from pathlib import Path
 
 import bench_losses
 import bench_scale
-import faiss
 import numba
 import numpy as np
 import reference
@@ -104,6 +103,7 @@ def plain(features):
 
 def floor(features, k=30):
     "Seconds of bare exact kNN: faiss' flat search, and a blocked torch product + topk."
+    import faiss
     def blocked(x):
         x = torch.from_numpy(x)
         for rows in x.split(2048): (rows @ x.T).topk(k)
@@ -116,6 +116,7 @@ def floor(features, k=30):
 
 def machine():
     "Where and with what the figures were measured."
+    import faiss
     cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
                 if line.startswith("model name")), platform.machine())
     versions = {m.__name__: m.__version__ for m in (torch, faiss, numba)} | {"scikit-learn": sklearn.__version__}
