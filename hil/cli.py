@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'training_settings', 'train_command', 'evaluate_command', 'check_command', 'explore_notebook',
-           'open_explorer', 'explore_command', 'help_text', 'main']
+           'open_explorer', 'explore_command', 'runs_command', 'ablation_command', 'help_text', 'main']
 
 # %% ../nbs/cli.ipynb #9b20a144
 import json
@@ -107,8 +107,26 @@ def explore_command(words):
     import tyro
     return tyro.cli(open_explorer, prog="hil explore", args=words, config=(tyro.conf.PositionalRequiredArgs,))
 
+# %% ../nbs/cli.ipynb #e6af91d5
+def runs_command(words):
+    "list the runs in a folder: what differs, how far they came, their figures"
+    import tyro
+
+    from hil.experiments.listing import list_runs, rendered
+    def show(folder: tyro.conf.Positional[str] = "runs"): print(rendered(list_runs(folder)))
+    tyro.cli(show, prog="hil runs", args=words, description="List the runs below a folder (runs, if none is named).")
+
+
+def ablation_command(words):
+    "run a grid of variants, data sets and seeds, and say what is decided"
+    import tyro
+
+    from hil.experiments.ablation import ablation
+    return tyro.cli(ablation, prog="hil ablation", args=words)
+
 # %% ../nbs/cli.ipynb #b3f7ff19
-COMMANDS = {"check": check_command, "train": train_command, "evaluate": evaluate_command, "explore": explore_command}
+COMMANDS = {"check": check_command, "train": train_command, "evaluate": evaluate_command, "explore": explore_command,
+            "runs": runs_command, "ablation": ablation_command}
 
 
 def help_text(): # -> str
