@@ -429,6 +429,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'hil/experiments/ablation.py'),
                                           'hil.experiments.ablation.chosen_variants': ( 'a_experiments/ablation.html#chosen_variants',
                                                                                         'hil/experiments/ablation.py'),
+                                          'hil.experiments.ablation.ordered': ( 'a_experiments/ablation.html#ordered',
+                                                                                'hil/experiments/ablation.py'),
                                           'hil.experiments.ablation.report': ( 'a_experiments/ablation.html#report',
                                                                                'hil/experiments/ablation.py'),
                                           'hil.experiments.ablation.settings_of': ( 'a_experiments/ablation.html#settings_of',

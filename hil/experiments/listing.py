@@ -62,8 +62,10 @@ def list_runs(
 def rendered(
     runs, # as from `list_runs`
 ) -> str:
-    "The listing as text for a terminal."
-    shown = runs.copy()
+    "The listing as text for a terminal; what is wrong with a damaged folder stands below it."
+    shown, damaged = runs.copy(), runs[runs.state.str.startswith("damaged")]
+    shown.loc[damaged.index, "state"] = "damaged"
     for name in shown.select_dtypes("float"):
         shown[name] = [("" if pd.isna(v) else f"{v:.0f}" if name == "seed" else f"{100 * v:.1f} %") for v in shown[name]]
-    return shown.fillna("").map(lambda v: short(v, 200)).to_string(index=False)
+    below = [f"{run}: {state}" for run, state in zip(damaged.run, damaged.state)]
+    return "\n".join([shown.fillna("").map(lambda v: short(v, 80)).to_string(index=False), *below])

@@ -55,7 +55,7 @@ def _finding(table, reference):
     "The headline: how many are decided, and which way."
     decided = table[table.decided]
     worse, better = (int((decided["mean"] * sign > 0).sum()) for sign in (-1, 1))
-    if not len(decided): return f"Nothing is decided: no interval of {counted(len(table), 'comparison')} leaves out zero"
+    if not len(decided): return f"Nothing is decided in {counted(len(table), 'comparison')} with {reference}"
     told = [f"{n} {word}" for n, word in ((worse, "worse"), (better, "better")) if n]
     return (f"{len(decided)} of {counted(len(table), 'comparison')} with {reference} "
             f"{'is' if len(decided) == 1 else 'are'} decided: {' and '.join(told)}")
