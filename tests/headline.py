@@ -14,7 +14,7 @@ RESULTS = TOP / "nbs" / "bench" / "ablation.csv"
 README = TOP / "README.md"
 BEGIN, END = "<!-- figures: python tests/headline.py -->", "<!-- end of figures -->"
 SHOWN = {"untrained heads": (REFERENCE, "untrained"), "**HIL, last epoch, without a label**": (REFERENCE, "mAP"),
-         "HIL, the epoch that is best on the test people (not a result: it looks at them)": (REFERENCE, "best_mAP"),
+         "HIL, epoch that is best on the test people (no result: it looks at them)": (REFERENCE, "best_mAP"),
          "supervised": ("supervised", "mAP")}
 
 
@@ -32,8 +32,8 @@ def block(table, people):
     if not len(runs):
         return "No run of the default settings on a default rendering is in nbs/bench/ablation.csv yet."
     hil = runs[runs.variant == REFERENCE]
-    lines = [f"mAP on the test people: {len(hil)} runs, "
-             f"{hil.data.nunique()} renderings, training seeds {', '.join(map(str, sorted(hil.seed.unique())))}, "
+    seeds = ", ".join(map(str, sorted(hil.seed.unique())))
+    lines = [f"mAP on the test people: {len(hil)} runs, {hil.data.nunique()} renderings, training seeds {seeds}, "
              f"{hil.threads.iloc[0]:g} thread(s) a run, mean and interval of 95 %:", "", "| | mAP % | interval | runs |",
              "|---|---|---|---|"]
     for name, (which, figure) in SHOWN.items():

@@ -33,7 +33,8 @@ WORDS = ["--settings", *(f"{k}={v}" for k, v in TINY.items())]
 NOT_COMPARED = ["seconds"]  # the only column that may differ between two runs of a cell
 
 
-def tiny_grid(names=("HIL",), **more): return grid({name: CHANGES[name] for name in names}, renderings([9]), [0], TINY | more)
+def tiny_grid(names=("HIL",), **more):
+    return grid({name: CHANGES[name] for name in names}, renderings([9]), [0], TINY | more)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +163,8 @@ def test_interrupted_and_continued(finished, tmp_path):
     words = ["ablation", "--variants", "HIL", "--folder", str(tmp_path / "grid"), *WORDS, "iterations=40"]
     [cell] = tiny_grid(iterations=40)
     folder = tmp_path / "grid" / cell.key
-    driver = subprocess.Popen([sys.executable, "-m", "hil", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    driver = subprocess.Popen([sys.executable, "-m", "hil", *words], stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL)
     wait_for(lambda: (folder / "epochs" / "0001.npz").exists())
     driver.send_signal(signal.SIGKILL)
     driver.wait()
@@ -297,7 +299,8 @@ def test_a_folder_of_whole_runs_is_listed(finished):
     assert "done" in rendered(found)
 
 
-def row(run, **more): return dict(variant="HIL", data="rendering 9", seed=0, run=run, settings="{}", threads=1, **more)
+def row(run, **more):
+    return dict(variant="HIL", data="rendering 9", seed=0, run=run, settings="{}", threads=1, **more)
 
 
 def test_a_damaged_table_is_named(tmp_path):

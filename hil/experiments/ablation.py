@@ -18,7 +18,7 @@ from .cells import renderings as rendered_sets
 from .grid import run_grid
 from .results import add_results, read_people, read_results, rows_of_epochs
 from .statistics import differences, flattery, means, points, verdict
-from ..runs.config import Config, variant
+from ..runs.config import Config
 
 # %% ../../nbs/a_experiments/08_ablation.ipynb #6ed42e95
 PLAIN = dict(n_sub=0, mccl_weight=0.0, neighbor_weight=0.0)  # one centre a cluster, cluster contrast alone

@@ -4,7 +4,6 @@
 __all__ = ['STEP', 'START', 'is_done', 'sorted_out', 'steps', 'estimate', 'run_grid']
 
 # %% ../../nbs/a_experiments/04_grid.ipynb #b67c85a5
-import time
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +82,8 @@ def run_grid(
     "Finish every cell. Raises RunError where the grid itself cannot be run; a cell that fails is a row that says why."
     one_of("way", way, ("trainer", "papermill"))
     if way == "papermill": train_notebook()
+    threads = max((cell.threads for cell in cells), default=1)
+    at_once(backend, len(cells), workers, threads, memory, options.get("cluster"))  # refuses what cannot be
     folder = writable_folder(folder, "folder")
     folder.mkdir(parents=True, exist_ok=True)
     done, left, wrong = sorted_out(cells, folder)
@@ -109,17 +110,20 @@ def _keep(results, cells, folder):
 
 def _make(left, done, folder, results, tell, way, keep_models, engine):
     "Run the cells that are left -> {key: message} of those that failed."
-    threads, failed, begun = max(cell.threads for cell in left), {}, time.time()
-    need_disk((200 if keep_models else 2) * 2**20 * len(left), folder, counted(len(left), "run"), "choose another folder")
+    threads, failed, took = max(cell.threads for cell in left), {}, []
+    size = (200 if keep_models else 2) * 2**20 * len(left)
+    need_disk(size, folder, counted(len(left), "run"), "choose another folder")
     if engine["backend"] == "submitit": engine.setdefault("folder", str(folder / "submitit"))
-    together = at_once(engine["backend"], len(left), engine["workers"], threads, engine["memory"], engine.get("cluster"))
+    backend, workers, memory = (engine[name] for name in ("backend", "workers", "memory"))
+    together = at_once(backend, len(left), workers, threads, memory, engine.get("cluster"))
     seconds, source = estimate(left, done, folder, together)
     tell(f"{counted(together, 'run')} at once, {counted(threads, 'thread')} each: about {duration(seconds)} ({source})")
     tasks = [task_of(cell, folder, way, keep_models) for cell in left]
     for count, (number, outcome) in enumerate(results_of(run_cell, tasks, threads=threads, **engine), 1):
         cell, message = left[number], outcome["message"]
         if not message and not is_done(cell, folder): message = "ended, but its run is not finished"
-        to_go = (time.time() - begun) / count * (len(left) - count)
+        took.append(outcome["seconds"])
+        to_go = np.nanmean([*took, 0] if np.isnan(took).all() else took) * (len(left) - count) / together
         later = f"; about {duration(to_go)} to go" if count < len(left) else ""
         if message: failed[cell.key] = message
         else: _keep(results, [cell], folder)

@@ -118,9 +118,10 @@ def estimate_of(
     parts = parts_of(blocks)
     total = parts.variance.sum()
     if not len(parts): return Estimate(mean, float("nan"), float("nan"), .5, runs, ())
-    if total < 1e-24: return Estimate(mean, mean, mean, .5 + .5 * float(np.sign(round(mean, 12))), runs, (*parts.index,))
+    over = tuple(parts.index)
+    if total < 1e-24: return Estimate(mean, mean, mean, .5 + .5 * float(np.sign(round(mean, 12))), runs, over)
     missing = total / (parts.variance * (1 - 1 / parts["size"])).sum()
     freedom = total**2 / (parts.variance**2 / parts.freedom).sum()
     error = float(np.sqrt(missing * drawn_again(blocks, n, seed).var()))
     reach = float(student.ppf(.5 + level / 2, freedom)) * error
-    return Estimate(mean, mean - reach, mean + reach, float(student.cdf(mean / error, freedom)), runs, (*parts.index,))
+    return Estimate(mean, mean - reach, mean + reach, float(student.cdf(mean / error, freedom)), runs, over)

@@ -4,8 +4,6 @@
 __all__ = ['line_of', 'list_runs', 'rendered']
 
 # %% ../../nbs/a_experiments/05_listing.ipynb #2232a82b
-from pathlib import Path
-
 import pandas as pd
 
 from ..core.errors import DataError, RunError
@@ -66,6 +64,7 @@ def rendered(
     shown, damaged = runs.copy(), runs[runs.state.str.startswith("damaged")]
     shown.loc[damaged.index, "state"] = "damaged"
     for name in shown.select_dtypes("float"):
-        shown[name] = [("" if pd.isna(v) else f"{v:.0f}" if name == "seed" else f"{100 * v:.1f} %") for v in shown[name]]
+        how = "{:.0f}".format if name == "seed" else lambda share: f"{100 * share:.1f} %"
+        shown[name] = ["" if pd.isna(value) else how(value) for value in shown[name]]
     below = [f"{run}: {state}" for run, state in zip(damaged.run, damaged.state)]
     return "\n".join([shown.fillna("").map(lambda v: short(v, 80)).to_string(index=False), *below])

@@ -157,13 +157,14 @@ def rows_of_epochs(
     select="last", # which epoch is the result; or "healthiest"
 ) -> list: # of rows for `add_results`
     "Runs of nbs/bench/health.json as rows of the table. Raises DataError for a file of another shape."
+    file = Path(file)
     try:
-        runs = json.loads(Path(file).read_text(encoding="utf-8"))
+        runs = json.loads(file.read_text(encoding="utf-8"))
         told = [(run["set"], run["settings"], int(run["seed"]), pd.DataFrame(run["epochs"])) for run in runs]
         known = {name: (variant, settings_text(config)) for name, (variant, config) in (names or {}).items()}
-        return [dict(zip(("variant", "settings"), known.get(name, (name, f"those that {Path(file).name} calls {name}"))),
+        return [dict(zip(("variant", "settings"), known.get(name, (name, f"those that {file.name} calls {name}"))),
                      data=data, seed=seed, threads=threads, code=CODE,
-                     run=f"{Path(file).stem}-{data}-{name}-{seed}".replace(" ", "-"),
+                     run=f"{file.stem}-{data}-{name}-{seed}".replace(" ", "-"),
                      **figures_of(history.assign(seconds=history.get("seconds", np.nan)), select))
                 for data, name, seed, history in told]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -17,7 +17,6 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
