@@ -125,7 +125,7 @@ export: setup
 	@$(BIN)/nbdev-clean
 
 notebooks: setup
-	@$(BIN)/python tests/execute.py nbs/[0-9]_*/*.ipynb nbs/cli.ipynb nbs/tutorials/*.ipynb
+	@$(BIN)/python tests/execute.py nbs/?_*/*.ipynb nbs/cli.ipynb nbs/tutorials/*.ipynb
 
 clean:
 	rm -rf .venv node_modules build dist *.egg-info _proc .pytest_cache .hypothesis

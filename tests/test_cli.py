@@ -75,7 +75,7 @@ def test_help_shows_a_recipes_numbers(capsys, preset):
     assert "(default: 3.5e-05)" in text and f"(default: {preset})" in text
 
 
-@pytest.mark.parametrize("command", ["check", "explore"])
+@pytest.mark.parametrize("command", ["check", "explore", "runs", "ablation"])
 def test_the_others_have_help_too(tmp_path, command):
     code, out, _ = call(tmp_path, command, "--help")
     assert code == 0 and out.startswith("usage: ")
@@ -91,7 +91,11 @@ def test_the_others_have_help_too(tmp_path, command):
     (["train", "--dataset", "sysu", "--data-root", "nowhere"], "hil train: "),
     (["evaluate", "--checkpoint", "nowhere"], "hil evaluate: checkpoint = 'nowhere': no such file or folder"),
     (["evaluate", "--dataset", "folder", "--data-root", "x"], 'hil evaluate: dataset = "folder" has no truth'),
-    (["explore", "nowhere"], "hil explore: nowhere: no run here")])
+    (["explore", "nowhere"], "hil explore: nowhere: no run here"), (["runs", "nowhere"], "hil runs: nowhere: no such"),
+    (["ablation", "--variants", "HILL"], "hil ablation: variant = 'HILL': expected one of modalities apart"),
+    (["ablation", "--settings", "iteration=3"], "hil ablation: 'iteration' is not a parameter"),
+    (["ablation", "--renderings"], "hil ablation: no data set"),
+    (["ablation", "--backend", "joblib", "--threads", "9999"], "hil ablation: threads = 9999")])
 def test_one_line_and_exit_code_1(hil_home, tmp_path, words, says):
     code, out, error = call(tmp_path, *words)
     assert code == 1 and out == "" and error.startswith(says) and error.count("\n") == 1, error

@@ -252,8 +252,8 @@ def test_count_of_lines(capsys):
 
 
 def module_of(name):
-    "`4_method/01_rerank.ipynb` -> `method.rerank`"
-    return ".".join(re.sub(r"^\d+_", "", part) for part in name.removesuffix(".ipynb").split("/"))
+    "`4_method/01_rerank.ipynb` -> `method.rerank`, `a_experiments/00_cells.ipynb` -> `experiments.cells`"
+    return ".".join(re.sub(r"^(\d+|[a-z])_", "", part) for part in name.removesuffix(".ipynb").split("/"))
 
 
 def test_a_notebook_is_named_as_its_module():
@@ -269,7 +269,7 @@ def test_every_module_has_one_notebook():
 
 
 def test_every_wing_has_its_folder_of_lessons():
-    folders = {name.partition("/")[0] for name in NOTEBOOKS if re.match(r"\d+_.*/", name)}
+    folders = {name.partition("/")[0] for name in NOTEBOOKS if re.match(r"(\d+|[a-z])_.*/", name)}
     assert sorted(map(module_of, folders)) == WINGS
     idle = [name for name, path in NOTEBOOKS.items() if name.partition("/")[0] in folders and not exports_to(path)]
     assert not idle, f"lessons without a module: {idle}; a notebook that only uses hil belongs in tutorials/ or on top"

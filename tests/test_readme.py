@@ -6,11 +6,12 @@ import shlex
 import shutil
 import subprocess
 import sys
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 
 import nbformat
 import pytest
+import tyro
 from conftest import papermill
 from packages import EXTRAS, asked
 from papermill.cli import _resolve_type
@@ -19,7 +20,8 @@ from test_cli import LAB, call
 from hil.cli import training_settings
 from hil.core.settings import settings_from
 from hil.evaluation.scoring import Evaluation
-from hil.runs.config import Config, variant
+from hil.experiments.ablation import ablation, chosen_variants
+from hil.runs.config import Config
 from hil.runs.folder import Run
 
 TOP = Path(__file__).parents[1]
@@ -93,6 +95,13 @@ def hil_reads(command, **_):
     assert training_settings(shlex.split(command)[2:]).preset == "sysu"
 
 
+def ablation_reads(command, **_):
+    "hil takes these words: runs on default renderings take minutes each. test_experiments runs a smaller grid."
+    def words_only(**given): return given
+    given = tyro.cli(wraps(ablation)(words_only), args=shlex.split(command)[2:])
+    assert chosen_variants(given["variants"]) and given["renderings"] and len(given["seeds"]) == 3
+
+
 def pip_knows(command, **_):
     "The extras are there: test_install installs the wheel."
     assert all(asked(extra) for extra in re.findall(r"\w+", command.partition("[")[2]))
@@ -127,6 +136,8 @@ EVERY = {
     "make bench ARGS=--scale": make_knows, "make setup": make_knows, "make setup FAISS=gpu": make_knows,
     "hil train --preset tiny": hil_runs, "hil evaluate --checkpoint runs/...": hil_runs,
     "hil check /path/to/SYSU-MM01": hil_runs, "hil explore runs/...": hil_runs, "hil explore runs/<date>": hil_runs,
+    "hil runs runs": hil_runs,
+    'hil ablation --variants HIL "HIL, one-way" --renderings 9 12 --seeds 0 1 2': ablation_reads,
     'explore("runs/<date>")': python_runs, "from hil import Trainer, Config": python_runs, "import hil": python_runs,
     'Trainer(Config(preset="tiny")).fit()': python_runs,
     "papermill --help-notebook nbs/train.ipynb": papermill_helps,
@@ -204,16 +215,13 @@ def lines_of_notebooks():
 
 @pytest.mark.parametrize("command", lines_of_notebooks())
 def test_a_notebooks_command_is_read(command):
-    "As `papermill_reads`; seeds are a parameter of the ablation alone."
-    assert papermill_reads(re.sub(r" -p seeds \d+", "", command))
+    "As `papermill_reads`; the ablation has parameters of its own beside the settings of `train`."
+    own = "seeds|variants|renderings|real|threads|workers|backend|results"
+    assert papermill_reads(re.sub(rf""" -p ({own}) ("[^"]*"|\S+)""", "", command))
 
 
 def test_preset_tiny_is_one_word_everywhere():
-    "In Python, for papermill and on the command line; and the ablation's variants of it can be run."
+    "In Python, for papermill and on the command line."
     tiny = Config(preset="tiny")
     assert papermill_reads("papermill nbs/train.ipynb out.ipynb -p preset tiny") == tiny
     assert training_settings(["--preset", "tiny"]) == tiny and tiny.k1 < 12
-    cells = nbformat.read(TOP / "nbs/ablation.ipynb", 4).cells
-    source = next(c.source for c in cells if c.source.startswith("variants"))
-    exec(source.split("\njobs")[0], names := {})
-    assert [variant(tiny, **changes).preset for changes in names["variants"].values()] == ["tiny"] * 6

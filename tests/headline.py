@@ -1,0 +1,62 @@
+"""README's figures, computed from the table of results: python tests/headline.py writes them between their marks."""
+import json
+import re
+import sys
+from pathlib import Path
+
+from hil.experiments.ablation import REFERENCE, VARIANTS
+from hil.experiments.results import read_people, read_results, settings_text
+from hil.experiments.statistics import means
+from hil.runs.config import Config, variant
+
+TOP = Path(__file__).resolve().parents[1]
+RESULTS = TOP / "nbs" / "bench" / "ablation.csv"
+README = TOP / "README.md"
+BEGIN, END = "<!-- figures: python tests/headline.py -->", "<!-- end of figures -->"
+SHOWN = {"untrained heads": (REFERENCE, "untrained"), "**HIL, last epoch, without a label**": (REFERENCE, "mAP"),
+         "HIL, epoch that is best on the test people (no result: it looks at them)": (REFERENCE, "best_mAP"),
+         "supervised": ("supervised", "mAP")}
+
+
+def default_runs(table):
+    "Runs of the default settings on default renderings, at the number of threads that most of them have."
+    expected = {name: settings_text(variant(Config(), **VARIANTS[name])) for name in (REFERENCE, "supervised")}
+    runs = table[(table.settings == table.variant.map(expected)) & table.data.str.fullmatch(r"rendering \d+")]
+    hil = runs[runs.variant == REFERENCE]
+    return runs[runs.threads == hil.threads.mode().iloc[0]] if len(hil) else runs.iloc[:0]
+
+
+def block(table, people):
+    "The lines between the marks."
+    runs = default_runs(table)
+    if not len(runs):
+        return "No run of the default settings on a default rendering is in nbs/bench/ablation.csv yet."
+    hil = runs[runs.variant == REFERENCE]
+    seeds = ", ".join(map(str, sorted(hil.seed.unique())))
+    lines = [f"mAP on the test people: {len(hil)} runs, {hil.data.nunique()} renderings, training seeds {seeds}, "
+             f"{hil.threads.iloc[0]:g} thread(s) a run, mean and interval of 95 %:", "", "| | mAP % | interval | runs |",
+             "|---|---|---|---|"]
+    for name, (which, figure) in SHOWN.items():
+        part = runs[(runs.variant == which) & runs[figure].notna()]
+        if not len(part): continue
+        row = means(part, people, figure).iloc[0]
+        interval = "one run" if row.low != row.low else f"{100 * row.low:.1f} to {100 * row.high:.1f}"
+        lines.append(f"| {name} | {100 * row['mean']:.1f} | {interval} | {row.runs} |")
+    worst, best = hil.loc[hil.mAP.idxmin()], hil.loc[hil.mAP.idxmax()]
+    lines += ["", f"Single runs of HIL lie between {100 * worst.mAP:.1f} % ({worst.data}, seed {worst.seed}) and "
+              f"{100 * best.mAP:.1f} % ({best.data}, seed {best.seed}): other rendered people give other figures."]
+    return "\n".join(lines)
+
+
+def written(readme, text):
+    "README with this text between its marks. Raises ValueError where the marks are not there."
+    pattern = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.S)
+    if len(pattern.findall(readme)) != 1:
+        raise ValueError(f"README.md: expected the marks {BEGIN} and {END} once, around its figures")
+    return pattern.sub(lambda _: f"{BEGIN}\n{text}\n{END}", readme)
+
+
+if __name__ == "__main__":
+    now = README.read_text(encoding="utf-8")
+    README.write_text(written(now, block(read_results(RESULTS), read_people(RESULTS))), encoding="utf-8")
+    print(json.dumps({"runs": len(default_runs(read_results(RESULTS)))}), file=sys.stderr)
