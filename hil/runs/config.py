@@ -77,6 +77,8 @@ class Config(metaclass=Settings):
     k2: Annotated[int, Range(1)] | Auto = "auto"  # neighbours of the query expansion (6)
     k2_infrared: Annotated[int, Range(0)] | Auto = "auto"  # the same in infrared; 0: as k2, never more than k1_infrared
     neighbors: Literal["exact", "ivf"] = "exact"  # "ivf": approximate, worth it from about 50,000 images a modality on
+    # "camera_aware" (CA-Jaccard), or "modality_balanced" (BMIL): stage 2 clusters all images at once, nothing is matched
+    jaccard: Literal["plain", "modality_balanced", "camera_aware"] = "plain"  # distance of the coarse clusters
     # secondary clusters
     n_sub: Annotated[int, Range(0)] | Auto = "auto"  # sub-clusters K a cluster (9 SYSU, 2 RegDB); 0 switches them off
     shrink: Annotated[float, Range(0, 1)] = 0.9  # a: how far sub-centres are pulled to the coarse centre
@@ -147,6 +149,11 @@ def variant(
     return Config(**{name: value for name, value in values.items() if name not in asleep})
 
 # %% ../../nbs/6_runs/00_config.ipynb #68854911
+def _matches(c):
+    "Are clusters of one modality matched with those of the other?"
+    return c.jaccard != "modality_balanced"
+
+
 def _big(c):
     "Is this one of the networks that train end to end?"
     return c.model.startswith(("vit_", "agw_"))
@@ -171,6 +178,10 @@ CONTRADICTIONS = [ # (what to say, whether it is so)
      lambda c: any(c.k2 > k1 for k1 in (c.k1, c.k1_infrared or c.k1) if "auto" not in (c.k2, k1))),
     ("batch_ids = {c.batch_ids} x instances = {c.instances} would be more than 65,536 images a step and modality: "
      "lower one of them", lambda c: c.batch_ids * c.instances > 65_536),
+    ('jaccard = "{c.jaccard}" searches its own lists of neighbours, exactly: set neighbors = "exact"',
+     lambda c: c.jaccard != "plain" and c.neighbors != "exact"),
+    ('dataset = "regdb" has one camera a modality, and jaccard = "camera_aware" needs several: set jaccard = "plain"',
+     lambda c: c.jaccard == "camera_aware" and c.dataset == "regdb"),
     ("resume = True needs run_dir, the folder of the run to go on with", lambda c: c.resume and not c.run_dir),
     ("cluster_weight, mccl_weight and neighbor_weight are all 0: no loss is left; set one of them",
      lambda c: not any((c.cluster_weight, c.mccl_weight, c.neighbor_weight))),
@@ -208,9 +219,12 @@ NEEDS = [ # (settings, what they are for, whether it is so)
     ("warmup_lr", "stage1_epochs > 0", lambda c: c.stage1_epochs > 0),
     ("same_ids", 'a matcher other than "none"', lambda c: c.matcher != "none" or c.sampler != "random"),
     ("shrink update_sub_centers", "n_sub > 0 and mccl_weight > 0", lambda c: c.n_sub != 0 and c.mccl_weight > 0),
-    ("threshold", 'matcher = "brst"', lambda c: c.matcher == "brst"),
-    ("level", 'matcher = "brst" and "one_way"', lambda c: c.matcher in ("brst", "one_way")),
-    ("brst_direction", 'a matcher other than "none"', lambda c: c.matcher != "none"),
+    ("jaccard", 'supervision = "none"; "modality_balanced" for stage2_epochs > 0',
+     lambda c: c.supervision == "none" and (c.jaccard != "modality_balanced" or c.stage2_epochs > 0)),
+    ("matcher", 'clusters of either modality; jaccard = "modality_balanced" matches none', _matches),
+    ("threshold", 'matcher = "brst"', lambda c: c.matcher == "brst" and _matches(c)),
+    ("level", 'matcher = "brst" and "one_way"', lambda c: c.matcher in ("brst", "one_way") and _matches(c)),
+    ("brst_direction", 'a matcher other than "none"', lambda c: c.matcher != "none" and _matches(c)),
     ("temp", "cluster_weight > 0 or neighbor_weight > 0", lambda c: c.cluster_weight > 0 or c.neighbor_weight > 0),
     ("momentum", "cluster_weight > 0 or update_sub_centers = True",
      lambda c: c.cluster_weight > 0 or c.update_sub_centers),

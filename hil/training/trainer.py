@@ -122,6 +122,7 @@ class Trainer:
         self.model = build_model(c.model, c.weights or None, **model_options(c)).to(self.device)
         if c.trainable == "heads": self.model.trunk.requires_grad_(False)
         with distributed.first_alone(): self.images = RunImages(load_images(c, self.progress))
+        self.check_cameras()
         before = self.run and self.run.config
         if c.resume: distributed.from_first(lambda: self.run.go_on(c, self.images.table))
         self.protocol = protocols.Protocol.of(c) if self.images.known else None
@@ -137,6 +138,14 @@ class Trainer:
         self.run = self.run or Run(distributed.from_first(lambda: Run.create(c, self.images.table, place).path))
         self.ready = True
         return self
+
+    def check_cameras(self):
+        "Raise RunError where a camera-aware distance finds one camera only."
+        if self.config.jaccard != "camera_aware": return
+        for m, cameras in self.images.cams.items():
+            if len(np.unique(cameras)) > 1: continue
+            raise RunError(f'jaccard = "camera_aware" needs images of several cameras, but all {len(cameras)} {m} '
+                           'training images are of one; set jaccard = "plain"')
 
     def make_views(self):
         "Pixels where the whole network learns; trunk features, kept on disk, where only heads do."
@@ -234,8 +243,10 @@ class Trainer:
         "The epoch's labels and their figures; the true identities where a ceiling is asked for."
         rules = Rules.of(self.settled)
         if self.config.supervision == "truth": labels = true_labels(self.images.pids)
-        else: labels = epoch_labels(self.joined(), rules, rules.direction(stage.epoch) if stage.together else "")
+        else: labels = epoch_labels(self.joined(), rules, rules.direction(stage.epoch) if stage.together else "",
+                                    cameras=self.images.cams)
         self.check_clusters(labels.apart)
+        self.check_meeting(labels)
         return labels, label_quality(labels, self.images.pids, self.images.known)
 
     def check_clusters(self, apart):
@@ -247,6 +258,14 @@ class Trainer:
             found = f"{(y < 0).sum()} outliers and {y.max() + 1} cluster(s), two are needed: {advice}"
             raise RunError(f"{m}: {len(y)} images, eps = {c.eps}, min_samples = {c.min_samples}: "
                            f"{found}. The run in {self.run.path} keeps every epoch before this one")
+
+    def check_meeting(self, labels):
+        "Raise RunError where modalities are clustered at once and share no cluster, though batches need one."
+        if labels.space != "joint" or not self.config.same_ids: return
+        if np.intersect1d(*(y[y >= 0] for y in labels.final.values())).size: return
+        raise RunError(f'jaccard = "modality_balanced": no cluster holds images of both modalities, so same_ids = True '
+                       f"finds none to draw; raise eps (now {self.settled.eps}) or k1, train longer in stage 1, or set "
+                       f"same_ids = False. The run in {self.run.path} keeps every epoch before this one")
 
     def remember(self, labels, stage): # -> Memories on the device
         "Centres, sub-clusters and instance memories (section 3.2)."

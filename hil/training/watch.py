@@ -4,7 +4,7 @@
 __all__ = ['Watch']
 
 # %% ../../nbs/7_training/07_watch.ipynb #a3cb4571
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class Watch:
         seed=0, # of the clusters that are set aside
     ):
         "The watch of a new run."
-        clusters = apart_labels(features, rules)
+        clusters = apart_labels(features, replace(rules, jaccard="plain"))  # the same measure for every distance
         return cls(clusters if held_out else travellers(clusters, seed=seed), held_out)
 
     @classmethod
