@@ -94,6 +94,13 @@ class Config(metaclass=Settings):
     memory_update: Literal["mean", "sample", "hard"] = "mean"  # each "sample" in turn (release); "hard": least similar
     smoothing: Annotated[float, Range(0, 0.99)] = 0.2  # cluster contrast: share of a target spread over all clusters
     cluster_weight: Annotated[float, Range(0)] = 1.0  # cluster contrast; 0 switches it off
+    # newer ideas in the place of cluster contrast, one at a time
+    split_prototypes: bool = False  # stage 2: a cluster has a centre for each of its modalities (BMIL)
+    hard_prototypes: bool = False  # stage 2: and a second one, of its least similar images (PCLHD; smoothing = 0 there)
+    neighbor_soft_labels: bool = False  # labels and weights by the neighbours' clusters (N-ULC); they smooth the targets
+    soft_neighbors: Annotated[int, Range(2, 1000)] = 30  # neighbor_soft_labels: K, the image itself included
+    soft_own: Annotated[float, Range(0, 1)] = 0.7  # neighbor_soft_labels: beta, the hard label's share of the target
+    soft_gamma: Annotated[float, Range(0)] = 10.0  # neighbor_soft_labels: how fast a doubtful image's weight falls
     mccl_weight: Annotated[float, Range(0)] = 1.0  # multi-centre contrast; 0 switches it off
     mccl_warmup: Annotated[int, Range(0)] = 4  # stage-2 epochs in which it counts a tenth (paper: 20 of 30)
     mccl_variant: Literal["published", "softmax"] = "published"  # "softmax": cosines against the own pseudo-label
@@ -182,6 +189,8 @@ CONTRADICTIONS = [ # (what to say, whether it is so)
      lambda c: c.jaccard != "plain" and c.neighbors != "exact"),
     ('dataset = "regdb" has one camera a modality, and jaccard = "camera_aware" needs several: set jaccard = "plain"',
      lambda c: c.jaccard == "camera_aware" and c.dataset == "regdb"),
+    ("split_prototypes, hard_prototypes and neighbor_soft_labels each take the place of cluster contrast: "
+     "switch on one of them", lambda c: c.split_prototypes + c.hard_prototypes + c.neighbor_soft_labels > 1),
     ("resume = True needs run_dir, the folder of the run to go on with", lambda c: c.resume and not c.run_dir),
     ("cluster_weight, mccl_weight and neighbor_weight are all 0: no loss is left; set one of them",
      lambda c: not any((c.cluster_weight, c.mccl_weight, c.neighbor_weight))),
@@ -228,7 +237,14 @@ NEEDS = [ # (settings, what they are for, whether it is so)
     ("temp", "cluster_weight > 0 or neighbor_weight > 0", lambda c: c.cluster_weight > 0 or c.neighbor_weight > 0),
     ("momentum", "cluster_weight > 0 or update_sub_centers = True",
      lambda c: c.cluster_weight > 0 or c.update_sub_centers),
-    ("memory_update smoothing", "cluster_weight > 0", lambda c: c.cluster_weight > 0),
+    ("memory_update", "cluster_weight > 0", lambda c: c.cluster_weight > 0),
+    ("smoothing", "cluster_weight > 0, and an epoch whose targets neither neighbor_soft_labels nor split_prototypes sets",
+     lambda c: c.cluster_weight > 0 and not c.neighbor_soft_labels and (c.stage1_epochs > 0 or not c.split_prototypes)),
+    ("split_prototypes hard_prototypes", "cluster_weight > 0 and a stage 2 in which the modalities meet",
+     lambda c: c.cluster_weight > 0 and c.stage2_epochs > 0 and c.matcher != "none"),
+    ("neighbor_soft_labels", 'cluster_weight > 0 and supervision = "none"',
+     lambda c: c.cluster_weight > 0 and c.supervision == "none"),
+    ("soft_neighbors soft_own soft_gamma", "neighbor_soft_labels = True", lambda c: c.neighbor_soft_labels),
     ("mccl_warmup mccl_variant", "mccl_weight > 0", lambda c: c.mccl_weight > 0),
     ("instance_mix", "neighbor_weight > 0", lambda c: c.neighbor_weight > 0),
     ("reload_epoch", 'select = "test_best" and more stage2_epochs than that',
