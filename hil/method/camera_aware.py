@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['own_share', 'camera_lists', 'camera_aware_distance']
 
-# %% ../../nbs/4_method/14_camera_aware.ipynb #8def10ed
+# %% ../../nbs/4_method/14_camera_aware.ipynb #7c0c8d4c
 import numpy as np
 
 from ..core.ids import checked_ids, common_codes
@@ -13,7 +13,7 @@ from ..core.vectors import unit_rows
 from .balanced import _check_numbers, _search_part
 from .rerank import distance_of_lists, means_of
 
-# %% ../../nbs/4_method/14_camera_aware.ipynb #9082bff6
+# %% ../../nbs/4_method/14_camera_aware.ipynb #0a1af1ba
 def own_share(k, share): # -> int, at least 1: the image itself
     "How many of k neighbours come from the image's own camera."
     return max(1, round(share * k))

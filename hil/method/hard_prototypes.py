@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['HardMemory']
 
-# %% ../../nbs/4_method/13_hard_prototypes.ipynb #441e74c6
+# %% ../../nbs/4_method/13_hard_prototypes.ipynb #8b3dfd84
 import torch
 import torch.nn.functional as F
 
 from ..core.vectors import unit
 from .memory import ClusterMemory, _check, _similarities, hardest, move
 
-# %% ../../nbs/4_method/13_hard_prototypes.ipynb #7d8544f7
+# %% ../../nbs/4_method/13_hard_prototypes.ipynb #134bae69
 class HardMemory(ClusterMemory):
-    "Cluster centres, and beside each the least similar images of the cluster (Shi et al., NeurIPS 2024, hard prototypes)."
+    "Cluster centres, and beside each the least similar images of its cluster (PCLHD, NeurIPS 2024)."
     hard: torch.Tensor  # [C, D] unit rows
     def __init__(self,
         features, # [N, D] raw
@@ -38,7 +38,7 @@ class HardMemory(ClusterMemory):
         labels, # int [B] in 0..C-1
         weights=None, # [B] weight of each sample, all 1 when left out
     ): # scalar loss
-        "Mean over the batch of half the cross-entropy with the hard rows, and half of what exceeds the margin with the centres."
+        "Mean of half the cross-entropy with the hard rows and half of what exceeds the margin with the centres."
         _check("HardMemory", features, self.centers.shape[1], labels, len(self.centers))
         x = unit(features)
         def entropy(rows):
@@ -53,7 +53,7 @@ class HardMemory(ClusterMemory):
         labels, # int [B] in 0..C-1
         how="sample", # how the centres move, as in `ClusterMemory.update`
     ):
-        "After the step: the centres as ever; each hard row takes in its cluster's image that was least similar to the centre."
+        "After the step: centres as ever; a hard row takes in the image that was least similar to its centre."
         _check("HardMemory.update", features, self.centers.shape[1], labels, len(self.centers))
         rows, codes = hardest(unit(features.to(self.centers.dtype)), labels, self.centers)
         self.hard = move(self.hard.clone(), rows, codes, self.momentum)     # a backward to come reads the old rows

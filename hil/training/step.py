@@ -56,7 +56,11 @@ def coarse_memories(
     return dict.fromkeys(features, coarse)
 
 
-def soft_labels_of(features, labels, config): # {modality: {depth: [N, D]}}, {modality: int [N]} -> {modality: SoftLabels}
+def soft_labels_of(
+    features, # {modality: {depth: [N, D]}} raw, of the modalities that share a label space
+    labels, # {modality: int [N]}
+    config, # Config
+): # {modality: SoftLabels}
     "Labels calibrated by neighbours among the images that share a label space (lesson 12)."
     joined = torch.cat([torch.cat(list(both.values()), 1) for both in features.values()])
     y = np.concatenate(list(labels.values()))
@@ -76,8 +80,8 @@ def remember(
     out = Memories({m: {} for m in MODALITIES}, {}, {}, {m: np.minimum(y, 0) for m, y in labels.items()}, shared)
     for group in groups:
         y = np.concatenate([labels[m] for m in group])
-        if config.neighbor_soft_labels: out.soft |= soft_labels_of(*({m: x[m] for m in group} for x in (features, labels)),
-                                                                   config)
+        if config.neighbor_soft_labels:
+            out.soft |= soft_labels_of({m: features[m] for m in group}, {m: labels[m] for m in group}, config)
         for d in DEPTHS:
             x = torch.cat([features[m][d] for m in group])
             centers = centroids(x, y)

@@ -350,10 +350,11 @@ class Trainer:
 
     # -- what is kept --------------------------------------------------------------------------------------------
 
-    def evaluate(self): # -> (Metrics, their spread over gallery draws)
+    def evaluate(self, rerank="none"): # -> (Metrics, their spread over gallery draws)
         "The protocol of the data set on the images that were held out."
         x = torch.cat(list(joined_depths(self.features).values()))
-        return metrics.mean_metrics(protocols.evaluate_draws(x, self.images.held_out, self.protocol, self.permutation))
+        return metrics.mean_metrics(protocols.evaluate_draws(x, self.images.held_out, self.protocol, self.permutation,
+                                                             rerank))
 
     def record(self, number, stage, row, labels, begun):
         "Figures to the history, labels and features to the epoch's file, weights to the checkpoint; rank 0 does it."
@@ -367,9 +368,16 @@ class Trainer:
             scores, spread = self.evaluate()
             row |= dict(rank1=scores.rank(1), mAP=scores.mAP, mINP=scores.mINP, mAP_spread=spread.mAP)
             arrays["cmc"] = scores.cmc
+            if self.config.rerank != "none": row |= self.reranked()
         best = self.is_best(number, row)
         self.run.record({**row, "seconds": time.time() - begun}, arrays, state, best)
         for warning in warnings(self.run.history): log.warning("epoch %d: %s", number, warning)
+
+    def reranked(self): # -> {"rank1_rerank": share, ...}
+        "The same figures after re-ranking, under names of their own."
+        scores, spread = self.evaluate(self.config.rerank)
+        return dict(rank1_rerank=scores.rank(1), mAP_rerank=scores.mAP, mINP_rerank=scores.mINP,
+                    mAP_rerank_spread=spread.mAP)
 
     def health(self, labels): # -> {"health": share, "agreement": share, "steadiness_visible": index, ...}
         "Figures that need no truth (lesson `health`)."
