@@ -194,8 +194,8 @@ def test_soft_labels_of_a_step_are_those_of_its_rows():
 
 @pytest.mark.parametrize("changes, says", [
     (dict(split_prototypes=True, hard_prototypes=True), "switch on one of them"),
-    (dict(split_prototypes=True, matcher="none"), "a stage 2 in which the modalities meet"),
-    (dict(hard_prototypes=True, cluster_weight=0.), "a stage 2 in which the modalities meet"),
+    (dict(split_prototypes=True, matcher="none"), "a stage 2 where modalities meet"),
+    (dict(hard_prototypes=True, cluster_weight=0.), "a stage 2 where modalities meet"),
     (dict(neighbor_soft_labels=True, smoothing=.1), "smoothing = 0.1 is for"),
     (dict(neighbor_soft_labels=True, supervision="truth", stage1_epochs=0), "is for cluster_weight > 0 and s"),
     (dict(soft_neighbors=10), "is for neighbor_soft_labels = True"),

@@ -90,7 +90,7 @@ def test_settings_know_the_names():
 def test_draws_are_searched_again(rerank):
     rng = np.random.default_rng(0)
     table = pd.DataFrame([dict(pid=p, camid=c, modality=m, split="test", path=f"{p}-{c}-{i}")
-                          for p in range(6) for m, c in (("infrared", 3), ("infrared", 6), ("visible", 1), ("visible", 4))
+                          for p in range(6) for c, m in {3: "infrared", 6: "infrared", 1: "visible"}.items()
                           for i in range(3)])
     x = torch.tensor(rng.normal(size=(6, 8))[table.pid] + rng.normal(size=(len(table), 8)), dtype=torch.float32)
     plain, again = (evaluate_draws(x, table, Protocol(trials=2), rerank=name) for name in ("none", rerank))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RERANKERS', 'k_reciprocal_distance', 'graph_distance', 'search_distance']
 
-# %% ../../nbs/5_evaluation/05_reranking.ipynb #e5084977
+# %% ../../nbs/5_evaluation/05_reranking.ipynb #7fc8fea4
 import numpy as np
 
 from ..core.ids import checked_ids, common_codes, is_number
@@ -14,7 +14,7 @@ from .metrics import cosine_distance
 from ..method.neighbors import knn
 from ..method.rerank import jaccard_distance
 
-# %% ../../nbs/5_evaluation/05_reranking.ipynb #c44aecdc
+# %% ../../nbs/5_evaluation/05_reranking.ipynb #b98d89d2
 def _both(queries, gallery): # -> unit rows of both, one below the other, and the number of queries
     q, g = (unit_rows(at_least_float32(as_rows(name, x))) for name, x in (("queries", queries), ("gallery", gallery)))
     if q.shape[1] != g.shape[1] or not len(q) or not len(g):
@@ -39,7 +39,7 @@ def k_reciprocal_distance(
     cosine = np.asarray(cosine_distance(x[:n], x[n:]))
     return (1 - share) * jaccard + share * cosine / np.maximum(cosine.max(1, keepdims=True), 1e-12)
 
-# %% ../../nbs/5_evaluation/05_reranking.ipynb #40e6e611
+# %% ../../nbs/5_evaluation/05_reranking.ipynb #6bc6925b
 def graph_distance(
     queries, # [Q, D] features, array or tensor, any length
     gallery, # [G, D] features
@@ -67,7 +67,7 @@ def graph_distance(
         arrows = sum(weights[:, j] * arrows[takes[:, j]] for j in range(takes.shape[1]))
     return -(arrows[:n] @ arrows[n:].T)
 
-# %% ../../nbs/5_evaluation/05_reranking.ipynb #706a7a5b
+# %% ../../nbs/5_evaluation/05_reranking.ipynb #e05a5ad9
 RERANKERS = ("none", "k_reciprocal", "graph")
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SoftLabels', 'neighbor_soft_labels', 'soft_contrast']
 
-# %% ../../nbs/4_method/12_soft_labels.ipynb #01c820e0
+# %% ../../nbs/4_method/12_soft_labels.ipynb #ae5cdb9b
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..core.vectors import unit
 from .memory import _check, _similarities
 from .neighbors import knn
 
-# %% ../../nbs/4_method/12_soft_labels.ipynb #3675ac35
+# %% ../../nbs/4_method/12_soft_labels.ipynb #cd1bc1bb
 @dataclass(frozen=True)
 class SoftLabels:
     "Soft labels of images, one neighbour after the other."
@@ -58,7 +58,7 @@ def neighbor_soft_labels(
     def tensor(x, kind): return torch.as_tensor(x, dtype=kind, device=device)
     return SoftLabels(tensor(near.clip(0), torch.long), tensor(shares, torch.float), tensor(weights, torch.float))
 
-# %% ../../nbs/4_method/12_soft_labels.ipynb #9eb9ba79
+# %% ../../nbs/4_method/12_soft_labels.ipynb #ba468488
 def soft_contrast(
     memory, # hil.method.memory.ClusterMemory
     features, # [B, D] raw
