@@ -55,7 +55,8 @@ def evaluate_command(words):
                        'nbs/evaluate.ipynb shows its pictures')
     scored, results = scoring.score_splits(settings, load_images, find_device(settings.device))
     name, notes = scoring.row_name(settings, scored), scoring.report_notes(settings, scored)
-    table = tables.result_table({setting: {name: metrics} for setting, metrics in results.items()}, settings.published)
+    def named(found): return {setting: {name: metrics} for setting, metrics in found.items()}
+    table = tables.result_table(named(results), settings.published, named(scored.reranked))
     out = settings.out_dir or new_folder(Path("runs") / f"evaluate-{time.strftime('%Y%m%d-%H%M%S')}")
     scoring.write_results(out, table, notes)
     print(tables.render_table(table, notes=notes), f"\n{out}")

@@ -16,6 +16,7 @@ import pandas as pd
 from ..core.ids import checked_ids
 from ..data.sysu import cannot_search, query_gallery
 from . import metrics
+from .reranking import search_distance
 
 # %% ../../nbs/5_evaluation/01_protocols.ipynb #b7bbaae2
 DIRECTIONS = ("infrared_to_visible", "visible_to_infrared")
@@ -114,13 +115,15 @@ def evaluate_draws(
     table,            # rows of `hil.data.layouts.load`
     protocol,         # Protocol
     permutation=None, # where the protocol is official
+    rerank="none",    # see `hil.evaluation.reranking.RERANKERS`; re-ranked figures are told apart from plain ones
 ) -> list:            # Metrics, one a draw; `hil.evaluation.metrics.mean_metrics` gives mean and spread
-    "Cosine retrieval, once for every draw of the protocol."
+    "Retrieval by cosine, or re-ranked, once for every draw of the protocol."
     if len(table) and len(features) <= table.index.max():
         raise ValueError(f"features: {len(features)} rows, but the table numbers its images up to {table.index.max()}; "
                          "expected a row of features for each of them")
     pairs = (draw(table, protocol, t, permutation) for t in range(protocol.draws))
-    return [score(metrics.cosine_distance(features[q.index], features[g.index]), q, g, protocol) for q, g in pairs]
+    return [score(search_distance(features[q.index], features[g.index], rerank, q.camid.to_numpy(), g.camid.to_numpy()),
+                  q, g, protocol) for q, g in pairs]
 
 # %% ../../nbs/5_evaluation/01_protocols.ipynb #ef43fdf7
 def left_out(

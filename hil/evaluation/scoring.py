@@ -22,7 +22,7 @@ from . import tables
 from .encode import Encoder, calibrate, extract, load_encoder
 from .protocols import DIRECTIONS, Protocol, cannot_draw, evaluate_draws
 from ..models.build import MODELS
-from ..runs.config import Config, Device, Place, idle
+from ..runs.config import Config, Device, Place, Rerank, idle
 from ..runs.recipes import RECIPES
 
 # %% ../../nbs/5_evaluation/04_scoring.ipynb #eaaa7a21
@@ -55,6 +55,7 @@ class Evaluation(metaclass=Settings):
     direction: Direction = "every"  # regdb, llcm: "infrared_to_visible", "visible_to_infrared", or "every" one
     draws: Literal["seeded", "official"] = "seeded"  # sysu: gallery draws; "official": of exp/rand_perm_cam.mat
     trials: Annotated[int, Range(1, 10)] = 10  # gallery draws that the figures are averaged over; regdb has one
+    rerank: Rerank = "none"  # "k_reciprocal" or "graph" (by camera): figures in columns of their own, beside the plain
     # report
     published: bool = True  # put the published rows beside (marked as published, not reproduced here)
     hardest: Annotated[int, Range(1, 10_000)] = 10  # rows of the list of errors, in evaluate.ipynb
@@ -129,6 +130,7 @@ class Scored(NamedTuple):
     permutation: object # of official draws, or None
     scores: dict # {Protocol: [Metrics of each draw]}; {} for a folder, which has no truth
     notes: tuple = () # sentences on what was not scored
+    reranked: dict = {} # {setting as in `Protocol.name`: [Metrics of each draw or split]} after re-ranking; {} without
 
 
 def numbered(
@@ -172,7 +174,9 @@ def score_split(
     permutation = (read_permutation(Path(images.attrs["root"]) / "exp" / "rand_perm_cam.mat")
                    if config.draws == "official" else None)
     scores = {p: evaluate_draws(features, images, p, permutation) for p in protocols}
-    return Scored(encoder, config, images, features, depths, flip, permutation, scores, notes)
+    again = {p.name: evaluate_draws(features, images, p, permutation, settings.rerank)
+             for p in protocols if settings.rerank != "none"}
+    return Scored(encoder, config, images, features, depths, flip, permutation, scores, notes, again)
 
 
 def check_rendered(
@@ -193,13 +197,14 @@ def score_splits(
     device="cpu", # where the model runs
 ) -> tuple: # (Scored of the first split, {setting as in `Protocol.name`: [Metrics of each draw or split]})
     "Score every split that the settings name. Raises RunError, DataError or ValueError for what cannot be evaluated."
-    first, results = None, {}
+    first, results, again = None, {}, {}
     writable_folder(settings.out_dir or "runs", "out_dir")  # now, and not after an hour of work
     for split in settings.splits:
         scored = score_split(settings, split, load, device)
         for protocol, metrics in scored.scores.items(): results.setdefault(protocol.name, []).extend(metrics)
+        for name, metrics in scored.reranked.items(): again.setdefault(name, []).extend(metrics)
         first = first or scored  # its features stay, for pictures; those of other splits go
-    return first, results
+    return first and first._replace(reranked=again), results
 
 # %% ../../nbs/5_evaluation/04_scoring.ipynb #317e94f4
 def row_name(
@@ -225,6 +230,9 @@ def report_notes(
     "What must be said before anybody believes the figures."
     notes = [*scored.encoder.notes, *scored.notes]
     if is_rendered(scored): notes.append("Rendered people: no published figure compares with these.")
+    if settings.rerank != "none":
+        notes.append(f'Columns marked as re-ranked ({settings.rerank}): all queries and gallery images were looked at '
+                     "together. They do not compare with figures of a plain search.")
     mirrored = "mean over an image and its mirror image" if scored.flip else "no mirrored pass"
     resized = "; images resized by Lanczos" if settings.resize == "lanczos" else ""
     return [*notes, f"Feature: {' and '.join(scored.depths)}, {mirrored}{resized}."]

@@ -70,7 +70,8 @@ def join_labels(
 REQUIRED = ("path", "camid", "modality")
 # of a table, where none is given
 NUMBERS = dict(eps=.6, min_samples=4, k1=30, k1_infrared=12, k2=6, k2_infrared=0, n_sub=9)
-DEFAULTS = asdict(Rules.of(Config())) | NUMBERS  # the settings that bear on labels
+# the settings that bear on labels; what the explorer clusters itself is clustered with the plain distance
+DEFAULTS = {k: v for k, v in asdict(Rules.of(Config())).items() if k != "jaccard"} | NUMBERS
 
 
 class Source:
@@ -243,7 +244,7 @@ def from_run(
         apart, final, sub = _pick(run, e, "labels", "final", "sub")
         if not apart: return compute_labels(features(e)[:n], table.modality.to_numpy()[order][:n], _numbers(run))
         direction = str(history.set_index("epoch").get("transfer_direction", pd.Series(dtype=str)).get(e, ""))
-        target = "visible" if direction == "truth" else direction.partition("_to_")[2] or None
+        target = "visible" if direction in ("truth", "joint") else direction.partition("_to_")[2] or None
         return join_labels(apart, final, sub, target)
     key = hashlib.blake2b(json.dumps([held, n], sort_keys=True).encode(), digest_size=8).hexdigest()
     settings = {k: _numbers(run)[k] for k in DEFAULTS}
@@ -258,7 +259,7 @@ def compute_labels(
     settings, # dict with the names of `hil.method.labels.Rules`; what is missing has the default of a run
 ) -> ShownLabels:
     "Clusters of each modality, their transfer and sub-clusters, as one epoch of HIL makes them (sections 3.1 to 3.4)."
-    rules = Rules.of({**DEFAULTS, **settings})
+    rules = Rules.of({**DEFAULTS, **settings, "jaccard": "plain"})
     parts = {m: features[modality == m] for m in MODALITIES}
     return shown(epoch_labels(parts, rules, rules.direction(0)), features, rules)
 

@@ -67,7 +67,7 @@ def _rules_at(rules, k2, m): # -> Rules with a number everywhere, for one modali
     k1, given = rules.own("k1", m), rules.own("k2", m)
     k2 = _as_number(given, k2 if k1 == "auto" else min(k2, k1))
     k1 = _as_number(k1, LADDER.get(k2, max(2 * k2, 2)))
-    return replace(rules, k1=k1, k1_infrared=0, k2=k2, k2_infrared=0, eps=_as_number(rules.eps, EPS),
+    return replace(rules, jaccard="plain", k1=k1, k1_infrared=0, k2=k2, k2_infrared=0, eps=_as_number(rules.eps, EPS),
                    min_samples=_as_number(rules.min_samples, 2), n_sub=_as_number(rules.n_sub, 0))
 
 

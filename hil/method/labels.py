@@ -12,6 +12,8 @@ import pandas as pd
 
 from ..core.ids import checked_ids, checked_labels, common_codes
 from ..core.names import MODALITIES
+from .balanced import joint_clusters, meeting_quality
+from .camera_aware import camera_aware_distance
 from .cluster import centroids, cluster_quality, majority_pids, pseudo_labels
 from .match import forward, transfer, transfer_quality
 from .rerank import jaccard_distance
@@ -28,6 +30,7 @@ class Rules:
     k2: int | str = 6  # neighbours of the query expansion
     k2_infrared: int | str = 0  # the same in infrared; 0: as k2
     neighbors: str = "exact"  # or "ivf"
+    jaccard: str = "plain"  # "modality_balanced": all images at once where modalities meet; "camera_aware"
     matcher: str = "brst"  # see `hil.method.match.MATCHERS`
     level: str = "sample"  # who decides in BRST: "sample" or "cluster"
     threshold: float = 0.5  # t of the reverse selection
@@ -81,12 +84,21 @@ def apart_distance(
     rules, # Rules
     keep=1., # distances up to here are stored
     neighbors=None, # int [N, >= k1] nearest neighbours that somebody has already
-    device="cpu", # where neighbours are searched
+    cameras=None, # [N] camera of each image, for rules.jaccard = "camera_aware"
 ): # sparse array [N, N]
     "The Jaccard distance within a modality under these rules (HIL, section 3.1)."
     k1 = rules.k1_of(modality)
+    if rules.jaccard == "camera_aware":
+        if cameras is None: raise ValueError('jaccard = "camera_aware" needs the camera of each image: pass cameras=')
+        return camera_aware_distance(features, cameras, k1, rules.k2_of(modality), keep)
     near = rules.neighbors if neighbors is None else neighbors
-    return jaccard_distance(features, k1, rules.k2_of(modality), keep, near, seed=rules.seed, device=device)
+    return jaccard_distance(features, k1, rules.k2_of(modality), keep, near, seed=rules.seed)
+
+
+def _check_chosen(rules):
+    if not rules.to_choose: return
+    raise ValueError(f'{", ".join(rules.to_choose)} = "auto": give a number, or the rules of '
+                     "hil.method.choose.choose_settings(features, rules)")
 
 
 def modality_labels(
@@ -94,24 +106,23 @@ def modality_labels(
     modality, # "visible" or "infrared"
     rules, # Rules
     distance=None, # sparse array [N, N] that somebody has already, as from `apart_distance`
-    device="cpu", # where neighbours are searched
+    cameras=None, # as in `apart_distance`
 ): # int64 [N] cluster 0..C-1, -1 = outlier
     "Coarse clusters of one modality (HIL, section 3.1). Raises ValueError where a number is still to be chosen."
-    if rules.to_choose:
-        raise ValueError(f'{", ".join(rules.to_choose)} = "auto": give a number, or the rules of '
-                         "hil.method.choose.choose_settings(features, rules)")
+    _check_chosen(rules)
     if len(features) < rules.min_samples: return np.full(len(features), -1)
-    if distance is None: distance = apart_distance(features, modality, rules, min(1., rules.eps + 1e-6), device=device)
+    if distance is None:
+        distance = apart_distance(features, modality, rules, keep=min(1., rules.eps + 1e-6), cameras=cameras)
     return pseudo_labels(distance, rules.eps, rules.min_samples)
 
 
 def apart_labels(
     features, # {modality: [N, D]} raw features of the images to be clustered
     rules, # Rules
-    device="cpu", # where neighbours are searched
+    cameras=None, # {modality: [N] camera of each image}, for rules.jaccard = "camera_aware"
 ): # {modality: int64 [N]} cluster 0..C-1 within the modality, -1 = outlier
     "Coarse clusters of each modality alone (HIL, section 3.1)."
-    return {m: modality_labels(x, m, rules, device=device) for m, x in features.items()}
+    return {m: modality_labels(x, m, rules, cameras=cameras and cameras[m]) for m, x in features.items()}
 
 # %% ../../nbs/4_method/07_labels.ipynb #975896dc
 def compact(
@@ -208,8 +219,9 @@ class Labels:
     "What one epoch believes; -1 = outlier."
     apart: dict  # {modality: int [N]} cluster within the image's own modality
     final: dict  # {modality: int [N]} the labels that are learned
-    space: str = "apart"  # "apart": each modality numbers its own; else whose numbers both use: a modality, or "truth"
-    direction: str = ""  # the way labels travelled; "" where none did
+    # "apart": each modality numbers its own; else whose numbers both use: a modality, "joint" clusters, or "truth"
+    space: str = "apart"
+    direction: str = ""  # the way labels travelled; "joint" where none had to, "" where none did
 
     @property
     def shared(self) -> bool:
@@ -217,15 +229,24 @@ class Labels:
         return self.space != "apart"
 
 
+def _joint_labels(features, rules): # -> Labels
+    "One label space from one clustering of all images."
+    _check_chosen(rules)
+    k1, k2 = ({m: own(m) for m in features} for own in (rules.k1_of, rules.k2_of))
+    return Labels(*joint_clusters(features, k1, k2, rules.eps, rules.min_samples), "joint", "joint")
+
+
 def epoch_labels(
     features, # {modality: [N, D]} raw features of the images to be clustered
     rules, # Rules
     direction="", # "visible_to_infrared" or "infrared_to_visible"; "": the modalities do not meet in this epoch
-    apart=None, # {modality: int [N]} clusters that somebody has already
-    device="cpu", # where neighbours are searched
+    apart=None, # {modality: int [N]} clusters that somebody has already; they are matched, whatever rules.jaccard is
+    cameras=None, # {modality: [N] camera of each image}, for rules.jaccard = "camera_aware"
 ) -> Labels:
-    "One epoch's labels: cluster each modality, then carry labels across (HIL, sections 3.1 and 3.4)."
-    apart = apart_labels(features, rules, device) if apart is None else apart
+    """One epoch's labels: cluster each modality, then carry labels across (HIL, sections 3.1 and 3.4). Under
+    rules.jaccard = "modality_balanced" both are clustered at once where they meet (BMIL, AAAI 2026)."""
+    if direction and apart is None and rules.jaccard == "modality_balanced": return _joint_labels(features, rules)
+    apart = apart_labels(features, rules, cameras) if apart is None else apart
     if not direction or rules.matcher == "none": return Labels(apart, apart)
     way = Transfer(features, apart, direction)
     if way.empty: return Labels(apart, apart)
@@ -256,6 +277,9 @@ def label_quality(
         people = majority_pids(labels.apart[target], pids[target])
         told = transfer_quality(labels.final[source], pids[source], people, labels.apart[source])
         row |= {f"transfer_{k}": told[k] for k in ("precision", "coverage") if known or k != "precision"}
+    if labels.direction == "joint":
+        told = meeting_quality(labels.apart, labels.final, pids)
+        row |= {f"transfer_{k}": value for k, value in told.items() if known or k != "precision"}
     for m in MODALITIES:
         told = cluster_quality(compact(labels.apart[m])[0], pids[m])
         row |= {f"clusters_{m}": told["n_clusters"], f"outliers_{m}": told["n_outliers"]}
