@@ -2,7 +2,8 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'training_settings', 'train_command', 'evaluate_command', 'check_command', 'explore_notebook',
-           'open_explorer', 'explore_command', 'runs_command', 'ablation_command', 'help_text', 'main']
+           'open_explorer', 'explore_command', 'write_identities', 'identities_command', 'write_assigned',
+           'assign_command', 'runs_command', 'ablation_command', 'help_text', 'main']
 
 # %% ../nbs/cli.ipynb #9b20a144
 import json
@@ -108,6 +109,66 @@ def explore_command(words):
     import tyro
     return tyro.cli(open_explorer, prog="hil explore", args=words, config=(tyro.conf.PositionalRequiredArgs,))
 
+# %% ../nbs/cli.ipynb #914880eb
+def write_identities(
+    run: Path,
+    out: Path,
+    epoch: int | None = None,
+):
+    """Write down whom each image of a run shows, how sure that is, and who else it could be.
+
+    Args:
+        run: folder of the run
+        out: file to write, .csv or .parquet
+        epoch: whose features are clustered; left out, the epoch that the run chose
+    """
+    from hil.core.tables import table_file, write_table
+    from hil.evaluation.sightings import identity_table
+    out = table_file(out, "out")
+    table = identity_table(run, epoch)
+    write_table(table, out)
+    known = table[table.identity >= 0]
+    both = (known.groupby("identity").modality.nunique() == 2).sum()
+    print(f"{len(table):,} images: {known.identity.nunique():,} identities, {both:,} of them seen in both modalities; "
+          f"{len(table) - len(known):,} images are in none\n{out}")
+
+
+def identities_command(words):
+    "write down who is who in a run, as a table with a row for each image"
+    import tyro
+    return tyro.cli(write_identities, prog="hil identities", args=words, config=(tyro.conf.PositionalRequiredArgs,))
+
+
+def write_assigned(
+    run: Path,
+    folder: Path,
+    out: Path,
+    device: str = "auto",
+):
+    """Put new pictures to the identities of a run, or call them new.
+
+    Args:
+        run: folder of the run
+        folder: of the new pictures: visible/ and infrared/, or one of them
+        out: file to write, .csv or .parquet
+        device: "auto", "cpu", "cuda" or "cuda:1"
+    """
+    from hil.core.tables import table_file, write_table
+    from hil.evaluation.sightings import assign
+    from hil.training.run_images import find_device
+    out = table_file(out, "out")
+    table = assign(run, folder, device=find_device(device), progress=sys.stderr.isatty())
+    write_table(table, out)
+    known = table[table.identity >= 0]
+    print(f"{len(table):,} images: {len(known):,} were put to {known.identity.nunique():,} identities, "
+          f"{len(table) - len(known):,} show somebody new\n{out}")
+
+
+def assign_command(words):
+    "put new pictures to the identities of a run, or call them new"
+    import tyro
+    return tyro.cli(write_assigned, prog="hil assign", args=words, config=(tyro.conf.PositionalRequiredArgs,))
+
 # %% ../nbs/cli.ipynb #e6af91d5
 def runs_command(words):
     "list the runs in a folder: what differs, how far they came, their figures"
@@ -127,12 +188,13 @@ def ablation_command(words):
 
 # %% ../nbs/cli.ipynb #b3f7ff19
 COMMANDS = {"check": check_command, "train": train_command, "evaluate": evaluate_command, "explore": explore_command,
+            "identities": identities_command, "assign": assign_command,
             "runs": runs_command, "ablation": ablation_command}
 
 
 def help_text(): # -> str
     "What `hil --help` prints."
-    lines = [f"  {name:10}{command.__doc__}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:12}{command.__doc__}" for name, command in COMMANDS.items()]
     return "\n".join(["usage: hil COMMAND ...", "", "HIL: unsupervised visible-infrared person re-identification.", "",
                       *lines, "", "hil COMMAND --help shows its settings; hil --version the version."])
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ..core.vectors import unit
-from .memory import ClusterMemory, _check, _similarities, hardest, move
+from .memory import ClusterMemory, Rounds, _check, _similarities, hardest, move
 
 # %% ../../nbs/4_method/13_hard_prototypes.ipynb #134bae69
 class HardMemory(ClusterMemory):
@@ -29,7 +29,7 @@ class HardMemory(ClusterMemory):
         self.margin = margin
         y = torch.as_tensor(labels, device=self.centers.device)
         inside = (y >= 0).nonzero()[:, 0]
-        rows, codes = hardest(unit(features[inside].to(self.centers.dtype)), y[inside], self.centers)
+        rows, codes = hardest(unit(features[inside].to(self.centers.dtype)), y[inside], self.centers, Rounds.of(y[inside]))
         self.register_buffer("hard", self.centers.clone())
         self.hard[codes] = rows
 
@@ -37,9 +37,10 @@ class HardMemory(ClusterMemory):
         features, # [B, D] raw
         labels, # int [B] in 0..C-1
         weights=None, # [B] weight of each sample, all 1 when left out
+        checked=False, # as for `ClusterMemory`
     ): # scalar loss
         "Mean of half the cross-entropy with the hard rows and half of what exceeds the margin with the centres."
-        _check("HardMemory", features, self.centers.shape[1], labels, len(self.centers))
+        _check("HardMemory", features, self.centers.shape[1], labels, len(self.centers), checked)
         x = unit(features)
         def entropy(rows):
             return F.cross_entropy(_similarities(x, rows) / self.temp, labels, reduction="none",
@@ -52,9 +53,13 @@ class HardMemory(ClusterMemory):
         features, # [B, D] raw
         labels, # int [B] in 0..C-1
         how="sample", # how the centres move, as in `ClusterMemory.update`
+        rounds=None, # Rounds of the labels, as for `ClusterMemory.update`
+        checked=False, # as for `ClusterMemory`
     ):
         "After the step: centres as ever; a hard row takes in the image that was least similar to its centre."
-        _check("HardMemory.update", features, self.centers.shape[1], labels, len(self.centers))
-        rows, codes = hardest(unit(features.to(self.centers.dtype)), labels, self.centers)
-        self.hard = move(self.hard.clone(), rows, codes, self.momentum)     # a backward to come reads the old rows
-        super().update(features, labels, how)
+        _check("HardMemory.update", features, self.centers.shape[1], labels, len(self.centers), checked)
+        rounds = rounds or Rounds.of(labels)
+        rows, codes = hardest(unit(features.to(self.centers.dtype)), labels, self.centers, rounds)
+        once = Rounds(torch.arange(len(rows), device=rows.device), [len(rows)])
+        self.hard = move(self.hard.clone(), rows, codes, self.momentum, once)     # a backward to come reads the old rows
+        super().update(features, labels, how, rounds, checked)

@@ -84,6 +84,7 @@ def apart_distance(
     rules, # Rules
     keep=1., # distances up to here are stored
     neighbors=None, # int [N, >= k1] nearest neighbours that somebody has already
+    device="cpu", # where neighbours are searched
     cameras=None, # [N] camera of each image, for rules.jaccard = "camera_aware"
 ): # sparse array [N, N]
     "The Jaccard distance within a modality under these rules (HIL, section 3.1)."
@@ -92,7 +93,7 @@ def apart_distance(
         if cameras is None: raise ValueError('jaccard = "camera_aware" needs the camera of each image: pass cameras=')
         return camera_aware_distance(features, cameras, k1, rules.k2_of(modality), keep)
     near = rules.neighbors if neighbors is None else neighbors
-    return jaccard_distance(features, k1, rules.k2_of(modality), keep, near, seed=rules.seed)
+    return jaccard_distance(features, k1, rules.k2_of(modality), keep, near, seed=rules.seed, device=device)
 
 
 def _check_chosen(rules):
@@ -106,23 +107,25 @@ def modality_labels(
     modality, # "visible" or "infrared"
     rules, # Rules
     distance=None, # sparse array [N, N] that somebody has already, as from `apart_distance`
+    device="cpu", # where neighbours are searched
     cameras=None, # as in `apart_distance`
 ): # int64 [N] cluster 0..C-1, -1 = outlier
     "Coarse clusters of one modality (HIL, section 3.1). Raises ValueError where a number is still to be chosen."
     _check_chosen(rules)
     if len(features) < rules.min_samples: return np.full(len(features), -1)
     if distance is None:
-        distance = apart_distance(features, modality, rules, keep=min(1., rules.eps + 1e-6), cameras=cameras)
+        distance = apart_distance(features, modality, rules, min(1., rules.eps + 1e-6), device=device, cameras=cameras)
     return pseudo_labels(distance, rules.eps, rules.min_samples)
 
 
 def apart_labels(
     features, # {modality: [N, D]} raw features of the images to be clustered
     rules, # Rules
+    device="cpu", # where neighbours are searched
     cameras=None, # {modality: [N] camera of each image}, for rules.jaccard = "camera_aware"
 ): # {modality: int64 [N]} cluster 0..C-1 within the modality, -1 = outlier
     "Coarse clusters of each modality alone (HIL, section 3.1)."
-    return {m: modality_labels(x, m, rules, cameras=cameras and cameras[m]) for m, x in features.items()}
+    return {m: modality_labels(x, m, rules, device=device, cameras=cameras and cameras[m]) for m, x in features.items()}
 
 # %% ../../nbs/4_method/07_labels.ipynb #975896dc
 def compact(
@@ -241,12 +244,13 @@ def epoch_labels(
     rules, # Rules
     direction="", # "visible_to_infrared" or "infrared_to_visible"; "": the modalities do not meet in this epoch
     apart=None, # {modality: int [N]} clusters that somebody has already; they are matched, whatever rules.jaccard is
+    device="cpu", # where neighbours are searched
     cameras=None, # {modality: [N] camera of each image}, for rules.jaccard = "camera_aware"
 ) -> Labels:
     """One epoch's labels: cluster each modality, then carry labels across (HIL, sections 3.1 and 3.4). Under
     rules.jaccard = "modality_balanced" both are clustered at once where they meet (BMIL, AAAI 2026)."""
     if direction and apart is None and rules.jaccard == "modality_balanced": return _joint_labels(features, rules)
-    apart = apart_labels(features, rules, cameras) if apart is None else apart
+    apart = apart_labels(features, rules, device, cameras) if apart is None else apart
     if not direction or rules.matcher == "none": return Labels(apart, apart)
     way = Transfer(features, apart, direction)
     if way.empty: return Labels(apart, apart)

@@ -158,12 +158,13 @@ def jaccard_distance(
     neighbors: str | np.ndarray="exact", # "exact", "ivf" (approximate, see `knn`), or what `knn` found before
     recall=.95,        # of approximate neighbours, reached on a sample and logged
     seed=0,            # of approximate neighbours
+    device="cpu",      # where neighbours are searched; the rest runs on the processor
 ):            # -> csr_array [N, N] float32, symmetric: the pairs with distance < keep, diagonal included
     "k-reciprocal Jaccard distance, sparse: a missing entry means 1 (Zhong et al. 2017, section 3; HIL section 3.1)."
     if not (is_number(k1, whole=True) and is_number(k2, whole=True) and 1 <= k2 <= k1):
         raise ValueError(f"k1 and k2 must be whole numbers with 1 <= k2 <= k1, got k1={k1}, k2={k2}")
     _check_keep(keep)
     x = unit_rows(features)
-    rank = nearest(x, k1, neighbors, recall, seed)
+    rank = nearest(x, k1, neighbors, recall, seed, device)
     half = min(round(k1 / 2) + 1, rank.shape[1])                      # fewer columns where there are fewer rows
     return distance_of_lists(x, rank, half, means_of(rank[:, :k2]), keep)

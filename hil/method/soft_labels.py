@@ -65,9 +65,10 @@ def soft_contrast(
     labels, # int [B] in 0..C-1
     soft, # SoftLabels of the same images
     beta=.7, # share of the hard label in the target, 0..1
+    checked=False, # as for `ClusterMemory`
 ): # scalar: mean of weight times cross-entropy
     "Cluster contrast with calibrated labels, doubtful samples counting less (Teng et al., AAAI 2025)."
-    _check("soft_contrast", features, memory.centers.shape[1], labels, len(memory.centers))
+    _check("soft_contrast", features, memory.centers.shape[1], labels, len(memory.centers), checked)
     logits = _similarities(unit(features), memory.centers) / memory.temp
     hard = logits.gather(1, labels[:, None])[:, 0]
     told = (logits.gather(1, soft.clusters) * soft.shares).sum(1)

@@ -45,9 +45,10 @@ class SplitMemory(ClusterMemory):
         features, # [B, D] raw
         labels, # int [B] in 0..C-1
         weights=None, # [B] weight of each sample, all 1 when left out
+        checked=False, # as for `ClusterMemory`
     ): # scalar loss
         "Mean over a sample's one or two prototypes of -log softmax over them and the hardest others."
-        _check("SplitMemory", features, self.centers.shape[1], labels, len(self.own))
+        _check("SplitMemory", features, self.centers.shape[1], labels, len(self.own), checked)
         logits = _similarities(unit(features), self.centers) / self.temp               # [B, P]
         own = self.own[labels]                                                         # [B, modalities]
         there = own >= 0
@@ -66,11 +67,13 @@ class SplitMemory(ClusterMemory):
         features, # [B, D] raw, of one modality
         labels, # int [B] in 0..C-1
         how="sample", # as in `ClusterMemory.update`
+        rounds=None, # Rounds of the labels, as for `ClusterMemory.update`
+        checked=False, # as for `ClusterMemory`
         modality="visible", # whose rows move
     ):
         "After the step: the cluster's row of this modality takes in its images, the other one stays."
-        _check("SplitMemory.update", features, self.centers.shape[1], labels, len(self.own))
-        super().update(features, self.own[labels, self.columns[modality]], how)
+        _check("SplitMemory.update", features, self.centers.shape[1], labels, len(self.own), checked)
+        super().update(features, self.own[labels, self.columns[modality]], how, rounds, checked)
 
     def side(self, modality): return Side(self, modality)
 
@@ -84,6 +87,8 @@ class Side:
     @property
     def centers(self): return self.memory.centers
 
-    def __call__(self, features, labels, weights=None): return self.memory(features, labels, weights)
+    def __call__(self, features, labels, weights=None, checked=False):
+        return self.memory(features, labels, weights, checked)
 
-    def update(self, features, labels, how="sample"): self.memory.update(features, labels, how, self.modality)
+    def update(self, features, labels, how="sample", rounds=None, checked=False):
+        self.memory.update(features, labels, how, rounds, checked, self.modality)

@@ -20,7 +20,7 @@ Select = Literal["last", "healthiest", "test_best"]
 Turns = Literal["alternate", "visible_to_infrared", "infrared_to_visible"]
 Auto = Literal["auto"]
 Rerank = Literal["none", "k_reciprocal", "graph"]
-Model = Literal["lite0", "vit_base_ics", "vit_small_ics", "vit_tiny_ics", "agw_resnet50"]
+Model = Literal["lite0", "lite1", "lite2", "vit_base_ics", "vit_small_ics", "vit_tiny_ics", "agw_resnet50"]
 DEVICE = Word("auto|cpu|cuda(:(0|[1-9][0-9]*))?", '"auto", "cpu", "cuda" or "cuda:1"')
 Device = Annotated[str, DEVICE]
 Place = Annotated[str, Location()]
@@ -114,8 +114,12 @@ class Config(metaclass=Settings):
     reload_epoch: Annotated[int, Range(0)] = 0  # test_best: after so many stage-2 epochs back to the best (release: 20)
     seed: Annotated[int, Range(0)] = 0  # of everything random
     device: Device = "auto"  # "auto", "cpu", "cuda" or "cuda:1"
+    threads: Annotated[int, Range(1, 1024)] | Auto = "auto"  # of a process; "auto": cores that nobody else keeps busy
     run_dir: Place = ""  # folder of the run; "" makes runs/<date-time>
     resume: bool = False  # go on with the run in run_dir
+    matmul_precision: Literal["highest", "high", "medium"] = "high"  # of the network on a GPU; "high": TF32, fast
+    deterministic: bool = False  # the same digits on a GPU every time; slower, some operations refuse
+    evaluate_every: Annotated[int, Range(1, 10_000)] = 1  # score test images every n epochs, and after the last one
     keep_features: bool = True  # write each epoch's features, for the explorer's time slider
 
     @property

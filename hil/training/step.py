@@ -2,10 +2,11 @@
 
 # %% auto #0
 __all__ = ['Memories', 'coarse_memories', 'soft_labels_of', 'remember', 'half_shallow', 'cluster_loss', 'step_losses',
-           'move_memories']
+           'plan_moves', 'move_memories']
 
 # %% ../../nbs/7_training/02_step.ipynb #7c6f9f1a
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,10 +16,11 @@ from ..core.vectors import unit
 from ..method.cluster import centroids
 from ..method.hard_prototypes import HardMemory
 from ..method.losses import mccl_loss, neighbor_loss, update_sub_centers
-from ..method.memory import ClusterMemory, InstanceMemory
+from ..method.memory import ClusterMemory, InstanceMemory, Rounds
 from ..method.soft_labels import neighbor_soft_labels, soft_contrast
 from ..method.split_prototypes import SplitMemory
 from ..method.sub_clusters import secondary_assign, sub_centers
+from .distributed import from_first
 
 # %% ../../nbs/7_training/02_step.ipynb #b493dae1
 @dataclass
@@ -88,7 +90,7 @@ def remember(
             coarse = coarse_memories({m: features[m][d] for m in group}, {m: labels[m] for m in group}, centers, config)
             for m in group: out.cluster[m][d] = coarse[m]
             if not banks: continue
-            sub = secondary_assign(x, y, config.n_sub, config.seed)
+            sub = from_first(partial(secondary_assign, x, y, config.n_sub, config.seed), config.threads)
             bank = unit(sub_centers(x, y, sub, config.n_sub, config.shrink, centers))
             for m in group: out.banks.setdefault(m, {})[d] = bank
             if d == "deep": out.sub.update(zip(group, np.split(sub, [len(labels[group[0]])])))
@@ -106,9 +108,9 @@ def half_shallow(losses):
 def cluster_loss(memories, m, d, features, labels, rows, config): # of one modality and depth -> scalar
     "Cluster contrast with the coarse memory, against calibrated labels where the run has them."
     memory = memories.cluster[m][d]
-    if not memories.soft: return memory(features, labels)
+    if not memories.soft: return memory(features, labels, checked=True)
     soft = memories.soft[m].of(rows.repeat(len(labels) // len(rows)))
-    return soft_contrast(memory, features, labels, soft, config.soft_own)
+    return soft_contrast(memory, features, labels, soft, config.soft_own, checked=True)
 
 
 def step_losses(
@@ -119,7 +121,8 @@ def step_losses(
     config, # Config
     epoch, # 0, 1 ... of the stage
 ): # {"cluster", "mccl", "neighbor"}: weighted scalars; terms that are off are missing
-    "The three losses of HIL, section 3.3 and 3.5."
+    """The three losses of HIL, section 3.3 and 3.5. Whether the features are finite is not looked at here: with a NaN
+    among them the losses are NaN, which the trainer looks for once a step."""
     out, temp = {}, config.temp
     if config.cluster_weight:
         terms = [cluster_loss(memories, m, d, features[m][d], labels[m], rows[m], config)
@@ -127,26 +130,47 @@ def step_losses(
         out["cluster"] = config.cluster_weight * sum(terms)
     if memories.banks:
         both, late = 2 if memories.shared else 1, 1 if epoch >= config.mccl_warmup else .1
-        terms = [mccl_loss(features[m], memories.banks[m], labels[m], config.mccl_variant) for m in features]
+        terms = [mccl_loss(features[m], memories.banks[m], labels[m], config.mccl_variant, checked=True)
+                 for m in features]
         out["mccl"] = config.mccl_weight * late * both * sum(map(half_shallow, terms))
     if memories.instance:
         pairs = [(m, m, .1) for m in MODALITIES]
         if memories.shared: pairs.append([("visible", "infrared", .01), ("infrared", "visible", .1)][epoch % 2])
         banks = {m: {d: mem.features for d, mem in both.items()} for m, both in memories.instance.items()}
         own = {m: {d: banks[m][d][rows[m]] for d in DEPTHS} for m in features}
-        terms = [w * half_shallow(neighbor_loss(features[a], own[a], banks[b], temp)) for a, b, w in pairs]
+        terms = [w * half_shallow(neighbor_loss(features[a], own[a], banks[b], temp, checked=True))
+                 for a, b, w in pairs]
         out["neighbor"] = config.neighbor_weight * sum(terms)
     return out
 
 # %% ../../nbs/7_training/02_step.ipynb #fc470ffd
+def plan_moves(
+    labels, # {modality: int [B]}, on the CPU
+    rows, # {modality: int [Q]} images of the batch, on the CPU; B is a multiple of Q
+): # {modality: {"labels": Rounds, "rows": Rounds}}
+    "In which order a batch's rows move the memories, told before the batch is on a GPU."
+    return {m: {"labels": Rounds.of(y), "rows": Rounds.of(rows[m].repeat(len(y) // len(rows[m])))}
+            for m, y in labels.items()}
+
+
 @torch.no_grad()
-def move_memories(features, labels, rows, memories, config):
-    "After the step: every memory takes in the batch, visible before infrared."
+def move_memories(
+    features, # {modality: {depth: [B, D]}} raw, of one batch
+    labels, # {modality: int [B]}
+    rows, # {modality: int [Q]} images of the batch; B is a multiple of Q
+    memories, # Memories, changed
+    config, # Config
+    plan=None, # as from `plan_moves`, on the device of the batch; without one a GPU's host waits to make it
+):
+    "After the step: every memory takes in the batch, visible before infrared. The trainer has seen that it is finite."
+    plan = plan or plan_moves(labels, rows)
     for m in features:
-        for d in DEPTHS:
-            memories.cluster[m][d].update(features[m][d], labels[m], config.memory_update)
+        by_label, by_row = plan[m]["labels"], plan[m]["rows"]
+        for d, x in features[m].items():
+            memories.cluster[m][d].update(x, labels[m], config.memory_update, by_label, checked=True)
             if memories.instance:
-                memories.instance[m][d].update(features[m][d], rows[m].repeat(len(labels[m]) // len(rows[m])))
+                images = rows[m].repeat(len(labels[m]) // len(rows[m]))
+                memories.instance[m][d].update(x, images, by_row, checked=True)
             if config.update_sub_centers and memories.banks:
-                moved = update_sub_centers(memories.banks[m][d], features[m][d], labels[m], config.momentum)
+                moved = update_sub_centers(memories.banks[m][d], x, labels[m], config.momentum, by_label, checked=True)
                 for other in MODALITIES if memories.shared else (m,): memories.banks[other][d] = moved

@@ -5,6 +5,7 @@ __all__ = ['log', 'Trainer']
 
 # %% ../../nbs/7_training/05_trainer.ipynb #0d82dfe4
 import logging
+import math
 import os
 import time
 from contextlib import ExitStack
@@ -13,15 +14,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from ..core.errors import RunError
 from ..core.files import cache_home
 from ..core.names import DEPTHS
 from ..core.parallel import keep_freed_memory
 from ..core.paths import writable_folder
+from ..core.precision import products, repeatable
+from ..core.progress import progress_bar
 from ..core.room import Forecast
 from ..core.text import some
+from ..core.threads import Threads
 from ..data.images import cached_images, intensities, read_images, table_key
 from ..data.samplers import Batches
 from ..data.sysu import read_permutation
@@ -35,6 +38,7 @@ from ..models.build import build_model, model_options
 from ..runs.folder import Run
 from ..runs.records import chosen_epoch
 from . import distributed
+from .feed import fed, fetched, home_of
 from .gradient_cache import passage
 from .run_images import RunImages, check_views, find_device, joined_depths, load_images
 from .schedule import Averaged, learning_rate, stage_of
@@ -61,14 +65,16 @@ class Trainer:
             self.run = Run.resume(config) if config.resume else Run.check_free(config.run_dir)
         distributed.wait()                                   # before rank 0 claims the folder that the others look at
         self.ready, self.place, self.claims = False, None, ExitStack()
+        self.threads = Threads(config.threads, distributed.sharers())
 
     def fit(self): # -> Run
         "Train every epoch that is not recorded yet."
         keep_freed_memory()
-        try:
-            self.prepare()
-            self.epochs()
-        finally: self.close()
+        with repeatable(self.config.deterministic):
+            try:
+                self.prepare()
+                self.epochs()
+            finally: self.close()
         distributed.wait()
         return self.run
 
@@ -80,7 +86,8 @@ class Trainer:
         return self.place
 
     def close(self):
-        "Let go of the run's folder; `fit` does so at its end."
+        "Let go of the run's folder and of the threads; `fit` does so at its end."
+        self.threads.close()
         self.claims.close()
         self.place = None
 
@@ -90,9 +97,11 @@ class Trainer:
         first = self.start()
         self.pace = Forecast(f"{total - first} epochs of {steps:,} steps", (total - first) * steps,
                              "lower iterations or the number of epochs for a shorter run")
-        with tqdm(total=total * steps, initial=first * steps, unit="step", disable=not self.progress) as self.bar:
+        with progress_bar(total=total * steps, initial=first * steps, unit="steps", smoothing=0,
+                          disable=not self.progress) as self.bar:
             for e in range(first, total):
-                self.bar.set_description(f"epoch {e + 1}/{total}")
+                if self.progress and self.images.known:
+                    self.bar.set_postfix_str(f"mAP {100 * self.run.history.mAP.iloc[-1]:.1f} %", refresh=False)
                 self.epoch(e)
                 took = time.time() - begun
                 if e == first: log.info("the first epoch took %.0f s; about %.0f s to go", took, took * (total - e - 1))
@@ -100,20 +109,27 @@ class Trainer:
     def epoch(self, e):
         "One epoch, step by step."
         begun, stage = time.time(), stage_of(self.config, e)
+        def tell(what): self.bar.set_description(f"epoch {e + 1}/{self.config.epochs}, {what}")
+        tell("clustering")
         self.reseed(e)
         if stage.together and stage.epoch == self.config.reload_epoch > 0: self.reload()  # the release's habit
-        labels, quality = distributed.from_first(lambda: self.label(stage))  # label: cluster apart, then carry across
+        labels, quality = distributed.from_first(lambda: self.label(stage), self.config.threads)  # label
         memories = self.remember(labels, stage)                              # remember: centres and instances
+        tell("training")
         losses = self.train(labels, memories, e)                             # train
-        self.features = self.extract()                                       # extract: for figures and the next epoch
+        tell("features and figures")
+        scored = (e + 1) % self.config.evaluate_every == 0 or e + 1 == self.config.epochs
+        self.features = self.extract(scored)                                 # extract: for figures and the next epoch
         arrays = dict(labels=labels.apart, final=labels.final, sub=memories.sub)
-        self.record(e + 1, stage.number, {**losses, **quality}, arrays, begun)  # evaluate and record
+        with distributed.alone(self.config.threads):                         # evaluate and record
+            self.record(e + 1, stage.number, {**losses, **quality}, arrays, begun)
         if self.on_epoch and distributed.rank() == 0: self.on_epoch(self.run)
 
     # -- before the first epoch ----------------------------------------------------------------------------------
 
     def prepare(self): # -> the trainer
         "Claim the folder, read or render the images, build the model, compute what never changes."
+        self.threads.begin()
         place = distributed.from_first(self.claim)
         if self.ready: return self
         c = self.config
@@ -130,7 +146,7 @@ class Trainer:
             raise RunError(problem)
         official = Path(self.images.root) / "exp" / "rand_perm_cam.mat"
         self.permutation = read_permutation(official) if c.draws == "official" else None
-        with distributed.first_alone(): self.views = self.make_views()
+        with distributed.first_alone(c.threads): self.views = self.make_views()
         if c.weights in ("", "random"): self.calibrate()
         self.averaged = Averaged(self.model, c.averaging)
         self.passage = passage(self.model, c)
@@ -157,9 +173,12 @@ class Trainer:
         def make():
             check_views(self.images, self.model, c)
             trunk = self.model.trunk.to(memory_format=torch.channels_last)
-            return cache_views(self.pixels(read_images), trunk, self.images.n_train, c.n_views, c.seed, c.flip,
-                               self.progress, bfloat16)
-        return CachedViews(cached(cache_home() / "views", key, make))
+            watched = trunk.register_forward_pre_hook(lambda *_: self.threads.look())
+            try: return cache_views(self.pixels(read_images), trunk, self.images.n_train, c.n_views, c.seed, c.flip,
+                                    self.progress, bfloat16)
+            finally: watched.remove()
+        store = cached(cache_home() / "views", key, make)
+        return CachedViews(store, home_of(store, self.device))
 
     def pixels(self, read): # `read_images` or `cached_images`
         "The decoded images of both modalities."
@@ -180,6 +199,9 @@ class Trainer:
             if cached_rows: rows[m] = self.views.clean(m, idx)
             else: rows[m] = torch.cat([self.model.trunk({m: self.views.clean(m, part)})[m] for part in idx.split(128)])
         self.model.calibrate({m: x.to(self.device) for m, x in rows.items()})
+
+    def fast(self): # -> context: the network's products, rounded as `matmul_precision` says
+        return products(self.config.matmul_precision, self.device)
 
     def say_rates(self, before): # Config that the run had until now
         "A longer schedule drops the rate later: say which epochs had another one than in a run that began so."
@@ -206,15 +228,16 @@ class Trainer:
         if state and "averaged" in state: self.averaged.resume(state["averaged"])
         self.features = self.extract()
         self.settle(new=not state)
-        self.watch = distributed.from_first(lambda: self.watched(state))
-        if not state: self.record(0, 0, {}, {"watched": self.watch.clusters}, begun)
+        self.watch = distributed.from_first(lambda: self.watched(state), self.config.threads)
+        if not state:
+            with distributed.alone(self.config.threads): self.record(0, 0, {}, {"watched": self.watch.clusters}, begun)
         return state["epoch"] if state else 0
 
     def watched(self, state): # -> Watch
         "Whom the run's health is read from; decided by epoch 0."
         if state: return Watch.resumed(self.run.epoch(0), self.run.epoch(state["epoch"]), self.images.any_held_out)
         x = joined_depths(self.images.travelling(self.features))
-        return Watch.begun(x, Rules.of(self.settled), self.images.any_held_out, self.config.seed)
+        return Watch.begun(x, Rules.of(self.settled), self.images.any_held_out, self.config.seed, self.device)
 
     def settle(self, new):
         "Put a number in the place of each `auto`: chosen from the untrained features, kept with the run, then fixed."
@@ -223,7 +246,8 @@ class Trainer:
             if not new:
                 raise RunError(f"{self.run.path}: no chosen.json, which holds the numbers that this run chose for "
                                f"{', '.join(rules.to_choose)}; put it back, or start a new run")
-            choice = distributed.from_first(lambda: choose_settings(self.joined(), rules))
+            choice = distributed.from_first(lambda: choose_settings(self.joined(), rules, self.device),
+                                            self.config.threads)
             if distributed.rank() == 0: self.run.keep_choice(choice.settings, choice.reason, choice.curve)
             distributed.wait()
             log.info(choice.reason)
@@ -243,8 +267,9 @@ class Trainer:
         "The epoch's labels and their figures; the true identities where a ceiling is asked for."
         rules = Rules.of(self.settled)
         if self.config.supervision == "truth": labels = true_labels(self.images.pids)
-        else: labels = epoch_labels(self.joined(), rules, rules.direction(stage.epoch) if stage.together else "",
-                                    cameras=self.images.cams)
+        else:
+            direction = rules.direction(stage.epoch) if stage.together else ""
+            labels = epoch_labels(self.joined(), rules, direction, device=self.device, cameras=self.images.cams)
         self.check_clusters(labels.apart)
         self.check_meeting(labels)
         return labels, label_quality(labels, self.images.pids, self.images.known)
@@ -300,53 +325,60 @@ class Trainer:
         drawn, rng = self.watch.left_to_train(labels.final), np.random.default_rng([c.seed, e])
         batches = Batches(drawn, c.batch_ids, c.instances, rng, c.sampler, together, self.images.cams)
         draws = torch.Generator().manual_seed(c.seed * 10007 + e)
-        final = {m: torch.from_numpy(y).to(self.device) for m, y in labels.final.items()}
         self.model.train()
         if c.trainable == "heads": self.model.trunk.eval()
-        for number in range(c.iterations):
+        feed = fed(self.views, batches, labels.final, draws, c.iterations, self.device)
+        for number, (batch, y, rows, plan) in enumerate(feed):
+            self.threads.look()
             self.pace.update()
-            rows = next(batches)
-            batch = {m: self.views.batch(m, idx, draws).to(self.device) for m, idx in rows.items()}
-            rows = {m: idx.to(self.device) for m, idx in rows.items()}
-            y = {m: final[m][idx].repeat(len(batch[m]) // len(idx)) for m, idx in rows.items()}
-            losses = self.step(batch, y, rows, memories, e, number)
-            history.append([x.item() for x in losses.values()])
+            losses = self.step(batch, y, rows, memories, e, number, plan)
+            history.append(torch.stack([x.detach() for x in losses.values()]))  # read once, after the last step
             self.bar.update()
         distributed.align([*self.model.state_dict().values(), *self.averaged.average.values()])
-        return dict(zip((f"loss_{name}" for name in losses), np.mean(history, 0)))
+        return dict(zip((f"loss_{name}" for name in losses), torch.stack(history).cpu().double().numpy().mean(0)))
 
-    def step(self, batch, y, rows, memories, e, number): # -> {"total": scalar, "cluster": ...}
+    def step(self, batch, y, rows, memories, e, number, plan=None): # -> {"total": scalar, "cluster": ...}
         "One step: features, losses, gradient; then the memories take in the batch."
         where = f"epoch {e + 1}, step {number + 1}"
-        features = self.passage.forward(batch)
-        self.check_finite({f"{d} {m} features": f for m, both in features.items() for d, f in both.items()}, where)
+        with self.fast(): features = self.passage.forward(batch)
         losses = step_losses(features, y, rows, memories, self.config, stage_of(self.config, e).epoch)
         total = sum(losses.values())
-        self.check_finite({f"{name} loss": x for name, x in losses.items()}, where)
+        made = {f"{d} {m} features": f for m, both in features.items() for d, f in both.items()}
+        self.check_finite({**made, **{f"{name} loss": x for name, x in losses.items()}}, where)
         self.optimizer.zero_grad()
-        self.passage.backward(total)
+        with self.fast(): self.passage.backward(total)
         self.passage.step(self.optimizer)
         self.averaged.update()
-        move_memories(distributed.of_first(features), y, rows, memories, self.config)
+        move_memories(distributed.of_first(features), y, rows, memories, self.config, plan)
         return {"total": total, **losses}
 
     def check_finite(self, values, where):
-        "Raise RunError that names what is not finite, and where the run is kept."
-        bad = [name for name, x in values.items() if not torch.isfinite(x).all()]
+        "Raise RunError that names what is not finite, and where the run is kept. One look: each makes a GPU's host wait."
+        fine = torch.stack([torch.isfinite(x).all() for x in values.values()]).cpu().tolist()
+        bad = [name for name, good in zip(values, fine) if not good]
+        bad = [name for name in bad if name.endswith("features")] or bad  # nor are losses of such features
         if bad:
             raise RunError(f"{where}: NaN or infinity in {', '.join(bad)}. Lower lr (now {self.config.lr}); "
                            f"{self.run.path} keeps the run up to the epoch before")
 
     @torch.no_grad()
-    def extract(self): # -> {modality: {depth: [N, D]}} raw features of all images
-        "Mean of an image's and its mirror image's features (method, section 1)."
+    def extract(self, scored=True, block=512): # -> {modality: {depth: [N, D]}} raw features of all images
+        """Mean of an image's and its mirror image's features (method, section 1). Where test images are not scored, of
+        the training images alone, in the same blocks, so that each gets the same numbers."""
         self.model.eval()
-        def rows(m, idx): # both ways through the model
-            both = [self.passage.features({m: self.views.clean(m, idx, flip).to(self.device)})[m]
+        self.scored = scored or not self.images.any_held_out
+        def rows(m, gathered): # both ways through the model
+            self.threads.look()
+            both = [self.passage.features({m: self.views.show(m, gathered, flip)})[m]
                     for flip in range(1 + self.config.flip)]
             return {d: torch.stack([f[d] for f in both]).mean(0).cpu() for d in DEPTHS}
-        def all_rows(m, n): return distributed.in_blocks(n, 512, lambda idx: rows(m, idx))
-        with self.averaged.inside(): return {m: all_rows(m, len(t)) for m, t in self.images.tables.items()}
+        def some_rows(m, images, n):
+            many = images if self.scored else min(images, math.ceil(n / block) * block)
+            def read(blocks): return fetched(lambda idx: self.views.gather(m, idx), blocks, self.device)
+            found = distributed.in_blocks(many, block, lambda gathered: rows(m, gathered), read)
+            return found if self.scored else {d: f[:n] for d, f in found.items()}
+        with self.averaged.inside(), self.fast():
+            return {m: some_rows(m, len(t), self.images.n_train[m]) for m, t in self.images.tables.items()}
 
     # -- what is kept --------------------------------------------------------------------------------------------
 
@@ -364,7 +396,7 @@ class Trainer:
             model = {name: value.clone() for name, value in self.model.state_dict().items()}
             state = {"epoch": number, "model": model, "averaged": self.averaged.state(),
                      "optimizer": self.optimizer.state_dict(), "scaler": self.passage.scaler.state_dict()}
-        if self.images.known:
+        if self.images.known and self.scored:
             scores, spread = self.evaluate()
             row |= dict(rank1=scores.rank(1), mAP=scores.mAP, mINP=scores.mINP, mAP_spread=spread.mAP)
             arrays["cmc"] = scores.cmc
@@ -381,15 +413,18 @@ class Trainer:
 
     def health(self, labels): # -> {"health": share, "agreement": share, "steadiness_visible": index, ...}
         "Figures that need no truth (lesson `health`)."
-        return self.watch.figures(joined_depths(self.images.travelling(self.features)), self.joined(),
-                                  labels.get("labels", {}))
+        seen = joined_depths(self.images.travelling(self.features)) if self.scored else {}
+        return self.watch.figures(seen, self.joined(), labels.get("labels", {}))
 
     def arrays(self, labels): # -> {name: array}
-        "What an epoch's file holds: its labels, and the features of all images in half precision."
+        "What an epoch's file holds: labels, and features of all images in half precision, NaN where none were taken."
         found = {f"{name}_{m}": y.astype(np.int32) for name, both in labels.items() for m, y in both.items()}
         if not self.config.keep_features: return found
-        joined = joined_depths(self.features)
-        return {**found, **{f"features_{m}": x.half().numpy() for m, x in joined.items()}}
+        for m, x in joined_depths(self.features).items():
+            all_rows = torch.full((len(self.images.tables[m]), x.shape[1]), torch.nan, dtype=torch.half)
+            all_rows[:len(x)] = x.half()
+            found[f"features_{m}"] = all_rows.numpy()
+        return found
 
     def is_best(self, number, row): # -> bool
         "Whether the epoch is better than every one before it, by what `select` looks at."

@@ -33,9 +33,10 @@ class Watch:
         rules, # Rules
         held_out, # whether they are held out
         seed=0, # of the clusters that are set aside
+        device="cpu", # where neighbours are searched
     ):
         "The watch of a new run."
-        clusters = apart_labels(features, replace(rules, jaccard="plain"))  # the same measure for every distance
+        clusters = apart_labels(features, replace(rules, jaccard="plain"), device)  # the same measure for every distance
         return cls(clusters if held_out else travellers(clusters, seed=seed), held_out)
 
     @classmethod
@@ -55,12 +56,12 @@ class Watch:
         return {m: np.where(self.clusters[m] >= 0, -1, y) for m, y in labels.items()}
 
     def figures(self,
-        watched, # {modality: [N, D]} features as `begun` had them, of the same images
+        watched, # {modality: [N, D]} features as `begun` had them, of the same images; {}: not extracted this time
         trained, # {modality: [N, D]} features of the training images
         apart, # {modality: int [N]} clusters of the training images in this epoch; {} before the first one
     ): # {"health": share, "agreement": share, "steadiness_visible": index, ...}; what cannot be told is missing
         "What is told of an epoch without a truth; remembers its clusters for the next one."
-        told = {"health": round_trips(watched, self.clusters)} if self.clusters else {}
+        told = {"health": round_trips(watched, self.clusters)} if self.clusters and watched else {}
         if apart: told["agreement"] = agreement(trained, apart)
         told |= {f"steadiness_{m}": steadiness(y, apart[m]) for m, y in self.before.items() if m in apart}
         self.before = apart
