@@ -14,7 +14,7 @@ from hil.core.vectors import unit
 from hil.evaluation.sightings import assign, candidates, identity_table
 from hil.explore.journal import read_labels
 from hil.method.cluster import centroids
-from hil.method.identities import identities, joined
+from hil.method.identities import find_identities, join_clusters
 from hil.runs.config import Config
 from hil.synth.render import load_truth, render
 from hil.training.trainer import Trainer
@@ -35,7 +35,7 @@ def clustered(seed, people=8, dim=6):
 def test_joined_is_the_plain_rule(seed):
     "A slow reference: two clusters share a number exactly where each is the other's most similar one."
     x, y = clustered(seed)
-    found = joined(x, y)
+    found = join_clusters(x, y)
     centres = {m: unit(centroids(x[m], y[m])).numpy() for m in MODALITIES}
     cosine = centres["visible"] @ centres["infrared"].T
     number = {m: [found[m][y[m] == c][0] for c in range(y[m].max() + 1)] for m in MODALITIES}
@@ -51,7 +51,7 @@ def test_joined_is_the_plain_rule(seed):
 def test_one_modality_without_a_cluster():
     x, y = clustered(0)
     y["infrared"][:] = -1
-    who = identities(x, y)
+    who = find_identities(x, y)
     assert (who.labels["visible"] == y["visible"]).all() and not who.there["infrared"].any()
     assert who.confidence(x["infrared"], "infrared").max() == 0          # no pair was ever seen: nothing can be said
 
@@ -60,7 +60,7 @@ def test_no_image_speaks_for_itself():
     "An image far from its two companions gains nothing from being part of their centre."
     x = np.float32([[1, 0], [1, .1], [0, 1], [-1, 0], [-1, .1], [-1, .05]])
     y = {"visible": np.array([0, 0, 0, 1, 1, 1]), "infrared": np.full(1, -1)}
-    who = identities({"visible": x, "infrared": x[:1]}, y)
+    who = find_identities({"visible": x, "infrared": x[:1]}, y)
     alone, counted = who.confidence(x, "visible", y["visible"])[2, 0], who.confidence(x, "visible")[2, 0]
     assert alone < counted
 

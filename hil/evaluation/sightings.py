@@ -13,7 +13,7 @@ from ..core.errors import RunError
 from ..core.names import MODALITIES
 from ..data.folder import load_folder
 from .encode import extract, load_encoder
-from ..method.identities import identities
+from ..method.identities import find_identities
 from ..method.labels import Rules, apart_labels
 from ..runs.folder import Run
 
@@ -34,7 +34,7 @@ def run_identities(
     apart = apart_labels(features, Rules.of(run.settled))
     if max(y.max(initial=-1) for y in apart.values()) < 0:
         raise RunError(f"{run.path}: no cluster at all in epoch {epoch}; raise eps or lower min_samples")
-    return identities(features, apart), tables, features
+    return find_identities(features, apart), tables, features
 
 
 def candidates(

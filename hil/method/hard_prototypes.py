@@ -29,7 +29,8 @@ class HardMemory(ClusterMemory):
         self.margin = margin
         y = torch.as_tensor(labels, device=self.centers.device)
         inside = (y >= 0).nonzero()[:, 0]
-        rows, codes = hardest(unit(features[inside].to(self.centers.dtype)), y[inside], self.centers, Rounds.of(y[inside]))
+        x, y = unit(features[inside].to(self.centers.dtype)), y[inside]
+        rows, codes = hardest(x, y, self.centers, Rounds.of(y))
         self.register_buffer("hard", self.centers.clone())
         self.hard[codes] = rows
 
@@ -61,5 +62,5 @@ class HardMemory(ClusterMemory):
         rounds = rounds or Rounds.of(labels)
         rows, codes = hardest(unit(features.to(self.centers.dtype)), labels, self.centers, rounds)
         once = Rounds(torch.arange(len(rows), device=rows.device), [len(rows)])
-        self.hard = move(self.hard.clone(), rows, codes, self.momentum, once)     # a backward to come reads the old rows
+        self.hard = move(self.hard.clone(), rows, codes, self.momentum, once)  # a backward to come reads the old rows
         super().update(features, labels, how, rounds, checked)

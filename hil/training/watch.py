@@ -36,7 +36,8 @@ class Watch:
         device="cpu", # where neighbours are searched
     ):
         "The watch of a new run."
-        clusters = apart_labels(features, replace(rules, jaccard="plain"), device)  # the same measure for every distance
+        plain = replace(rules, jaccard="plain")  # the same measure for every distance
+        clusters = apart_labels(features, plain, device)
         return cls(clusters if held_out else travellers(clusters, seed=seed), held_out)
 
     @classmethod
