@@ -21,7 +21,8 @@ SPINS = {"GOMP_SPINCOUNT": "300000", "OPENBLAS_THREAD_TIMEOUT": "26"}  # what li
 CORES = len(os.sched_getaffinity(0))
 MODES = {"auto": ("auto", {}), "1 thread": ("1", {}), "all threads": (str(CORES), {}),
          "all threads, as before": (str(CORES), SPINS)}
-SMALL = dict(preset="tiny", iterations=12, batch_ids=12, k1=8, k1_infrared=6, k2=3, min_samples=3, n_sub=3, eps=.6, trials=2)
+SMALL = dict(preset="tiny", iterations=12, batch_ids=12, k1=8, k1_infrared=6, k2=3, min_samples=3, n_sub=3, eps=.6,
+             trials=2)
 
 
 def child(threads, quick):
