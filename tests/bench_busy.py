@@ -19,9 +19,11 @@ import hil  # noqa: F401, before torch
 RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "bench" / "busy.json"
 SPINS = {"GOMP_SPINCOUNT": "300000", "OPENBLAS_THREAD_TIMEOUT": "26"}  # what libgomp and OpenBLAS do unless told
 CORES = len(os.sched_getaffinity(0))
+BURNER = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(range(100_000))"  # never outlives this
 MODES = {"auto": ("auto", {}), "1 thread": ("1", {}), "all threads": (str(CORES), {}),
          "all threads, as before": (str(CORES), SPINS)}
-SMALL = dict(preset="tiny", iterations=12, batch_ids=12, k1=8, k1_infrared=6, k2=3, min_samples=3, n_sub=3, eps=.6, trials=2)
+SMALL = dict(preset="tiny", iterations=12, batch_ids=12, k1=8, k1_infrared=6, k2=3, min_samples=3, n_sub=3, eps=.6,
+             trials=2)
 
 
 def child(threads, quick):
@@ -70,7 +72,7 @@ class Turns:
 def beside(children, burners, rounds):
     "Every child's turns beside so many busy processes -> a row of the table."
     from hil.core.threads import own_cores, worked_by_all
-    burning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(burners)]
+    burning = [subprocess.Popen([sys.executable, "-c", BURNER]) for _ in range(burners)]
     begun, all_before, answers = time.perf_counter(), worked_by_all(own_cores()), {mode: [] for mode in children}
     for i in range(rounds):
         for mode in list(children)[::1 - 2 * (i % 2)]: answers[mode].append(children[mode].turn())

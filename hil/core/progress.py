@@ -8,6 +8,7 @@ __all__ = ['running_kernel', 'unattended_kernel', 'Terminal', 'own_terminal', 'L
 # %% ../../nbs/0_core/15_progress.ipynb #dc015544
 import os
 import sys
+from typing import Any
 
 from tqdm.auto import tqdm as notebook_bar
 from tqdm.std import tqdm as terminal_bar
@@ -46,9 +47,9 @@ class Terminal:
 
 def own_terminal() -> Terminal | None: # None where the process was started without a stderr
     "The stderr that this process was started with, also within a kernel."
-    for stream in (sys.stderr, sys.__stderr__):
+    for stream in filter(None, (sys.stderr, sys.__stderr__)):
         try: return Terminal(stream.fileno())
-        except (AttributeError, OSError, ValueError): continue # none, closed, or a text in memory
+        except (OSError, ValueError): continue # closed, or a text in memory
     return None
 
 # %% ../../nbs/0_core/15_progress.ipynb #4b7932ee
@@ -64,7 +65,7 @@ class Lines(terminal_bar):
     def moveto(self, n): "A log has no places to go to."
 
     @staticmethod
-    def status_printer(file):
+    def status_printer(file: Any):
         "How tqdm shows a state: here as a line that stays."
         def say(text):
             if text.strip(): file.write(" ".join(text.split()) + "\n")
@@ -73,9 +74,9 @@ class Lines(terminal_bar):
 
     def refresh(self, *args, **options):
         "A line, if the last one is old enough."
-        told, now = getattr(self, "told", self.start_t), self._time()
-        if self.disable or now - told < max(self.first, .1 * (now - self.start_t)): return
-        self.told = now
+        gone = self.format_dict["elapsed"]
+        if self.disable or gone - getattr(self, "told", 0.) < max(self.first, .1 * gone): return
+        self.told = gone
         super().refresh(*args, **options)
 
 # %% ../../nbs/0_core/15_progress.ipynb #5153ea21

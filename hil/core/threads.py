@@ -48,6 +48,7 @@ def set_threads(
     n, # threads
 ):
     "Let torch, and the matrix libraries that are loaded beside it, compute with `n` threads."
+    if n == torch.get_num_threads(): return
     torch.set_num_threads(n)
     threadpool_limits(n)
 
@@ -64,14 +65,14 @@ class Threads:
         self.before, self.cores, self.asked, self.told = torch.get_num_threads(), own_cores(), asked, False
         # one process keeps what OMP_NUM_THREADS says; torchrun sets that to 1 for several, whatever the machine has
         share = self.before if sharers == 1 else max(1, len(self.cores) // sharers)
-        self.most = share if asked == "auto" else asked
+        self.most = share if isinstance(asked, str) else asked
         self.adapts = asked == "auto" and sharers == 1 and self.most > 1
         self.clock, self.worked, self.by_all = clock, worked, by_all
         self.begin()
 
     def begin(self):
         "All threads again, and from here on a new measurement."
-        self.now, self.seen = self.most, self._reading()
+        self.now, self.seen, self.closed = self.most, self._reading(), False
         set_threads(self.now)
 
     def _reading(self): return self.clock(), self.worked(), self.by_all(self.cores) if self.adapts else None
@@ -80,11 +81,11 @@ class Threads:
         every=2., # seconds
     ):
         "To be called often, between two pieces of work: changes the number of threads where others came or went."
-        if not self.adapts or self.clock() - self.seen[0] < every: return
-        before, self.seen = self.seen, self._reading()
-        passed, mine, everybody = (b - a if None not in (a, b) else None for a, b in zip(before, self.seen))
-        if everybody is None: return
-        taken = max(0., (everybody - mine) / passed)
+        if not self.adapts or self.closed or self.clock() - self.seen[0] < every: return
+        (then, own_then, all_then), self.seen = self.seen, self._reading()
+        now, own_now, all_now = self.seen
+        if all_then is None or all_now is None: return
+        taken = max(0., (all_now - all_then - (own_now - own_then)) / (now - then))
         wanted = threads_for(len(self.cores) - taken, self.now, self.most)
         if wanted == self.now: return
         self._tell(wanted, taken)
@@ -99,5 +100,6 @@ class Threads:
             taken, len(self.cores), wanted, self.most, self.most)
 
     def close(self):
-        "As it was before."
+        "As it was before, and so it stays until the next `begin`."
+        self.closed = True
         set_threads(self.before)

@@ -150,6 +150,7 @@ class Trainer:
         if c.weights in ("", "random"): self.calibrate()
         self.averaged = Averaged(self.model, c.averaging)
         self.passage = passage(self.model, c)
+        self.threads.begin()  # what a run folder tells is how many threads there are at most
         if before: self.say_rates(before)
         self.run = self.run or Run(distributed.from_first(lambda: Run.create(c, self.images.table, place).path))
         self.ready = True
