@@ -106,4 +106,5 @@ def fake_gpu(): # -> Waits
         stack.enter_context(FakeTensorMode())
         waits = stack.enter_context(Waits())
         stack.enter_context(Indexing())
+        stack.enter_context(torch.no_grad())  # a graph of fake tensors on a GPU would abort Python: forward only
         yield waits
