@@ -33,7 +33,7 @@ class Waits(TorchDispatchMode):
         if why := self.why(name, args, kwargs): self.seen.append(f"{why} in {place()}")
         if name == "_local_scalar_dense": return True if args[0].dtype == torch.bool else 1
         if name == "nonzero": return args[0].new_empty((PAIRS * len(args[0]), args[0].ndim), dtype=torch.long)
-        if name in ("uniform_", "normal_"): return args[0]  # weights that are begun: there are no numbers to draw
+        if name in ("uniform_", "normal_", "erfinv_", "clamp_"): return args[0]  # weights that are begun: there are no numbers to draw
         return func(*args, **kwargs)
 
     def why(self, name, args, kwargs): # -> str, "" where the host goes on
