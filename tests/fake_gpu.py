@@ -4,7 +4,7 @@ import traceback
 from contextlib import ExitStack, contextmanager
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -33,6 +33,7 @@ class Waits(TorchDispatchMode):
         if why := self.why(name, args, kwargs): self.seen.append(f"{why} in {place()}")
         if name == "_local_scalar_dense": return True if args[0].dtype == torch.bool else 1
         if name == "nonzero": return args[0].new_empty((PAIRS * len(args[0]), args[0].ndim), dtype=torch.long)
+        if name in ("uniform_", "normal_", "erfinv_", "clamp_"): return args[0]  # weights that are begun: there are no numbers to draw
         return func(*args, **kwargs)
 
     def why(self, name, args, kwargs): # -> str, "" where the host goes on
@@ -53,8 +54,11 @@ def place(): # -> "losses.py:12 < step.py:30"
 
 
 class Indexing(TorchFunctionMode):
-    "`x[...]` of fake tensors by operators: Python's own asks a CUDA driver where none is."
+    "`x[...]`, `nonzero`, `to` and `tolist` of fake tensors by operators: Python's own ask for a driver or for numbers."
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.to and isinstance(args[0], FakeTensor): return sent(*args, **(kwargs or {}))
+        if func is torch.Tensor.tolist and isinstance(args[0], FakeTensor) and not on_gpu(args):
+            return [True if args[0].dtype == torch.bool else 1] * len(args[0])
         if func is torch.Tensor.__getitem__ and on_gpu(args):
             x, tensors = plain(*args)
             return aten.index.Tensor(x, tensors) if tensors else x
@@ -66,6 +70,17 @@ class Indexing(TorchFunctionMode):
             found = aten.nonzero.default(args[0])
             return found.unbind(1) if kwargs and kwargs.get("as_tuple") else found
         return func(*args, **(kwargs or {}))
+
+
+def sent(x, *to, device=None, dtype=None, non_blocking=False, **_): # as Tensor.to
+    for what in to:
+        if isinstance(what, bool): non_blocking = what
+        elif isinstance(what, torch.dtype): dtype = what
+        elif isinstance(what, torch.Tensor): device, dtype = what.device, what.dtype
+        elif what is not None: device = what
+    device, dtype = torch.device(device or x.device), dtype or x.dtype
+    if device.type == x.device.type and dtype == x.dtype: return x
+    return aten._to_copy.default(x, device=device, dtype=dtype, non_blocking=non_blocking)
 
 
 def plain(x, index): # -> (view, [Tensor or None for each dimension])
@@ -91,4 +106,5 @@ def fake_gpu(): # -> Waits
         stack.enter_context(FakeTensorMode())
         waits = stack.enter_context(Waits())
         stack.enter_context(Indexing())
+        stack.enter_context(torch.no_grad())  # a graph of fake tensors on a GPU would abort Python: forward only
         yield waits

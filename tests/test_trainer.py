@@ -104,6 +104,27 @@ def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path, moment, record
     for file in tmp_path.rglob("*.pt"): file.unlink()
 
 
+def test_test_images_are_scored_every_so_many_epochs(whole, train):
+    "What is trained is the same to the last digit; between, there are no figures and no features of test images."
+    run, n = train(evaluate_every=2), int(whole.images.query("modality == 'visible'").train.sum())
+    scored = run.history.mAP.notna()
+    assert scored.tolist() == [True, False, True, True], "every second epoch, the untrained model and the last one"
+    for column in ("mAP", "health"):
+        assert (run.history[column][scored] == whole.history[column][scored]).all()
+        assert run.history[column][~scored].isna().all()
+    assert (run.history.loss_total == whole.history.loss_total)[1:].all()
+    for e in (1, 2):
+        found, expected = (z.epoch(e)["features_visible"] for z in (run, whole))
+        np.testing.assert_array_equal(found[:n], expected[:n])
+        assert np.isnan(found[n:]).all() == (e == 1) and len(found) == len(expected)
+    assert f"mAP {100 * run.history.mAP.iloc[-1]:.1f} %" in repr(run)
+
+
+def test_deterministic_kernels_change_nothing_on_a_cpu(whole, train):
+    same_runs(whole, train(deterministic=True))
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_what_a_run_records(whole):
     h, n = whole.history, whole.images.groupby("modality").train.agg(["size", "sum"])
     assert h.epoch.tolist() == [0, 1, 2, 3] and h.stage.tolist() == [0, 1, 2,

@@ -249,6 +249,7 @@ def synchronise(
     for module in list(model.modules()) if world() > 1 else ():
         for name, norm in module.named_children():
             if type(norm) is not nn.BatchNorm2d: continue
-            if norm.running_mean.is_cuda: module.add_module(name, nn.SyncBatchNorm.convert_sync_batchnorm(norm))
+            if norm.running_mean.device.type == "cuda":
+                module.add_module(name, nn.SyncBatchNorm.convert_sync_batchnorm(norm))
             else: norm.__class__ = SyncedBatchNorm2d  # torch's has no CPU version
     return model
