@@ -18,8 +18,8 @@ HEAVY = {"torch", "numpy", "scipy", "pandas", "numba", "IPython", "ipywidgets", 
 
 # signatures of 0.1.0, frozen as text: a change here is a change for everyone who uses the kit as a library
 SIGNATURES = """
-knn(features, k, neighbors='exact', recall=0.95, seed=0)
-jaccard_distance(features, k1=30, k2=6, keep=1.0, neighbors='exact', recall=0.95, seed=0)
+knn(features, k, neighbors='exact', recall=0.95, seed=0, device='cpu')
+jaccard_distance(features, k1=30, k2=6, keep=1.0, neighbors='exact', recall=0.95, seed=0, device='cpu')
 pseudo_labels(distance, eps=0.6, min_samples=4)
 centroids(features, labels)
 secondary_cluster(features, labels, n_sub=9, shrink=0.9, random_state=0)

@@ -55,7 +55,7 @@ def race(
 def _place() -> Path:
     "The file of this processor and these libraries."
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else [platform.processor(), platform.machine()]
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else [platform.processor(), platform.machine()]
     kind = [line for line in lines if line.startswith(("model name", "flags", "Features"))][:2] or lines[:2]
     key = hashlib.sha256("".join([*kind, np.__version__, torch.__version__]).encode()).hexdigest()[:16]
     return cache_home() / "products" / f"{key}.txt"
@@ -66,12 +66,12 @@ def faster() -> str: # "numpy" or "torch"
     "The library that is faster here: raced once, then kept in the cache folder."
     place = _place()
     with suppress(OSError, UnicodeDecodeError):
-        if (kept := place.read_text().strip()) in LIBRARIES: return kept
+        if (kept := place.read_text(encoding="utf-8").strip()) in LIBRARIES: return kept
     times = race()
     found = "torch" if times["torch"] < .9 * times["numpy"] else "numpy"
     with suppress(OSError):  # a cache: where it cannot be written, the answer holds for this process
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(found + "\n")
+        place.write_text(found + "\n", encoding="utf-8")
     return found
 
 

@@ -15,7 +15,7 @@ def top(
 ): # float32 [n, k] falling, int64 [n, k] their columns, of equals the lower first; bool [n]: ask `top_of_equals` again
     "The k largest of each row, and the rows in which a tie goes beyond the last of them."
     value, number = products.topk(k)
-    crowded = (products >= value[:, -1:]).sum(1) > k
+    crowded = (products >= value.amin(1, keepdim=True)).sum(1) > k
     number, order = number.sort(dim=1)
     value, order = value.gather(1, order).sort(dim=1, descending=True, stable=True)
     return value, number.gather(1, order), crowded
