@@ -330,5 +330,6 @@ def test_runs_of_the_health_script_join_the_table(tmp_path):
 
 
 def test_variants_by_name():
-    assert list(chosen_variants(["HIL - MCCL", "HIL"])) == ["HIL", "HIL − MCCL"] and chosen_variants(["all"]) is VARIANTS
+    assert list(chosen_variants(["HIL - MCCL", "HIL"])) == ["HIL", "HIL − MCCL"]
+    assert chosen_variants(["all"]) is VARIANTS
     with pytest.raises(RunError, match="did you mean 'supervised'"): chosen_variants(["supervized"])
