@@ -34,8 +34,8 @@ def block(table, people):
     hil = runs[runs.variant == REFERENCE]
     seeds = ", ".join(map(str, sorted(hil.seed.unique())))
     lines = [f"mAP on the test people: {len(hil)} runs, {hil.data.nunique()} renderings, training seeds {seeds}, "
-             f"{hil.threads.iloc[0]:g} thread(s) a run, mean and interval of 95 %:", "", "| | mAP % | interval | runs |",
-             "|---|---|---|---|"]
+             f"{hil.threads.iloc[0]:g} thread(s) a run, mean and interval of 95 %:", "",
+             "| | mAP % | interval | runs |", "|---|---|---|---|"]
     for name, (which, figure) in SHOWN.items():
         part = runs[(runs.variant == which) & runs[figure].notna()]
         if not len(part): continue
