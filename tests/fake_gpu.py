@@ -2,6 +2,7 @@
 devices; `Waits` notes where the host of a real GPU would have to wait for it."""
 import traceback
 from contextlib import ExitStack, contextmanager
+from unittest import mock
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -12,6 +13,8 @@ from torch.utils._pytree import tree_leaves
 aten = torch.ops.aten
 # how many rows or entries come out depends on the numbers: the host must know them to go on
 COUNTS = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "bincount", "equal"}
+NORMS = {"native_batch_norm", "_native_batch_norm_legit", "_batch_norm_with_update", "cudnn_batch_norm"}
+IN_PLACE = {"erfinv_", "mul_", "add_", "clamp_", "uniform_", "normal_", "zero_", "fill_"}
 PAIRS = 3  # entries a row that a fake `nonzero` finds
 
 
@@ -33,7 +36,8 @@ class Waits(TorchDispatchMode):
         if why := self.why(name, args, kwargs): self.seen.append(f"{why} in {place()}")
         if name == "_local_scalar_dense": return True if args[0].dtype == torch.bool else 1
         if name == "nonzero": return args[0].new_empty((PAIRS * len(args[0]), args[0].ndim), dtype=torch.long)
-        if name in ("uniform_", "normal_", "erfinv_", "clamp_"): return args[0]  # weights that are begun: there are no numbers to draw
+        if name in IN_PLACE and not on_gpu(*args[1:]): return args[0]  # weights that are begun, of no numbers
+        if name in NORMS: return normed(*args[:5])
         return func(*args, **kwargs)
 
     def why(self, name, args, kwargs): # -> str, "" where the host goes on
@@ -47,6 +51,12 @@ class Waits(TorchDispatchMode):
         return ""
 
 
+def normed(x, weight, bias, mean, var):
+    "A batch norm's answer; its own code would write the running figures with a driver."
+    own = [v.view(1, -1, *[1] * (x.ndim - 2)) for v in (weight, bias, mean, var) if v is not None]
+    return sum(own, x), x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
+
+
 def place(): # -> "losses.py:12 < step.py:30"
     "The lines of hil that a call comes from, innermost first."
     lines = [f for f in traceback.extract_stack() if "/hil/" in f.filename.replace("\\", "/")]
@@ -57,6 +67,11 @@ class Indexing(TorchFunctionMode):
     "`x[...]`, `nonzero`, `to` and `tolist` of fake tensors by operators: Python's own ask for a driver or for numbers."
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is torch.Tensor.to and isinstance(args[0], FakeTensor): return sent(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") in IN_PLACE and on_gpu(args) and not on_gpu(*args[1:]):
+            return args[0]  # weights that are begun, of no numbers
+        if func is torch.Tensor.copy_ and on_gpu(args[0]):
+            args[1].expand(args[0].shape)  # the numbers are nowhere; whether they would fit can be asked
+            return args[0]
         if func is torch.Tensor.tolist and isinstance(args[0], FakeTensor) and not on_gpu(args):
             return [True if args[0].dtype == torch.bool else 1] * len(args[0])
         if func is torch.Tensor.__getitem__ and on_gpu(args):
@@ -106,5 +121,6 @@ def fake_gpu(): # -> Waits
         stack.enter_context(FakeTensorMode())
         waits = stack.enter_context(Waits())
         stack.enter_context(Indexing())
+        stack.enter_context(mock.patch.object(torch.nn.init, "trunc_normal_", lambda x, *_, **__: x))  # draws until all fit
         stack.enter_context(torch.no_grad())  # a graph of fake tensors on a GPU would abort Python: forward only
         yield waits

@@ -21,7 +21,7 @@ from hil.models.build import build_model
 from hil.runs.config import Config
 from hil.training import distributed, feed
 from hil.training.gradient_cache import passage
-from hil.training.step import Memories, move_memories, plan_moves, step_losses
+from hil.training.step import Memories, move_memories, plan_moves
 from hil.training.trainer import Trainer
 
 D, C, K, N = 96, 6, 2, 40

@@ -268,12 +268,12 @@ def test_a_batch_without_any_neighbour_has_no_loss():
 def test_losses_accept_a_weight_and_frozen_features():
     f, banks = batch(2)
     W = {level: b.flatten(0, 1) for level, b in banks.items()}
-    for losses in (lambda f: mccl_loss(f, banks),
-                   lambda f: neighbor_loss(f, {level: w[:12] for level, w in W.items()}, W)):
+    for loss_of in (lambda f: mccl_loss(f, banks),
+                    lambda f: neighbor_loss(f, {level: w[:12] for level, w in W.items()}, W)):
         for level, x in f.items():
-            close(gradient(3 * losses(f)[level], x)[0], 3 * gradient(losses(f)[level], x)[0], rtol=1e-12)
-        frozen = losses({level: x.detach() for level, x in f.items()})
-        for level, loss in losses(f).items(): close(loss, frozen[level], rtol=1e-12)
+            close(gradient(3 * loss_of(f)[level], x)[0], 3 * gradient(loss_of(f)[level], x)[0], rtol=1e-12)
+        frozen = loss_of({level: x.detach() for level, x in f.items()})
+        for level, loss in loss_of(f).items(): close(loss, frozen[level], rtol=1e-12)
         assert not any(loss.requires_grad for loss in frozen.values())
 
 

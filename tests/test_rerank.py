@@ -214,8 +214,8 @@ def answers(folder):
     x = crowd(40, 10).astype(np.float32)
     labels = pseudo_labels(jaccard_distance(x, 20))
     mu = centroids(x, labels)
-    np.savez(folder / "answers.npz", near=knn(x, 9), lists=knn(x, 9, "ivf"), recall=knn_recall(x, knn(x, 9)), labels=labels,
-             distance=as_dense(jaccard_distance(x, 20)), bank=secondary_cluster(x, labels, 2),
+    np.savez(folder / "answers.npz", near=knn(x, 9), lists=knn(x, 9, "ivf"), recall=knn_recall(x, knn(x, 9)),
+             labels=labels, distance=as_dense(jaccard_distance(x, 20)), bank=secondary_cluster(x, labels, 2),
              new=brst(x, labels, mu, .8))
     return dict(np.load(folder / "answers.npz"))
 

@@ -55,7 +55,8 @@ def race(
 def _place() -> Path:
     "The file of this processor and these libraries."
     info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else [platform.processor(), platform.machine()]
+    other = [platform.processor(), platform.machine()]
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else other
     kind = [line for line in lines if line.startswith(("model name", "flags", "Features"))][:2] or lines[:2]
     key = hashlib.sha256("".join([*kind, np.__version__, torch.__version__]).encode()).hexdigest()[:16]
     return cache_home() / "products" / f"{key}.txt"

@@ -354,7 +354,7 @@ class Trainer:
         return {"total": total, **losses}
 
     def check_finite(self, values, where):
-        "Raise RunError that names what is not finite, and where the run is kept. One look: a GPU's host waits for each."
+        "Raise RunError that names what is not finite, and where the run is kept. One look: a GPU's host waits for it."
         fine = torch.stack([torch.isfinite(x).all() for x in values.values()]).cpu().tolist()
         bad = [name for name, good in zip(values, fine) if not good]
         bad = [name for name in bad if name.endswith("features")] or bad  # nor are losses of such features
