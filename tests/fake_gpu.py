@@ -81,6 +81,7 @@ class Indexing(TorchFunctionMode):
             x, tensors = plain(*args[:2])
             value = args[2] if isinstance(args[2], torch.Tensor) else x.new_full((), args[2])
             return aten.index_put_.default(x, tensors, value) if tensors else aten.copy_.default(x, value)
+        if func in (torch.Tensor.split, torch.split) and on_gpu(args): return parts(*args, **(kwargs or {}))
         if func is torch.Tensor.nonzero and on_gpu(args):
             found = aten.nonzero.default(args[0])
             return found.unbind(1) if kwargs and kwargs.get("as_tuple") else found
@@ -96,6 +97,11 @@ def sent(x, *to, device=None, dtype=None, non_blocking=False, **_): # as Tensor.
     device, dtype = torch.device(device or x.device), dtype or x.dtype
     if device.type == x.device.type and dtype == x.dtype: return x
     return aten._to_copy.default(x, device=device, dtype=dtype, non_blocking=non_blocking)
+
+
+def parts(x, sizes, dim=0): # as Tensor.split
+    if isinstance(sizes, int): return aten.split.Tensor(x, sizes, dim)
+    return aten.split_with_sizes.default(x, list(sizes), dim)
 
 
 def plain(x, index): # -> (view, [Tensor or None for each dimension])

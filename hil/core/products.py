@@ -55,9 +55,9 @@ def race(
 def _place() -> Path:
     "The file of this processor and these libraries."
     info = Path("/proc/cpuinfo")
-    other = [platform.processor(), platform.machine()]
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else other
-    kind = [line for line in lines if line.startswith(("model name", "flags", "Features"))][:2] or lines[:2]
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    kind = [line for line in lines if line.startswith(("model name", "flags", "Features"))][:2]
+    kind = kind or [platform.processor(), platform.machine()]
     key = hashlib.sha256("".join([*kind, np.__version__, torch.__version__]).encode()).hexdigest()[:16]
     return cache_home() / "products" / f"{key}.txt"
 
