@@ -82,6 +82,7 @@ class Indexing(TorchFunctionMode):
             value = args[2] if isinstance(args[2], torch.Tensor) else x.new_full((), args[2])
             return aten.index_put_.default(x, tensors, value) if tensors else aten.copy_.default(x, value)
         if func in (torch.Tensor.split, torch.split) and on_gpu(args): return parts(*args, **(kwargs or {}))
+        if func is torch.Tensor.contiguous and on_gpu(args): return aten.clone.default(args[0])
         if func is torch.Tensor.nonzero and on_gpu(args):
             found = aten.nonzero.default(args[0])
             return found.unbind(1) if kwargs and kwargs.get("as_tuple") else found
