@@ -18,5 +18,6 @@ setup(
     long_description_content_type="text/markdown",
     packages=find_packages(include=["hil", "hil.*"]),
     install_requires=cfg["requirements"].split(),
-    extras_require={name: cfg[f"{name}_requirements"].split() for name in ("notebook", "cpu", "gpu", "slurm", "ray", "dev")},
+    extras_require={name: cfg[f"{name}_requirements"].split()
+                    for name in ("notebook", "cpu", "gpu", "slurm", "ray", "dev")},
 )
