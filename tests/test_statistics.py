@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hil.experiments.ablation import report
-from hil.experiments.intervals import Block, drawn_again, estimate_of, parts_of
+from hil.experiments.intervals import Cases, drawn_again, estimate_of, parts_of
 from hil.experiments.results import read_people, read_results
 from hil.experiments.statistics import (
     blocks_of,
@@ -37,7 +37,7 @@ def block(values, weights=None):
     values = np.asarray(values, float)
     if values.ndim == 1: values = values[:, None, None]
     weights = np.ones(values.shape[1:]) if weights is None else np.asarray(weights, float)
-    return Block(values, weights / weights.sum(1, keepdims=True), tuple(range(len(values))))
+    return Cases(values, weights / weights.sum(1, keepdims=True), tuple(range(len(values))))
 
 
 def run(variant, data, seed, mAP, **more):

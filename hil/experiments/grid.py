@@ -49,7 +49,11 @@ def sorted_out(
 STEP, START = .5, 30.  # seconds of a default step with all that belongs to it, and of beginning a run, on one thread
 
 
-def steps(config): return config.epochs * config.iterations
+def steps(
+    config, # Config
+) -> int:
+    "Steps of a whole run."
+    return config.epochs * config.iterations
 
 
 def estimate(

@@ -8,14 +8,14 @@ __all__ = ['blocks_of', 'paired_blocks', 'holm', 'means', 'differences', 'paired
 import numpy as np
 import pandas as pd
 
-from .intervals import Block, estimate_of
+from .intervals import Cases, estimate_of
 
 # %% ../../nbs/a_experiments/07_statistics.ipynb #4c43225f
 def blocks_of(
     table, # DataFrame: data, seed, run and the figure; a row a run
     people=None, # {run: DataFrame draw, queries, ap} as from `read_people`; used for mAP where all runs have it
     figure="mAP", # column
-) -> dict: # {name of a data set: Block}
+) -> dict: # {name of a data set: Cases}
     "The runs of one variant. Raises ValueError where a data set has a seed twice, or runs of other people."
     found, detailed = {}, figure == "mAP" and people and all(run in people for run in table.run)
     for data, rows in table.dropna(subset=[figure]).groupby("data"):
@@ -29,13 +29,13 @@ def blocks_of(
             raise ValueError(f"{data}: its runs were tested on {sorted({v.shape for v in values})} draws and people; "
                              "expected the same ones for every seed")
         weights = np.stack(people[rows.run.iloc[0]].queries) if detailed else np.ones((1, 1))
-        found[data] = Block(np.stack(values), weights / weights.sum(1, keepdims=True), tuple(rows.seed))
+        found[data] = Cases(np.stack(values), weights / weights.sum(1, keepdims=True), tuple(rows.seed))
     return found
 
 
 def paired_blocks(
-    a, b, # {name of a data set: Block} of two variants
-) -> dict: # {name: Block of A minus B}, over what both have
+    a, b, # {name of a data set: Cases} of two variants
+) -> dict: # {name: Cases of A minus B}, over what both have
     "Differences of the same data set, seed, draw and person. Raises ValueError where nothing is the same."
     found = {}
     for data in (name for name in a if name in b):
@@ -46,7 +46,7 @@ def paired_blocks(
         if x.shape != y.shape or not np.array_equal(one.weights, two.weights):
             x, y = (((v * block.weights).sum(2).mean(1)[:, None, None]) for v, block in ((x, one), (y, two)))
         weights = one.weights if x.shape[1:] == one.weights.shape else np.ones((1, 1))
-        found[data] = Block(x - y, weights, tuple(seeds))
+        found[data] = Cases(x - y, weights, tuple(seeds))
     if found: return found
     raise ValueError(f"nothing to pair: one variant was run on {sorted(a)}, the other on {sorted(b)}, and no seed of "
                      "a data set is in both; run both on the same")
