@@ -19,9 +19,5 @@ setup(
     packages=find_packages(include=["hil", "hil.*"]),
     install_requires=cfg["requirements"].split(),
     extras_require={name: cfg[f"{name}_requirements"].split()
-<<<<<<< HEAD
                     for name in ("notebook", "cpu", "gpu", "slurm", "ray", "dev", "docs")},
-=======
-                    for name in ("notebook", "cpu", "gpu", "slurm", "ray", "dev")},
->>>>>>> w13-exp
 )

@@ -128,6 +128,7 @@ def fake_gpu(): # -> Waits
         stack.enter_context(FakeTensorMode())
         waits = stack.enter_context(Waits())
         stack.enter_context(Indexing())
-        stack.enter_context(mock.patch.object(torch.nn.init, "trunc_normal_", lambda x, *_, **__: x))  # draws until all fit
+        # it draws until all numbers fit, and there are none
+        stack.enter_context(mock.patch.object(torch.nn.init, "trunc_normal_", lambda x, *_, **__: x))
         stack.enter_context(torch.no_grad())  # a graph of fake tensors on a GPU would abort Python: forward only
         yield waits
