@@ -19,8 +19,8 @@ from .labels import Rules, apart_distance, modality_labels
 from .neighbors import nearest
 
 # %% ../../nbs/4_method/08_choose.ipynb #c4005e04
-OUTLIERS = .7  # at 1, an image in no cluster would count as one that stands 0 apart; people seen 4 times want it below
-PIECES = .02  # twice as many clusters must stand apart by 1.4 % more: the looks of one person do so, too, if only just
+OUTLIERS = .85  # at 1, an image in no cluster would count as one that stands 0 apart; people seen 4 times want it below
+PIECES = .06  # twice as many clusters must stand apart by 4 % more: the looks of one person do so, too, if only just
 
 
 def separation(
@@ -46,7 +46,7 @@ def separation(
     return total / in_cluster * (in_cluster / len(x)) ** OUTLIERS / len(codes) ** PIECES
 
 # %% ../../nbs/4_method/08_choose.ipynb #c4005e07
-LADDER = {2: 4, 3: 4, 4: 4, 5: 10, 6: 12, 7: 14, 8: 16, 10: 20, 13: 26, 16: 32, 20: 40, 25: 50, 32: 64} # k2: its k1
+LADDER = {2: 4, 3: 4, 4: 6, 5: 10, 6: 12, 7: 14, 8: 16, 10: 20, 13: 26, 16: 32, 20: 40, 25: 50, 32: 64} # k2: its k1
 EPS = .6 # the paper's for SYSU-MM01; with k1 and k2 that fit it was the best everywhere
 
 
