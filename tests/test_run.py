@@ -121,7 +121,13 @@ IDLE = [  # written by hand: (what is set, what it makes idle)
     (dict(neighbor_weight=0.), dict(instance_mix="raw")), (dict(cluster_weight=0.), dict(momentum=.5)),
     (dict(cluster_weight=0.), dict(memory_update="hard")), (dict(cluster_weight=0.), dict(smoothing=.1)),
     ({}, dict(expect="any")), (dict(cluster_weight=0., neighbor_weight=0.), dict(temp=1.)),
-    ({}, dict(reload_epoch=2)), (dict(select="test_best"), dict(reload_epoch=6))]
+    ({}, dict(reload_epoch=2)), (dict(select="test_best"), dict(reload_epoch=6)),
+    (dict(dataset="folder", data_root="x"), dict(rerank="graph")),
+    (dict(stage1_epochs=0, supervision="truth"), dict(jaccard="camera_aware")),
+    (dict(jaccard="modality_balanced"), dict(matcher="mutual")),
+    (dict(cluster_weight=0.), dict(split_prototypes=True)), (dict(matcher="none"), dict(hard_prototypes=True)),
+    (dict(cluster_weight=0.), dict(neighbor_soft_labels=True)), ({}, dict(soft_neighbors=10)), ({}, dict(soft_own=.5)),
+    ({}, dict(soft_gamma=5.))]
 
 
 @pytest.mark.parametrize("beside,changes", IDLE, ids=str)
@@ -384,7 +390,8 @@ BESIDE = {"dataset": dict(data_root="x"), "split": dict(dataset="regdb", data_ro
           "precision": dict(trainable="all"), "sampler": dict(same_ids=False), "supervision": dict(stage1_epochs=0),
           "reload_epoch": dict(select="test_best"), "gradient_checkpointing": BIG, "compile": BIG,
           "resume": dict(run_dir="x"), "model": dict(trainable="all", weights="random"),
-          "expect": dict(dataset="regdb", data_root="x")}
+          "expect": dict(dataset="regdb", data_root="x"),
+          **dict.fromkeys(("soft_neighbors", "soft_own", "soft_gamma"), dict(neighbor_soft_labels=True))}
 
 
 def another(name):
@@ -403,7 +410,8 @@ def test_resume_with_other_settings(tmp_path, name):
     beside, value = BESIDE.get(name, {}), another(name)
     run = Run.create(Config(**{**beside, "run_dir": str(tmp_path / "run")}), IMAGES)
     other = Config(**{**beside, name: value})
-    if name in ("run_dir", "resume", "device", "gradient_checkpointing", "compile", "data_root", "stage2_epochs"):
+    if name in ("run_dir", "resume", "device", "threads", "deterministic", "gradient_checkpointing", "compile",
+                "data_root", "stage2_epochs"):
         return run.check_resumable(other)  # where the data lies, and a longer schedule, are no other run
     with pytest.raises(RunError) as error: run.check_resumable(other)
     assert f"{name} was {DEFAULT[name]!r}, is {value!r}" in str(error.value)
