@@ -109,7 +109,7 @@ bench: setup
 	@$(if $(filter --scale,$(ARGS)),,$(BIN)/python tests/bench_busy.py $(filter --quick,$(ARGS)))
 
 .venv/.docs: $(STAMP)
-	@$(PIP) -e ".[$(FAISS),notebook,dev,docs]"
+	@$(PIP) -c docs/constraints.txt -e ".[$(FAISS),notebook,dev,docs]"
 	@touch $@
 
 # notebooks as they are stored: nothing is executed

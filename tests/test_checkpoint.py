@@ -317,4 +317,4 @@ def test_build_model_loads(saved):
     model = build_model("vit_tiny_ics", saved({"state_dict": under("module.", state)}))
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items()) and not model.training
     with pytest.warns(UserWarning, match="TransReID-SSL"): build_model("vit_tiny_ics")
-    with pytest.raises(ValueError, match='there is "lite0", "vit_base_ics"'): build_model("vit_huge")
+    with pytest.raises(ValueError, match='there is "lite0", "lite1", "lite2", "vit_base_ics"'): build_model("vit_huge")

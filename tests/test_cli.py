@@ -98,7 +98,8 @@ def test_the_others_have_help_too(tmp_path, command):
     (["ablation", "--backend", "joblib", "--threads", "9999"], "hil ablation: threads = 9999")])
 def test_one_line_and_exit_code_1(hil_home, tmp_path, words, says):
     code, out, error = call(tmp_path, *words)
-    assert code == 1 and out == "" and error.startswith(says) and error.count("\n") == 1, error
+    assert code == 1 and out == "" and error.startswith(says), error
+    assert error.count("\n") == 1 + ("\nParameters: " in error), error
     assert not list(tmp_path.iterdir()), "nothing is begun"
 
 

@@ -34,6 +34,7 @@ VIEWS = {"visible": ("none", "exchange_gray"), "infrared": ("adaptive_gray",)}
 
 # %% ../../nbs/1_data/06_training_views.ipynb #9300d0a0
 def moved(tensors, device): # {name: Tensor} -> the same on the device
+    "Copies on a device; from pinned memory the host does not wait."
     return {name: x.to(device, non_blocking=True) for name, x in tensors.items()}
 
 

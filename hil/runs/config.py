@@ -98,7 +98,7 @@ class Config(metaclass=Settings):
     cluster_weight: Annotated[float, Range(0)] = 1.0  # cluster contrast; 0 switches it off
     # newer ideas in the place of cluster contrast, one at a time
     split_prototypes: bool = False  # stage 2: a cluster has a centre for each of its modalities (BMIL)
-    hard_prototypes: bool = False  # stage 2: and a second one, of its least similar images (PCLHD; best without smoothing)
+    hard_prototypes: bool = False  # stage 2: and one of its least similar images (PCLHD; best unsmoothed)
     neighbor_soft_labels: bool = False  # labels and weights by the neighbours' clusters (N-ULC); no smoothing
     soft_neighbors: Annotated[int, Range(2, 1000)] = 30  # neighbor_soft_labels: K, the image itself included
     soft_own: Annotated[float, Range(0, 1)] = 0.7  # neighbor_soft_labels: beta, the hard label's share of the target
