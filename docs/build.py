@@ -28,7 +28,9 @@ def source_folder(build):
     source = build / "site-source"
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir(parents=True)
-    for page in (DOCS / "pages").glob("*.md"): shutil.copyfile(page, source / page.name)
+    for page in (DOCS / "pages").glob("*.md"):  # whose links hold on a code host, too
+        text = page.read_text(encoding="utf-8").replace("](../../nbs/", "](nbs/")
+        (source / page.name).write_text(text, encoding="utf-8")
     for notebook in (ROOT / "nbs").rglob("*.ipynb"):
         name = notebook.relative_to(ROOT / "nbs")
         if ".ipynb_checkpoints" in name.parts or name.parts[0] in ("runs", "bench"): continue
