@@ -68,7 +68,8 @@ class Lines(terminal_bar):
     def status_printer(file: Any):
         "How tqdm shows a state: here as a line that stays."
         def say(text):
-            if text.strip(): file.write(" ".join(text.split()) + "\n")
+            line = " ".join(text.split()).replace(": : ", ": ")  # `set_description` brings a colon of its own
+            if line: file.write(line + "\n")
             file.flush()
         return say
 
