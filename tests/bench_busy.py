@@ -6,6 +6,7 @@ python tests/bench_busy.py [--quick]      # --quick: a tenth of the images
 """
 import argparse
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -32,6 +33,7 @@ def child(threads, quick):
     from hil.core.room import Forecast
     from hil.runs.config import Config
     from hil.training.trainer import Trainer
+    logging.disable(logging.WARNING)  # a run of thousands of epochs wears out, which is no matter here
     with tempfile.TemporaryDirectory() as folder:
         asked = threads if threads == "auto" else int(threads)
         trainer = Trainer(Config(run_dir=f"{folder}/run", stage1_epochs=0, stage2_epochs=10_000, keep_features=False,
@@ -99,12 +101,13 @@ def table(rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a tenth of the images")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, help="turns of each at each load; 2 with --quick, else 3")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child: return child(asked.child, asked.quick)
     children = {mode: Turns(mode, asked.quick) for mode in MODES}
-    rows = [beside(children, burners, asked.rounds) for burners in (0, 1, 2)]
+    rounds = asked.rounds or (2 if asked.quick else 3)
+    rows = [beside(children, burners, rounds) for burners in (0, 1, 2)]
     for each in children.values():
         each.process.stdin.close()
         each.process.wait()
