@@ -7,6 +7,7 @@ __all__ = ['BOUND', 'PRODUCTS', 'Compared', 'bfloat16_fault', 'products', 'repea
 import os
 import sys
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -98,7 +99,8 @@ def repeatable(
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when a GPU multiplies for the first time
-    cudnn, before = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
+    cudnn: Any = torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled()
     kept = cudnn.deterministic, cudnn.benchmark
     torch.use_deterministic_algorithms(True)
     cudnn.deterministic, cudnn.benchmark = True, False

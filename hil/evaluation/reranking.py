@@ -16,7 +16,8 @@ from ..method.rerank import jaccard_distance
 
 # %% ../../nbs/5_evaluation/05_reranking.ipynb #b98d89d2
 def _both(queries, gallery): # -> unit rows of both, one below the other, and the number of queries
-    q, g = (unit_rows(at_least_float32(as_rows(name, x))) for name, x in (("queries", queries), ("gallery", gallery)))
+    q: np.ndarray = unit_rows(at_least_float32(as_rows("queries", queries)))
+    g: np.ndarray = unit_rows(at_least_float32(as_rows("gallery", gallery)))
     if q.shape[1] != g.shape[1] or not len(q) or not len(g):
         raise ValueError(f"queries {list(q.shape)} and gallery {list(g.shape)} must have features of one length, "
                          "and neither may be empty")
@@ -64,7 +65,9 @@ def graph_distance(
     for _ in range(rounds):
         arrows = arrows + arrows.T
         arrows /= arrows.sum(1, keepdims=True)
-        arrows = sum(weights[:, j] * arrows[takes[:, j]] for j in range(takes.shape[1]))
+        spread = weights[:, 0] * arrows[takes[:, 0]]
+        for j in range(1, takes.shape[1]): spread += weights[:, j] * arrows[takes[:, j]]
+        arrows = spread
     return -(arrows[:n] @ arrows[n:].T)
 
 # %% ../../nbs/5_evaluation/05_reranking.ipynb #e05a5ad9

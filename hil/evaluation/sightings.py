@@ -54,9 +54,10 @@ def candidates(
 
 
 def _told(table):
-    "The columns of a table that say something: what is unknown everywhere is left out."
+    "The path first, then the columns that say something: what is unknown everywhere is left out."
     empty = [c for c in ("pid", "camid") if c in table and (table[c].astype(str).isin(("-1", "0"))).all()]
-    return table.drop(columns=[*empty, "train"], errors="ignore").reset_index(drop=True)
+    told = [c for c in table if c not in ("path", "train", *empty)]
+    return table.reindex(columns=["path", *told])
 
 
 def identity_table(
@@ -70,8 +71,7 @@ def identity_table(
     for m, table in tables.items():
         found = candidates(who.confidence(features[m], m, who.labels[m]), who.labels[m])
         parts.append(pd.concat([found, table.reset_index(drop=True)], axis=1))
-    out = _told(pd.concat(parts, ignore_index=True))
-    return out[["path", *(c for c in out if c != "path")]]
+    return _told(pd.concat(parts, ignore_index=True))
 
 # %% ../../nbs/5_evaluation/06_sightings.ipynb #641425cc
 def assign(
@@ -85,7 +85,7 @@ def assign(
     run = run if isinstance(run, Run) else Run(run)
     who, _, _ = run_identities(run, epoch)
     table = load_folder(folder, both=False)
-    encoder = load_encoder(run.path)
+    encoder = load_encoder(str(run.path))
     x = extract(encoder.model, table, flip=run.config.flip, device=device, progress=progress).numpy()
     parts = []
     for m in MODALITIES:
@@ -93,5 +93,4 @@ def assign(
         if not len(rows): continue
         found = candidates(who.confidence(x[rows], m))
         parts.append(pd.concat([found, table.iloc[rows].reset_index(drop=True)], axis=1))
-    out = _told(pd.concat(parts, ignore_index=True))
-    return out[["path", *(c for c in out if c != "path")]]
+    return _told(pd.concat(parts, ignore_index=True))

@@ -81,8 +81,8 @@ def _cosines(features, centres, labels=None):
     "Cosine of each row with each centre -> float32 [N, I]; with labels, a row is left out of its own centre."
     x = unit(as_rows("features", features).float().cpu())
     cosine = (x @ centres.T).numpy()
-    rows = np.flatnonzero(labels >= 0) if labels is not None else ()
-    if len(rows):
+    if labels is not None and (labels >= 0).any():
+        rows = np.flatnonzero(labels >= 0)
         y = torch.from_numpy(labels[rows])
         sums = torch.zeros_like(centres).index_add_(0, y, x[rows])
         cosine[rows, labels[rows]] = (x[rows] * unit(sums[y] - x[rows])).sum(1).numpy()

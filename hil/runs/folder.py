@@ -236,6 +236,6 @@ class Run(Records):
 
     def __repr__(self):
         h = self.history
-        scores = h.mAP.dropna() if "mAP" in h else []
-        last = f", mAP {100 * scores.iloc[-1]:.1f} %" if len(scores) else ""
+        scores = list(h.mAP.dropna()) if "mAP" in h else []
+        last = f", mAP {100 * scores[-1]:.1f} %" if scores else ""
         return f"Run({self.path.name}: {(h.epoch > 0).sum()} of {self.config.epochs} epochs{last})"
