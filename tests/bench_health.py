@@ -47,8 +47,9 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS)[:3])
     parser.add_argument("--again", action="store_true")
+    parser.add_argument("--file", type=Path, default=FILE)
     asked = parser.parse_args()
-    rows = [] if asked.again or not FILE.exists() else json.loads(FILE.read_text(encoding="utf-8"))
+    rows = [] if asked.again or not asked.file.exists() else json.loads(asked.file.read_text(encoding="utf-8"))
     there = {(row["set"], row["settings"], row["seed"]) for row in rows}
     for seed in asked.seeds:
         for settings in asked.settings:
@@ -57,7 +58,7 @@ def main():
                 epochs = figures({**data, **SETTINGS[settings]}, seed)
                 rows.append({"set": name, "settings": settings, "seed": seed, "epochs": epochs})
                 text = json.dumps(rows, indent=1)
-                write_atomic(FILE, lambda part, text=text: part.write_text(text, encoding="utf-8"))
+                write_atomic(asked.file, lambda part, text=text: part.write_text(text, encoding="utf-8"))
                 print(name, settings, seed, [round(100 * e["mAP"], 1) for e in epochs], file=sys.stderr, flush=True)
 
 

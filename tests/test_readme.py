@@ -10,14 +10,17 @@ from functools import cache, wraps
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import tyro
 from conftest import papermill
 from packages import EXTRAS, asked
 from papermill.cli import _resolve_type
+from PIL import Image
 from test_cli import LAB, call
 
 from hil.cli import training_settings
+from hil.core.names import MODALITIES
 from hil.core.settings import settings_from
 from hil.evaluation.scoring import Evaluation
 from hil.experiments.ablation import ablation, chosen_variants
@@ -117,11 +120,20 @@ def hil_runs(command, folder, run, **_):
         code, out, error = call(folder, *words)
         assert code == 1 and "1 PROBLEM" in out and "rendered stand-in" in out, out + error
         return
+    if "new_crops/" in words: some_crops(folder / "new_crops")
     (folder / "lab").mkdir(exist_ok=True)
     (folder / "lab" / "jupyterlab.py").write_text(LAB)
     path = os.pathsep.join([str(folder / "lab"), os.environ.get("PYTHONPATH", "")])
     code, out, error = call(folder, *words, PYTHONPATH=path)
     assert code == 0, out + error
+
+
+def some_crops(folder):
+    "A picture of each modality."
+    rng = np.random.default_rng(0)
+    for m in MODALITIES:
+        (folder / m).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (128, 64, 3), np.uint8)).save(folder / m / "a.png")
 
 
 def python_runs(command, folder, run, **_):
@@ -136,7 +148,8 @@ EVERY = {
     "make bench ARGS=--scale": make_knows, "make setup": make_knows, "make setup FAISS=gpu": make_knows,
     "hil train --preset tiny": hil_runs, "hil evaluate --checkpoint runs/...": hil_runs,
     "hil check /path/to/SYSU-MM01": hil_runs, "hil explore runs/...": hil_runs, "hil explore runs/<date>": hil_runs,
-    "hil runs runs": hil_runs,
+    "hil runs runs": hil_runs, "hil identities runs/... who.csv": hil_runs,
+    "hil assign runs/... new_crops/ new.csv": hil_runs, "make docs": make_knows, "make gpu-check": make_knows,
     'hil ablation --variants HIL "HIL, one-way" --renderings 9 12 --seeds 0 1 2': ablation_reads,
     'explore("runs/<date>")': python_runs, "from hil import Trainer, Config": python_runs, "import hil": python_runs,
     'Trainer(Config(preset="tiny")).fit()': python_runs,
