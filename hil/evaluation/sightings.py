@@ -44,11 +44,11 @@ def candidates(
     "The identity of each image and the next best candidate."
     rows, best = np.arange(len(confidence)), confidence.argmax(1)
     if labels is None: labels = np.where(confidence[rows, best] > .5, best, -1)
-    others = confidence.copy()
+    others = confidence.astype(float)
     known = np.flatnonzero(labels >= 0)
     others[known, labels[known]] = -1
     second = others.argmax(1)
-    own = np.where(labels >= 0, confidence[rows, labels.clip(0)], np.nan)
+    own = np.where(labels >= 0, confidence[rows, labels.clip(0)].astype(float), np.nan)
     return pd.DataFrame(dict(identity=labels, confidence=own.round(4), second=second,
                              second_confidence=others[rows, second].clip(0).round(4)))
 
