@@ -36,7 +36,7 @@ def source_folder(build):
         if ".ipynb_checkpoints" in name.parts or name.parts[0] in ("runs", "bench"): continue
         (source / "nbs" / name).parent.mkdir(parents=True, exist_ok=True)
         (source / "nbs" / name).write_text(json.dumps(readable(notebook)), encoding="utf-8")
-    shutil.copytree(ROOT / "nbs" / "images", source / "nbs" / "images")
+    for folder in ("images", "bench"): shutil.copytree(ROOT / "nbs" / folder, source / "nbs" / folder)
     return source
 
 
@@ -64,6 +64,16 @@ def lesson_pages(source):
         (source / f"wing-{wing}.md").write_text(text, encoding="utf-8")
         wings.append(wing)
     return wings
+
+
+def report_page(source):
+    "The page of the notebooks on top: runs, then tutorials."
+    order = ["train", "evaluate", "ablation", "cli"]
+    top = sorted(source.glob("nbs/*.ipynb"), key=lambda f: (order.index(f.stem) if f.stem in order else 9, f.stem))
+    tutorials = sorted(source.glob("nbs/tutorials/*.ipynb"))
+    lines = "\n".join([f"nbs/{f.stem}" for f in top] + [f"nbs/tutorials/{f.stem}" for f in tutorials])
+    text = f"# Runs and tutorials\n\n```{{toctree}}\n:maxdepth: 1\n\n{lines}\n```\n"
+    (source / "reports.md").write_text(text, encoding="utf-8")
 
 
 def parameter_lines(thing):
@@ -123,6 +133,7 @@ def method_drawing(source):
 def main(out):
     source = source_folder(out.parent)
     wings = lesson_pages(source)
+    report_page(source)
     api_pages(source, wings)
     method_drawing(source)
     lessons = "```{toctree}\n:maxdepth: 2\n\n" + "\n".join(f"wing-{wing}" for wing in wings) + "\n```\n"

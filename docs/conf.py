@@ -15,7 +15,7 @@ html_theme_options = {
     "show_nav_level": 1, "navigation_depth": 2, "header_links_before_dropdown": 6,
     "footer_start": ["copyright"], "footer_end": ["last-updated"]}
 html_last_updated_fmt = "%Y-%m-%d"
-exclude_patterns = ["runs", "bench", "**/.ipynb_checkpoints"]
+exclude_patterns = ["**/.ipynb_checkpoints"]
 # `mimetype` outputs that a page cannot show have a picture or a text beside them
 suppress_warnings = ["app.add_node", "env.new", "mystnb.unknown_mime_type", "misc.highlighting_failure"]
 copybutton_prompt_text = r"\$ |>>> "
