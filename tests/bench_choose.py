@@ -2,9 +2,9 @@
 
 python tests/bench_choose.py [--real ../shared/real/dev] [--seeds 124 125]
 
-Each case is a data set and a modality; images of renderings that nobody looked at, with 4 to 50 images a person, and
-with uneven numbers. Writes nbs/bench/choose.json. A case takes about half a minute. Cases that the file holds already
-are not repeated; --again starts anew.
+Each case is a data set and a modality: images of renderings that nobody had looked at, with 4 to 50 images a person,
+and with uneven numbers. Writes nbs/bench/choose.json. A case takes about half a minute. Cases that the file holds
+already are not repeated; --again starts anew.
 """
 import argparse
 import itertools

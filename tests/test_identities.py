@@ -124,6 +124,13 @@ def test_new_pictures_of_one_modality(archive, tmp_path):
     pd.testing.assert_frame_equal(new, both, check_exact=False, atol=1e-3)
 
 
+def test_a_run_that_looked_at_cameras(tmp_path):
+    "Its identities come from the same distance as its clusters."
+    Trainer(Config(preset="tiny", stage1_epochs=0, stage2_epochs=1, iterations=1, batch_ids=8, jaccard="camera_aware",
+                   run_dir=str(tmp_path / "run")), progress=False).fit()
+    assert identity_table(tmp_path / "run").identity.max() > 1
+
+
 def test_refusals(archive, tmp_path):
     with pytest.raises(SystemExit, match="expected a name that ends in .csv or .parquet"):
         main(["identities", str(archive / "run"), str(tmp_path / "who.xlsx")])

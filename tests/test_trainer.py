@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_memory import close, load
+from tqdm.std import tqdm
 
 from hil.core.errors import DataError, RunError
 from hil.core.names import DEPTHS, MODALITIES
@@ -118,6 +119,16 @@ def test_test_images_are_scored_every_so_many_epochs(whole, train):
         np.testing.assert_array_equal(found[:n], expected[:n])
         assert np.isnan(found[n:]).all() == (e == 1) and len(found) == len(expected)
     assert f"mAP {100 * run.history.mAP.iloc[-1]:.1f} %" in repr(run)
+
+
+def test_the_bar_tells_the_map_that_was_measured_last(small, tmp_path, monkeypatch):
+    "An epoch that is not scored leaves NaN in the history, and the last figure on the bar."
+    told = []
+    monkeypatch.setattr(tqdm, "set_postfix_str", lambda bar, text, **_: told.append(text))
+    run = Trainer(small(evaluate_every=2, run_dir=str(tmp_path / "run"))).fit()
+    scores = run.history.mAP
+    assert scores.isna().tolist() == [False, True, False, False]
+    assert told == [f"mAP {100 * scores[e]:.1f} %" for e in (0, 0, 2)]
 
 
 def test_deterministic_kernels_change_nothing_on_a_cpu(whole, train):

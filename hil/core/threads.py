@@ -62,7 +62,7 @@ class Threads:
         worked=time.process_time, # seconds that this process has computed, all its threads together
         by_all=worked_by_all, # cores -> seconds, of all processes
     ):
-        self.before, self.cores, self.asked, self.told = torch.get_num_threads(), own_cores(), asked, False
+        self.before, self.cores, self.told = torch.get_num_threads(), own_cores(), False
         # one process keeps what OMP_NUM_THREADS says; torchrun sets that to 1 for several, whatever the machine has
         share = self.before if sharers == 1 else max(1, len(self.cores) // sharers)
         self.most = share if isinstance(asked, str) else asked

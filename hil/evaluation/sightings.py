@@ -31,7 +31,8 @@ def run_identities(
         raise RunError(f"{run.path}: epoch {epoch} holds no features (keep_features = False), so nothing can be "
                        "clustered; train with keep_features = True")
     features = {m: arrays[f"features_{m}"][:len(t)].astype(np.float32) for m, t in tables.items()}
-    apart = apart_labels(features, Rules.of(run.settled))
+    cameras = {m: t.camid.to_numpy() for m, t in tables.items()}
+    apart = apart_labels(features, Rules.of(run.settled), cameras=cameras)
     if max(y.max(initial=-1) for y in apart.values()) < 0:
         raise RunError(f"{run.path}: no cluster at all in epoch {epoch}; raise eps or lower min_samples")
     return find_identities(features, apart), tables, features
@@ -77,13 +78,12 @@ def identity_table(
 def assign(
     run, # Run, or its folder
     folder, # of new crops: visible/ and infrared/, or one of them
-    epoch=None, # whose identities; None: the epoch that the run chose
     device="cpu", # where the network runs
     progress=True, # show a bar
 ) -> pd.DataFrame: # path, identity (-1 = new), confidence, second, second_confidence, modality, camid
     "New images put to the identities of a run. Raises RunError, and DataError for images."
     run = run if isinstance(run, Run) else Run(run)
-    who, _, _ = run_identities(run, epoch)
+    who, _, _ = run_identities(run)  # of the epoch whose network looks at the new images
     table = load_folder(folder, both=False)
     encoder = load_encoder(str(run.path))
     x = extract(encoder.model, table, flip=run.config.flip, device=device, progress=progress).numpy()

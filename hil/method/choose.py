@@ -19,8 +19,12 @@ from .labels import Rules, apart_distance, modality_labels
 from .neighbors import nearest
 
 # %% ../../nbs/4_method/08_choose.ipynb #c4005e04
-OUTLIERS = .85  # at 1, an image in no cluster would count as one that stands 0 apart; people seen 4 times want it below
-PIECES = .06  # twice as many clusters must stand apart by 4 % more: the looks of one person do so, too, if only just
+# power of the share of images that are in a cluster: at 1, an image in none would count as one that stands 0 apart;
+# where a person was seen four times only, the right clustering leaves many images out
+OUTLIERS = .85
+# power of the number of clusters: twice as many must stand 4 % further apart, because the pictures that one camera took
+# of a person stand apart from those of the next camera, too
+PIECES = .06
 
 
 def separation(

@@ -57,7 +57,8 @@ class Lite0Trunk(nn.Module):
         nets = {m: EfficientNet.from_name(f"efficientnet-{name}") for m in MODALITIES}
         self.stems = nn.ModuleDict({m: nn.Sequential(net._conv_stem, net._bn0, net._swish) for m, net in nets.items()})
         channels = [block._block_args.output_filters for block in nets["visible"]._blocks]
-        ends = [i for i, n in enumerate(channels) if channels[i + 1:i + 2] != [n]]  # the last block of each stage
+        # a stage ends where the next block answers with another number of channels
+        ends = [i for i, n in enumerate(channels) if i + 1 == len(channels) or channels[i + 1] != n]
         self.name, self.blocks, self.early = name, nets["visible"]._blocks[:ends[4] + 1], (ends[1], ends[2])
         self.deep = 8 * 2 * channels[ends[4]]  # lengths of the two parts of the output
         self.shallow = 16 * 2 * sum(channels[i] for i in self.early)

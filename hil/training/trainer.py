@@ -20,7 +20,7 @@ from ..core.files import cache_home
 from ..core.names import DEPTHS
 from ..core.parallel import keep_freed_memory
 from ..core.paths import writable_folder
-from ..core.precision import products, repeatable
+from ..core.precision import repeatable, rounded_products
 from ..core.progress import progress_bar
 from ..core.room import Forecast
 from ..core.text import some
@@ -101,7 +101,8 @@ class Trainer:
                           disable=not self.progress) as self.bar:
             for e in range(first, total):
                 if self.progress and self.images.known:
-                    self.bar.set_postfix_str(f"mAP {100 * self.run.history.mAP.iloc[-1]:.1f} %", refresh=False)
+                    scores = self.run.history.mAP.dropna()  # not every epoch is scored; epoch 0 always is
+                    self.bar.set_postfix_str(f"mAP {100 * scores.iloc[-1]:.1f} %", refresh=False)
                 self.epoch(e)
                 took = time.time() - begun
                 if e == first: log.info("the first epoch took %.0f s; about %.0f s to go", took, took * (total - e - 1))
@@ -202,7 +203,7 @@ class Trainer:
         self.model.calibrate({m: x.to(self.device) for m, x in rows.items()})
 
     def fast(self): # -> context: the network's products, rounded as `matmul_precision` says
-        return products(self.config.matmul_precision, self.device)
+        return rounded_products(self.config.matmul_precision, self.device)
 
     def say_rates(self, before): # Config that the run had until now
         "A longer schedule drops the rate later: say which epochs had another one than in a run that began so."
