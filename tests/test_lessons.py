@@ -1,5 +1,6 @@
 "Every lesson has one frame: what you will know, what you need, how long; what we saw, exercises, folded solutions."
 import ast
+import importlib
 import json
 import re
 
@@ -90,6 +91,17 @@ class TestFrame:
 
     def test_names_no_file_outside_the_repository(self, name):
         assert "method.md" not in prose(lesson(name))
+
+
+def test_the_site_folds_solutions_under_their_title(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    fold = importlib.import_module("build").fold
+    cell = dict(source=["# Solution of exercise 2\n", "# Because " + "it is so " * 20 + "\n", "assert x\n"], outputs=[])
+    fold(cell)
+    assert cell["metadata"]["tags"] == ["hide-input"]
+    assert cell["metadata"]["mystnb"]["code_prompt_show"] == "Solution of exercise 2"
+    assert cell["source"][0].startswith("# Because") and cell["source"][-1] == "assert x\n"
+    assert len(cell["source"]) > 3 and max(map(len, cell["source"])) <= 76  # the answer is wrapped
 
 
 def test_code_that_checks_nothing_is_found():
