@@ -9,7 +9,6 @@ import json
 import shutil
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 from fastcore.docments import docments
@@ -48,22 +47,22 @@ def readable(notebook):
     for cell in found["cells"]:
         lines = cell["source"] if isinstance(cell["source"], list) else cell["source"].splitlines(keepends=True)
         cell["source"] = [line for line in lines if not line.startswith("#| ")]
-        if "solution" in cell["metadata"].get("tags", ()): fold(cell)
         for output in cell.get("outputs", ()):
             data = output.get("data", {})
             for kind in [k for k in data if k.startswith("application/vnd.jupyter.widget")]: del data[kind]
-    found["cells"] = [cell for cell in found["cells"] if "".join(cell["source"]).strip()]
+    found["cells"] = [folded(cell) if "solution" in cell["metadata"].get("tags", ()) else cell
+                      for cell in found["cells"] if "".join(cell["source"]).strip()]
     return found
 
 
-def fold(cell):
-    "A solution is folded under its first line, `# Solution of exercise 1`; an output, where it has one, too."
-    title = cell["source"].pop(0).strip("# \n")
-    answer = list(itertools.takewhile(lambda line: line.startswith("# "), cell["source"]))
-    told = textwrap.wrap(" ".join(line[2:].strip() for line in answer), 72)  # a page is narrower than a notebook
-    cell["source"] = [f"# {line}\n" for line in told] + cell["source"][len(answer):]
-    cell["metadata"] = {"tags": ["hide-cell" if cell["outputs"] else "hide-input"],
-                        "mystnb": {"code_prompt_show": title, "code_prompt_hide": title}}
+def folded(cell):
+    "A solution as a page shows it: folded under its first line, the answer of its comment as prose, then the code."
+    title, *lines = "".join(cell["source"]).splitlines()
+    answer = list(itertools.takewhile(lambda line: line.startswith("# "), lines))
+    told = " ".join(line.removeprefix("# ").strip() for line in answer)
+    code = "\n".join(lines[len(answer):]).strip("\n")
+    text = f":::{{dropdown}} {title.strip('# ')}\n{told}\n\n```python\n{code}\n```\n:::"
+    return {"cell_type": "markdown", "id": cell["id"], "metadata": {}, "source": text.splitlines(keepends=True)}
 
 
 def lesson_pages(source):
