@@ -4,6 +4,7 @@ python docs/build.py [OUT]        (make docs; OUT is build/site)
 """
 import importlib
 import inspect
+import itertools
 import json
 import shutil
 import subprocess
@@ -49,8 +50,19 @@ def readable(notebook):
         for output in cell.get("outputs", ()):
             data = output.get("data", {})
             for kind in [k for k in data if k.startswith("application/vnd.jupyter.widget")]: del data[kind]
-    found["cells"] = [cell for cell in found["cells"] if "".join(cell["source"]).strip()]
+    found["cells"] = [folded(cell) if "solution" in cell["metadata"].get("tags", ()) else cell
+                      for cell in found["cells"] if "".join(cell["source"]).strip()]
     return found
+
+
+def folded(cell):
+    "A solution as a page shows it: folded under its first line, the answer of its comment as prose, then the code."
+    title, *lines = "".join(cell["source"]).splitlines()
+    answer = list(itertools.takewhile(lambda line: line.startswith("# "), lines))
+    told = " ".join(line.removeprefix("# ").strip() for line in answer)
+    code = "\n".join(lines[len(answer):]).strip("\n")
+    text = f":::{{dropdown}} {title.strip('# ')}\n{told}\n\n```python\n{code}\n```\n:::"
+    return {"cell_type": "markdown", "id": cell["id"], "metadata": {}, "source": text.splitlines(keepends=True)}
 
 
 def lesson_pages(source):

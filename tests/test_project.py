@@ -284,8 +284,8 @@ def test_settings_agree():
     nbdev, project = PYPROJECT["tool"]["nbdev"], PYPROJECT["project"]
     for key in ("lib_path", "nbs_path", "tst_flags"): assert nbdev[key] == SETTINGS[key]
     assert project["name"] == SETTINGS["lib_name"] and project["requires-python"] == f">={SETTINGS['min_python']}"
-    assert "tags" in nbdev["allowed_cell_metadata_keys"], \
-        "without it nbdev-clean strips the tag `parameters`, and papermill runs on defaults"
+    assert {"tags", "jupyter"} <= set(nbdev["allowed_cell_metadata_keys"]), \
+        "without them nbdev-clean strips the tag `parameters`, and papermill runs on defaults; and what folds solutions"
 
 
 def test_one_version_everywhere():
