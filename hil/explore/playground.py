@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['as_png', 'Playground']
 
-# %% ../../nbs/9_explore/17_playground.ipynb #e305e90a
+# %% ../../nbs/9_explore/17_playground.ipynb #ea283760
 import base64
 from io import BytesIO
 
@@ -13,7 +13,7 @@ import ipywidgets as w
 
 from .controls import control, side_by_side
 
-# %% ../../nbs/9_explore/17_playground.ipynb #5b14b0ae
+# %% ../../nbs/9_explore/17_playground.ipynb #ab77a07d
 def as_png(figure) -> bytes:
     "A matplotlib Figure as PNG."
     png = BytesIO()

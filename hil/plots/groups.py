@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['group_mosaic', 'group_sheets']
 
-# %% ../../nbs/8_plots/06_groups.ipynb #e4df98f8
+# %% ../../nbs/8_plots/06_groups.ipynb #703d9448
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,7 +15,7 @@ from ..core.ids import checked_ids, checked_labels
 from .sheets import to_display
 from .style import figure_title, palette, styled
 
-# %% ../../nbs/8_plots/06_groups.ipynb #835a1b73
+# %% ../../nbs/8_plots/06_groups.ipynb #8eaa807c
 def group_mosaic(
     pictures, # [N, H, W, 3] uint8
     groups,   # int [N] group of each picture, -1 = in none
@@ -26,6 +26,7 @@ def group_mosaic(
     "Rows of photographs, one row a group."
     groups = checked_labels("groups", groups, len(pictures), ", one for each picture")
     people = checked_ids("people", people, len(pictures), where=", one for each picture")
+    across = min(across, max(np.unique(groups, return_counts=True)[1], default=1))
     width, colors = height // 2, (255 * palette(int(max(people, default=0)) + 1)).astype(np.uint8)
     order = [*np.unique(groups[groups >= 0]), *np.unique(groups[groups < 0])]
     rows = {group: np.flatnonzero(groups == group) for group in order}
@@ -41,7 +42,7 @@ def group_mosaic(
             canvas[y + 3:y + 3 + height, x + 3:x + 3 + width] = small
     return canvas, marks
 
-# %% ../../nbs/8_plots/06_groups.ipynb #dfe827f9
+# %% ../../nbs/8_plots/06_groups.ipynb #130cead5
 @styled
 def group_sheets(
     pictures, # [N, H, W, 3] uint8
@@ -55,7 +56,8 @@ def group_sheets(
 ) -> Figure:
     "Photographs by group under one or several groupings (HIL section 3.1), framed in the colour of the true person."
     made = [group_mosaic(pictures, groups, people, across, height) for groups in panels.values()]
-    wide, tall = sum(canvas.shape[1] + 84 for canvas, _ in made), max(len(canvas) for canvas, _ in made)
+    wide = max(420, sum(canvas.shape[1] + 84 for canvas, _ in made))
+    tall = max(len(canvas) for canvas, _ in made)
     lines = 1 + len(title) * 7 // wide
     top, dpi = 16 + 18 * lines + 22 * (len(panels) > 1 or next(iter(panels)) != ""), 92
     fig, left = plt.figure(figsize=(wide / dpi, (tall + top + 4) / dpi)), 78
