@@ -56,7 +56,7 @@ def group_sheets(
 ) -> Figure:
     "Photographs by group under one or several groupings (HIL section 3.1), framed in the colour of the true person."
     made = [group_mosaic(pictures, groups, people, across, height) for groups in panels.values()]
-    wide = max(420, sum(canvas.shape[1] + 84 for canvas, _ in made))
+    wide = max(420, 36 + sum(canvas.shape[1] + 84 for canvas, _ in made))  # a title may be longer than its panel
     tall = max(len(canvas) for canvas, _ in made)
     lines = 1 + len(title) * 7 // wide
     top, dpi = 16 + 18 * lines + 22 * (len(panels) > 1 or next(iter(panels)) != ""), 92
