@@ -55,7 +55,10 @@ def styled(
     "Decorator: draw in the house style, and close the figure for pyplot, so that a notebook shows it once."
     @wraps(draw)
     def in_style(*args, **kwargs):
-        with plt.rc_context(style()): fig = draw(*args, **kwargs)
+        before = {name: plt.rcParams[name] for name in style()}
+        plt.rcParams.update(style())
+        try: fig = draw(*args, **kwargs)
+        finally: plt.rcParams.update(before)  # these alone: the notebook's backend, loaded meanwhile, keeps its own
         plt.close(fig)
         _Canvas(fig)
         return fig
