@@ -9,9 +9,9 @@ import numpy as np
 
 from ..core.names import MODALITIES
 from ..core.text import counted, of_total, percent, short
-from .controls import control, side_by_side
+from .controls import button, control, side_by_side
 from .view import View, grouped
-from .widgets import MatchGraph
+from .widgets import Frame, MatchGraph
 from ..plots import maps
 
 # %% ../../nbs/9_explore/12_match_view.ipynb #8db0d8f1
@@ -23,7 +23,7 @@ class MatchView(View):
     "The BRST graph under any threshold and matcher; a click shows both clusters (HIL section 3.4)."
     def __init__(self, session):
         super().__init__(session)
-        told, self._key, self._way = session.source.settings, None, None
+        told, self._key, self._way = session.settings, None, None
         self.direction = control(w.Dropdown, "direction", 210, 60, "hil-direction", self.show,
                                  value=session.direction(), options=WAYS)
         self.matcher = control(w.Dropdown, "matcher", 180, 60, "hil-matcher", self.show, value=told["matcher"],
@@ -33,13 +33,16 @@ class MatchView(View):
         self.threshold = control(w.FloatSlider, "threshold t", 290, 74, "hil-threshold", self.show,
                                  value=told["threshold"], min=0, max=1, step=.01)
         self.most = control(w.Dropdown, "draw", 210, 60, heard=self.show, value=40, options=MOST)
-        self.graph = MatchGraph(self.edge, self.node)
+        self.adopt = button("use these settings", self.use, "go on from these matches: corrections, export and all counts "
+                            "begin with them; undo (key u) takes it back").add_class("hil-use")
+        self.said, self.graph = Frame(), MatchGraph(self.edge, self.node)
         self.both = self.sheet(columns=[""], empty="click a curve to see both clusters", tall=260)
         self.watch(self.show, "version")
         self.watch(self.follow, "epoch")
         self.watch(lambda: setattr(self.both, "on", [self.session.image]), "image")
-        controls = side_by_side(self.direction, self.matcher, self.level, self.threshold, self.most)
-        self.widget = w.VBox([controls, self.graph, self.both]).add_class("hil-matches")
+        controls = side_by_side(self.direction, self.matcher, self.level, self.threshold, self.most,
+                                self.adopt)
+        self.widget = w.VBox([controls, self.said, self.graph, self.both]).add_class("hil-matches")
         self.show()
 
     def follow(self):
@@ -54,6 +57,19 @@ class MatchView(View):
         return self._way
 
     def asked(self): return self.matcher.value, self.level.value, self.threshold.value # as a Transfer takes them
+
+    def use(self):
+        "Adopt the matches under the present controls; a cluster without a partner is an identity of its own."
+        s, way, y = self.session, self.way, self.session.labels
+        names = ("matcher", "level", "threshold", "direction")
+        try:
+            if way.empty: raise ValueError("there is nothing to adopt: one of the modalities has no cluster")
+            sent, identity = way.send(*self.asked()), y.apart.copy()
+            rows = s.source.rows(way.source)[sent >= 0]
+            identity[rows] = way.target_codes[sent[sent >= 0]]
+            told = s.adopt(y._replace(identity=identity), **dict(zip(names, (*self.asked(), self.direction.value))))
+        except (ValueError, OSError) as error: self.said.note, self.said.warn = "", str(error)
+        else: self.said.note, self.said.warn = told, ""
 
     def table(self): # DataFrame in cluster codes
         "The graph's rows under the present controls, with codes instead of numbers."

@@ -145,12 +145,14 @@ def chances(
     told, # float [M] 1 = answered with yes, 0 = with no, NaN = not answered
     cosine, # float [M]
     lead, # float [M, 2] from `leads`
+    rare=1., # share of first choices that are one person, for labels that say nothing yet
 ): # float [M]: how likely it is that a pair is one person
     """Logistic regression on cosine and leads. It learns from the labels as they are, and believes an answer ten times
-    as much; so a pair whose labels do not go with its features stands out."""
+    as much; so a pair whose labels do not go with its features stands out. Where nothing is joined yet, or all is, the
+    smaller lead decides."""
     x, known = np.column_stack([cosine, lead]), ~np.isnan(told)
     y = np.where(known, told, joined).astype(int)
-    if len(np.unique(y)) < 2: return y.astype(float)
+    if len(np.unique(y)) < 2: return rare / (1 + np.exp(-lead[:, 0] / max(lead[:, 0].std(), 1e-6)))
     x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-6)
     return LogisticRegression(C=1.).fit(x, y, np.where(known, 10., 1.)).predict_proba(x)[:, 1]
 
@@ -213,7 +215,7 @@ class Review:
         self.chance = np.full(len(a), np.nan)
         for cross in (True, False):
             k = p.cross == cross
-            if k.any(): self.chance[k] = chances(self.joined[k], self.told[k], p.cosine[k], lead[k])
+            if k.any(): self.chance[k] = chances(self.joined[k], self.told[k], p.cosine[k], lead[k], 1. if cross else .3)
         self.open = np.isnan(self.told)
         self.wrong = np.where(self.joined, 1 - self.chance, self.chance) # chance that the labels are wrong about a pair
 
@@ -251,6 +253,19 @@ class Review:
         skipped = {tuple(sorted(pair)) for pair in skipped}
         for question in made():
             if tuple(sorted(question.speakers)) not in skipped: yield question
+
+    def find(self, speakers): # (image, image) or None -> Question or None
+        "The question about two images, where it is open."
+        if speakers is None: return None
+        ends = sorted(int(self.parts.of[i]) for i in speakers)
+        k = np.flatnonzero((self.pairs.first == ends[0]) & (self.pairs.second == ends[1]) & self.open)
+        return self.question(k[0]) if len(k) else None
+
+    def left(self, order="uncertain", doubt=.1): # -> int
+        "Questions that are left to ask; of those about pairs, where the labels are wrong with at least this chance."
+        if order == "mixed": return int((self.parts.size >= 4).sum()) - len(self.confirmed)
+        if order == "outliers": return int((self.identity < 0).sum())
+        return int((self.wrong[self.ranking(order)] > doubt).sum())
 
     def _asked(self, order):
         for k in self.ranking(order): yield self.question(k)
