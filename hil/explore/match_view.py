@@ -11,6 +11,7 @@ from ..core.names import MODALITIES
 from ..core.text import counted, of_total, percent, short
 from .controls import button, control, side_by_side
 from .view import View, grouped
+from .why import WhyView
 from .widgets import Frame, MatchGraph
 from ..plots import maps
 
@@ -36,13 +37,17 @@ class MatchView(View):
         self.adopt = button("use these settings", self.use, "go on from these matches: corrections, export and all counts "
                             "begin with them; undo (key u) takes it back").add_class("hil-use")
         self.said, self.graph = Frame(), MatchGraph(self.edge, self.node)
+        self.why = WhyView(session)
+        self.ask = button("why these two?", lambda: self.why.of_clusters(*self.graph.chosen), "how sure the match is, and "
+                          "who comes second", disabled=True).add_class("hil-ask-why")
         self.both = self.sheet(columns=[""], empty="click a curve to see both clusters", tall=260)
         self.watch(self.show, "version")
         self.watch(self.follow, "epoch")
         self.watch(lambda: setattr(self.both, "on", [self.session.image]), "image")
         controls = side_by_side(self.direction, self.matcher, self.level, self.threshold, self.most,
                                 self.adopt)
-        self.widget = w.VBox([controls, self.said, self.graph, self.both]).add_class("hil-matches")
+        self.widget = w.VBox([controls, self.said, self.graph, side_by_side(self.ask), self.why.widget,
+                              self.both]).add_class("hil-matches")
         self.show()
 
     def follow(self):
@@ -81,7 +86,7 @@ class MatchView(View):
         table = self.table()
         self.threshold.disabled = self.matcher.value != "brst"
         self.level.disabled = self.matcher.value not in ("brst", "one_way")
-        self.graph.chosen, self.both.rows, self.both.title = [], [], ""
+        self.graph.chosen, self.both.rows, self.both.title, self.ask.disabled = [], [], "", True
         if len(table): self.draw(table)
         else:
             self.graph.title, self.graph.edges = "No matches", []
@@ -124,7 +129,8 @@ class MatchView(View):
         "Show both clusters and select their images."
         s = self.session
         parts = {c: np.flatnonzero(s.labels.apart == c) for c in (left, right)}
-        self.graph.chosen = [left, right]
+        self.graph.chosen, self.ask.disabled = [left, right], False
+        self.why.close()
         self.both.title = f"{s.name(left)} and {s.name(right)}: the same person?"
         self.both.rows = [dict(head=s.name(c), note=f"{m}\n{counted(len(part), 'image')}" + self.who(part),
                                sides=[grouped([self.cell(i) for i in part], 200)], go=False)
