@@ -2,10 +2,10 @@
 
 python tests/bench_review.py [--renderings 201 202] [--keep FOLDER]
 
-For each rendering (120 people who train, three images of each by a camera) a run of six epochs is trained, three minutes
-on two quiet cores; --keep names a folder in which its features are kept for the next time. Then the annotator answers 200
-questions from the labels as the run left them, under two orders, several shares of wrong answers and several seeds.
-Writes nbs/bench/review.json.
+For each rendering (120 people who train, three images of each by a camera) a run of six epochs is trained, three
+minutes on two quiet cores; --keep names a folder in which its features are kept for the next time. Then the annotator
+answers 200 questions from the labels as the run left them, under two orders, several shares of wrong answers and
+several seeds. Writes nbs/bench/review.json.
 """
 import argparse
 import json
@@ -90,8 +90,8 @@ def main():
                 for error in ERRORS:
                     for seed in SEEDS:
                         curve, slowest = simulate(data, order, error, seed)
-                        rows.append(dict(rendering=rendering, images=len(data["pid"]), people=len(np.unique(data["pid"])),
-                                         order=order, error=error, seed=seed, curve=curve))
+                        rows.append(dict(rendering=rendering, images=len(data["pid"]),
+                                         people=len(np.unique(data["pid"])), order=order, error=error, seed=seed, curve=curve))
                         print(rendering, order, error, seed, curve[0], curve[len(curve) // 2], curve[-1],
                               f"slowest {slowest:.2f} s", flush=True)
     text = json.dumps(rows, indent=None).replace("}, {", "},\n{") + "\n"

@@ -85,7 +85,7 @@ def pairs_of(
     identity, # int [P] identity of each part
 ): # Pairs
     "Every part with its nearest ones, and with all of its own identity."
-    m = np.repeat(np.arange(len(near)), near[0].size)
+    m = np.repeat(np.arange(len(near)), near.shape[1] * near.shape[2])
     ends = np.stack([m, near.reshape(-1)])[:, near.reshape(-1) >= 0]
     order = np.argsort(identity, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(identity[order])) + 1) if len(order) else []
@@ -163,6 +163,7 @@ def chances(
     smaller lead decides."""
     x, known = np.column_stack([cosine, lead]), ~np.isnan(told)
     y = np.where(known, told, joined).astype(int)
+    if not len(y): return np.zeros(0)
     if len(np.unique(y)) < 2: return rare / (1 + np.exp(-lead[:, 0] / max(lead[:, 0].std(), 1e-6)))
     x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-6)
     return LogisticRegression(C=1.).fit(x, y, np.where(known, 10., 1.)).predict_proba(x)[:, 1]
