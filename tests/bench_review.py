@@ -91,7 +91,8 @@ def main():
                     for seed in SEEDS:
                         curve, slowest = simulate(data, order, error, seed)
                         rows.append(dict(rendering=rendering, images=len(data["pid"]),
-                                         people=len(np.unique(data["pid"])), order=order, error=error, seed=seed, curve=curve))
+                                         people=len(np.unique(data["pid"])), order=order, error=error, seed=seed,
+                                         curve=curve))
                         print(rendering, order, error, seed, curve[0], curve[len(curve) // 2], curve[-1],
                               f"slowest {slowest:.2f} s", flush=True)
     text = json.dumps(rows, indent=None).replace("}, {", "},\n{") + "\n"

@@ -66,34 +66,36 @@ def near_parts(
     parts, # Parts
     k=8, # neighbours in each modality
 ): # (int [P, 2, k] nearest parts of each modality, float [P, 2, k] their cosines; -1 and -2 where there are fewer)
-    "Who is near whom, in each modality."
+    "Who is near whom, in each modality; and all cosines, float [P, P]."
     cosine = parts.centre @ parts.centre.T
     np.fill_diagonal(cosine, -2)
     near, value = np.full((len(cosine), 2, k), -1), np.full((len(cosine), 2, k), -2.)
     for m in range(2):
         columns = np.flatnonzero(parts.modality == m)
         block, most = cosine[:, columns], min(k, len(columns))
-        order = np.argsort(-block, axis=1, kind="stable")[:, :most]
+        if not most: continue
+        first = np.argpartition(-block, most - 1, axis=1)[:, :most]
+        order = np.take_along_axis(first, np.argsort(-np.take_along_axis(block, first, 1), axis=1, kind="stable"), 1)
         found = np.take_along_axis(block, order, 1)
         near[:, m, :most], value[:, m, :most] = np.where(found > -2, columns[order], -1), found
-    return near, value
+    return near, value, cosine
 
 
 def pairs_of(
     parts, # Parts
     near, # int [P, 2, k] from `near_parts`
+    cosine, # float [P, P] from `near_parts`
     identity, # int [P] identity of each part
 ): # Pairs
     "Every part with its nearest ones, and with all of its own identity."
-    m = np.repeat(np.arange(len(near)), near.shape[1] * near.shape[2])
-    ends = np.stack([m, near.reshape(-1)])[:, near.reshape(-1) >= 0]
+    n, listed = len(near), near.reshape(-1)
+    ends = np.stack([np.repeat(np.arange(n), near.shape[1] * near.shape[2]), listed])[:, listed >= 0]
     order = np.argsort(identity, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(identity[order])) + 1) if len(order) else []
-    own = [pair for group in groups if 1 < len(group) <= 12 for pair in combinations(group, 2)]
+    groups = np.split(order, np.flatnonzero(np.diff(identity[order])) + 1) if n else []
+    own = [pair for group in groups if 1 < len(group) <= 12 for pair in combinations(group.tolist(), 2)]
     ends = np.concatenate([ends, np.array(own, int).reshape(-1, 2).T], 1)
-    first, second = np.unique(np.sort(ends, axis=0), axis=1)
-    cosine = np.einsum("nd,nd->n", parts.centre[first], parts.centre[second])
-    return Pairs(first, second, cosine, parts.modality[first] != parts.modality[second])
+    first, second = np.divmod(np.unique(ends.min(0) * n + ends.max(0)), max(n, 1))
+    return Pairs(first, second, cosine[first, second], parts.modality[first] != parts.modality[second])
 
 
 def leads(
@@ -191,19 +193,31 @@ class Review:
     def update(self, identity, apart, links):
         "Labels or answers have changed. Parts stay where no identity was cut."
         self.identity, self.links = np.asarray(identity), list(links)
-        if self.parts is None or not self._still(self.parts):
-            self.parts = parts_of(self.x, self.modality, self.identity, np.asarray(apart))
-            self.near, self.value = near_parts(self.parts)
+        whole = np.zeros(0, bool) if self.parts is None else self._whole(self.parts)
+        if self.parts is None or not whole.all():
+            self.parts = self._parts(np.asarray(apart), whole)
+            self.near, self.value, self.cosine = near_parts(self.parts)
             self._found = None
             self._cut()
         self.of_part = self.identity[self.parts.speaker]
         self._answers()
         self._pairs()
 
-    def _still(self, parts): # whether every part is in one identity
-        inside = parts.of >= 0
-        now = self.identity[inside]
-        return bool((now >= 0).all() and (now == self.identity[parts.speaker][parts.of[inside]]).all())
+    def _whole(self, parts): # bool [P]: whether all images of a part are still in one identity
+        inside, whole = parts.of >= 0, np.ones(len(parts.size), bool)
+        now, part = self.identity[inside], parts.of[inside]
+        whole[part[(now < 0) | (now != self.identity[parts.speaker][part])]] = False
+        return whole
+
+    def _parts(self, apart, whole): # int [N], bool [P] -> Parts: those that are whole as they are, the others made again
+        new = np.flatnonzero(~np.append(whole, False)[self.parts.of]) if whole.any() else np.arange(len(self.x))
+        made = parts_of(self.x[new], self.modality[new], self.identity[new], apart[new])
+        if not whole.any(): return made
+        old, number = self.parts, np.append(np.where(whole, whole.cumsum() - 1, -1), -1)
+        of = number[old.of]
+        of[new] = np.where(made.of < 0, -1, made.of + whole.sum())
+        made = made._replace(speaker=new[made.speaker])
+        return Parts(of, *(np.concatenate([a[whole], b]) for a, b in zip(old[1:], made[1:])))
 
     def _cut(self, least=4):
         "Cut every part of at least so many images in two; a cut is kept as long as its part has the same images."
@@ -218,13 +232,13 @@ class Review:
         centres = np.stack([c.centres for c in self.cuts.values()]) if self.cuts else np.zeros((0, 2, self.x.shape[1]))
         self.cut_cosine = np.einsum("nd,nd->n", centres[:, 0], centres[:, 1])
         self.cut_size = np.array([len(c.halves[0]) * len(c.halves[1]) for c in self.cuts.values()])
-        self._beside = centres @ self.parts.centre.T # [K, 2, P]
+        self._beside = self.near[self.cut_part, self.parts.modality[self.cut_part]] # [K, k] near parts of the modality
+        self._rivals = np.einsum("chd,ckd->chk", centres, self.parts.centre[self._beside], optimize=True) # [K, 2, k]
 
     def _cut_leads(self): # float [K, 2], the smaller first
         "By how much the halves prefer each other to the best part of another identity in their modality."
-        there, k = self.parts, self.cut_part
-        other = (there.modality[k][:, None] == there.modality) & (self.of_part[k][:, None] != self.of_part)
-        rival = np.where(other[:, None], self._beside, -1).max(2, initial=-1)
+        other = (self._beside >= 0) & (self.of_part[self.cut_part][:, None] != self.of_part[self._beside])
+        rival = np.where(other[:, None], self._rivals, -1).max(2, initial=-1)
         return np.sort(self.cut_cosine[:, None] - rival, axis=1)
 
     def _answers(self):
@@ -242,7 +256,7 @@ class Review:
 
     def _pairs(self):
         "Every pair, what is known of it, and how likely it is one person."
-        p = self.pairs = pairs_of(self.parts, self.near, self.of_part)
+        p = self.pairs = pairs_of(self.parts, self.near, self.cosine, self.of_part)
         self.joined = self.of_part[p.first] == self.of_part[p.second]
         a, b = self.person[p.first], self.person[p.second]
         self.told = np.where(a == b, 1., np.where(np.isin(self._key(a, b), self.strangers), 0., np.nan))
