@@ -674,6 +674,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'hil.explore.app.knobs': ('9_explore/app.html#knobs', 'hil/explore/app.py'),
                                  'hil.explore.app.match_graph': ('9_explore/app.html#match_graph', 'hil/explore/app.py'),
                                  'hil.explore.app.retrieval': ('9_explore/app.html#retrieval', 'hil/explore/app.py'),
+                                 'hil.explore.app.review': ('9_explore/app.html#review', 'hil/explore/app.py'),
                                  'hil.explore.app.timeline': ('9_explore/app.html#timeline', 'hil/explore/app.py')},
             'hil.explore.colorings': { 'hil.explore.colorings._hex': ('9_explore/colorings.html#_hex', 'hil/explore/colorings.py'),
                                        'hil.explore.colorings._many': ('9_explore/colorings.html#_many', 'hil/explore/colorings.py'),
