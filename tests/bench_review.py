@@ -4,7 +4,7 @@ python tests/bench_review.py [--renderings 201 202] [--keep FOLDER]
 
 For each rendering (120 people who train, three images of each by a camera) a run of six epochs is trained, three
 minutes on two quiet cores; --keep names a folder in which its features are kept for the next time. Then the annotator
-answers 200 questions from the labels as the run left them, under two orders, several shares of wrong answers and
+answers 150 questions from the labels as the run left them, under two orders, several shares of wrong answers and
 several seeds. Writes nbs/bench/review.json.
 """
 import argparse
@@ -28,8 +28,8 @@ from hil.training.trainer import Trainer
 
 FILE = Path(__file__).resolve().parents[1] / "nbs" / "bench" / "review.json"
 PRESETS["review"] = Preset(120, 8, 8, 3)
-ORDERS, ERRORS, SEEDS = ("uncertain", "random"), (0., .05, .15), (0, 1, 2)
-ANSWERS, EVERY = 200, 10
+ORDERS, ERRORS, SEEDS = ("uncertain", "random"), (0., .1), (0, 1, 2)
+ANSWERS, EVERY = 150, 10
 
 
 def embeddings(rendering, kept): # seed of the rendering; file -> dict of arrays
@@ -88,7 +88,7 @@ def main():
             data = embeddings(rendering, (asked.keep or Path(folder)) / f"r{rendering}.npz")
             for order in ORDERS:
                 for error in ERRORS:
-                    for seed in SEEDS:
+                    for seed in SEEDS if error or order == "random" else SEEDS[:1]: # else nothing is by chance
                         curve, slowest = simulate(data, order, error, seed)
                         rows.append(dict(rendering=rendering, images=len(data["pid"]),
                                          people=len(np.unique(data["pid"])), order=order, error=error, seed=seed,
