@@ -1054,6 +1054,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'hil/explore/session.py'),
                                      'hil.explore.session.Session.nobody': ( '9_explore/session.html#session.nobody',
                                                                              'hil/explore/session.py'),
+                                     'hil.explore.session.Session.only_shown': ( '9_explore/session.html#session.only_shown',
+                                                                                 'hil/explore/session.py'),
                                      'hil.explore.session.Session.open': ('9_explore/session.html#session.open', 'hil/explore/session.py'),
                                      'hil.explore.session.Session.replace': ( '9_explore/session.html#session.replace',
                                                                               'hil/explore/session.py'),

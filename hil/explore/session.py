@@ -152,6 +152,10 @@ class Session(t.HasTraits):
         adopted = self.journal.adopted if self.curated and self.epoch == self.source.labelled[-1] else None
         return {**self.source.settings, **(adopted["settings"] if adopted else {})}
 
+    @property
+    def only_shown(self): # whether the clusters are a what-if of the knobs, which nobody adopted
+        return self.epoch in self._replaced
+
     def met(self, apart): # {modality: int [n]} clusters -> ShownLabels
         "Other clusters, after the transfer between the modalities."
         rules, before = Rules.of(self.settings), self.source.before(self.epoch)
@@ -172,7 +176,7 @@ class Session(t.HasTraits):
     def check_real(self):
         "Raises ValueError where clusters are shown that nobody adopted: they cannot be corrected."
         self.check_last()
-        if self.epoch in self._replaced:
+        if self.only_shown:
             raise ValueError("these clusters are only shown: press \"use these settings\" (tab Knobs) to go on from them, "
                              "or \"back to the run's own\"")
 

@@ -107,6 +107,8 @@ def why_joined(
     for image in (first, second):
         if not is_number(image, whole=True) or not 0 <= image < n:
             raise ValueError(f"image {image!r}: expected a clustered image, 0..{n - 1}")
+    if session.only_shown:
+        raise ValueError("these clusters are only shown: adopt them (tab Knobs, \"use these settings\"), then ask why")
     if first == second: raise ValueError(f"image {first} is compared with itself: choose another one")
     joined = bool(y.identity[first] == y.identity[second] >= 0)
     kinds = session.source.modality[[first, second]]
