@@ -14,7 +14,8 @@ from hil.core.vectors import unit_rows
 from hil.explore.app import TABS, explore
 from hil.explore.colorings import coloring
 from hil.explore.journal import Journal, apply, read_labels
-from hil.explore.review import ORDERS, Review, honour, link_action, parts_of
+from hil.explore.parts import parts_of
+from hil.explore.review import ORDERS, Review, honour, link_action
 from hil.explore.review_view import ReviewView
 from hil.explore.session import as_session, in_step
 from hil.explore.source import join_labels
