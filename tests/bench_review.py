@@ -1,11 +1,11 @@
 """How fast do answers put identities right? A simulated annotator, now and then wrong, before the review queue.
 
-python tests/bench_review.py [--renderings 201 202] [--keep FOLDER]
+python tests/bench_review.py [--renderings 201 202] [--keep FOLDER] [--again]
 
 For each rendering (120 people who train, three images of each by a camera) a run of six epochs is trained, three
 minutes on two quiet cores; --keep names a folder in which its features are kept for the next time. Then the annotator
-answers 150 questions from the labels as the run left them, under two orders, several shares of wrong answers and
-several seeds. Writes nbs/bench/review.json.
+answers 100 questions from the labels as the run left them, under two orders, several shares of wrong answers and
+several seeds. Writes nbs/bench/review.json; what it holds already is not repeated, --again starts anew.
 """
 import argparse
 import json
@@ -29,7 +29,7 @@ from hil.training.trainer import Trainer
 FILE = Path(__file__).resolve().parents[1] / "nbs" / "bench" / "review.json"
 PRESETS["review"] = Preset(120, 8, 8, 3)
 ORDERS, ERRORS, SEEDS = ("uncertain", "random"), (0., .1), (0, 1, 2)
-ANSWERS, EVERY = 150, 10
+ANSWERS, EVERY = 100, 10
 
 
 def embeddings(rendering, kept): # seed of the rendering; file -> dict of arrays
@@ -81,22 +81,22 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--renderings", type=int, nargs="+", default=[201, 202, 203])
     parser.add_argument("--keep", type=Path)
+    parser.add_argument("--again", action="store_true")
     asked = parser.parse_args()
-    rows = []
+    rows = [] if asked.again or not FILE.exists() else json.loads(FILE.read_text(encoding="utf-8"))
+    there = {(row["rendering"], row["order"], row["error"], row["seed"]) for row in rows}
+    todo = [(n, order, error, seed) for seed in SEEDS for error in ERRORS for order in ORDERS for n in asked.renderings
+            if error or order == "random" or not seed] # without errors, nothing is by chance in the first order
     with tempfile.TemporaryDirectory() as folder:
-        for rendering in asked.renderings:
+        for rendering, order, error, seed in todo:
+            if (rendering, order, error, seed) in there: continue
             data = embeddings(rendering, (asked.keep or Path(folder)) / f"r{rendering}.npz")
-            for order in ORDERS:
-                for error in ERRORS:
-                    for seed in SEEDS if error or order == "random" else SEEDS[:1]: # else nothing is by chance
-                        curve, slowest = simulate(data, order, error, seed)
-                        rows.append(dict(rendering=rendering, images=len(data["pid"]),
-                                         people=len(np.unique(data["pid"])), order=order, error=error, seed=seed,
-                                         curve=curve))
-                        print(rendering, order, error, seed, curve[0], curve[len(curve) // 2], curve[-1],
-                              f"slowest {slowest:.2f} s", flush=True)
-    text = json.dumps(rows, indent=None).replace("}, {", "},\n{") + "\n"
-    write_atomic(FILE, lambda path: path.write_text(text, encoding="utf-8"))
+            curve, slowest = simulate(data, order, error, seed)
+            rows.append(dict(rendering=rendering, images=len(data["pid"]), people=len(np.unique(data["pid"])),
+                             order=order, error=error, seed=seed, curve=curve))
+            print(*rows[-1].values(), f"slowest {slowest:.2f} s", flush=True)
+            text = json.dumps(rows).replace("}, {", "},\n{") + "\n"
+            write_atomic(FILE, lambda path, text=text: path.write_text(text, encoding="utf-8"))
 
 
 if __name__ == "__main__": main()

@@ -301,10 +301,10 @@ def honour(
         if not free: names.append(f"N{len(names)}")
         y[away] = leave if free else len(names) - 1
     for i, j, same in links:
-        if not same or y[i] == y[j] and y[i] >= 0: continue
-        if y[i] < 0 and y[j] < 0: continue
-        to, old = max(y[i], y[j]) if min(y[i], y[j]) < 0 else y[i], y[j] if y[j] != y[i] else y[i]
-        joined = np.where(np.isin(np.arange(len(y)), [i, j]) if min(y[i], y[j]) < 0 else y == old, to, y)
-        if all(joined[a] != joined[b] or joined[a] < 0 for a, b, one in links if not one and y[a] != y[b]): y = joined
+        if not same or y[i] == y[j]: continue           # nobody's images stay nobody's
+        to, other = (i, j) if y[i] >= 0 else (j, i)
+        moves = y == y[other] if y[other] >= 0 else np.arange(len(y)) == other
+        joined = np.where(moves, y[to], y)
+        if all(joined[a] != joined[b] for a, b, one in links if not one and y[a] != y[b]): y = joined
     broken = sum((y[i] == y[j] and y[i] >= 0) != bool(same) for i, j, same in links)
     return y, names, broken

@@ -181,10 +181,11 @@ class Session(t.HasTraits):
                              "or \"back to the run's own\"")
 
     def review(self): # Review
-        "What to ask next, in step with the labels and the answers."
+        "What to ask next, in step with the labels and the answers; made again where other labels are begun with."
         links, apart = self.journal.links if self.curated else [], self.labels.apart
-        if self._review[0] != self.epoch:
-            self._review = self.epoch, Review(self.directions(), self.source.modality[:self.source.n],
+        begun = self.epoch, self.only_shown, id(self.journal.adopted) if self.curated else None
+        if self._review[0] != begun:
+            self._review = begun, Review(self.directions(), self.source.modality[:self.source.n],
                                               self.labels.identity, apart, links)
         elif (self._review[1].identity is not self.labels.identity) or self._review[1].links != links:
             self._review[1].update(self.labels.identity, apart, links)
