@@ -218,7 +218,7 @@ class CurationView(View):
         names, do = [shown_name(name) for name in self.session.journal.names], action["do"]
         images = counted(len(action.get("images", ())), "image")
         if do == "link":
-            ends = " and ".join(shown_name(Path(self.session.source.paths[i]).name) for i in action["images"])
+            ends = " and ".join(shown_name(self.session.source.paths[i]) for i in action["images"])
             return f"{ends}: {'one person' if action['same'] else 'two people'}"
         if do == "adopt":
             told = {name: action["settings"].get(name) for name in ("eps", "min_samples", "k1", "matcher", "threshold")}
