@@ -23,7 +23,10 @@ AIMS = {"import hil.explore.app": None, "first paint: open, map, overview": 5,
         "tab Matches, first time (reads the epoch before)": None, "threshold t": 1, "matcher hungarian": 1,
         "tab Knobs, first time (builds the graph, all of the curves)": None,
         "tab Knobs, second visit": 1, "eps, a value not seen before": 1, "min_samples, a value not seen before": 1,
-        "k1, a value not seen before": None, "retrieval": 1, "one correction": 1, "another epoch, map cached": None}
+        "k1, a value not seen before": None, "retrieval": 1, "one correction": 1,
+        "tab Review, first time (cuts every cluster in two)": None, "review: the next pair after a yes": .3,
+        "review: the next pair after a no": .3, "review: the next pair after a no that cuts a cluster": .3,
+        "review: its photographs": None, "another epoch, map cached": None}
 SEEN = {"Chromium: import hil.explore.app": None,
         "Chromium: first paint, from running the cell to points on the canvas": 5,
         "Chromium: lasso of about 2,000 images, from letting go to thumbnails": 1,
@@ -197,6 +200,13 @@ def main():
         timed("retrieval", lambda: view.ask(int(s.source.rows("infrared")[3])))
         tab("Curation")
         timed("one correction", lambda: app.pressed("2"))
+        review = timed("tab Review, first time (cuts every cluster in two)", lambda: tab("Review"))
+        for key, words in (("y", "yes"), ("n", "no")):
+            times[f"review: the next pair after a {words}"] = wait(review, key)
+        review.order.value = "mixed"
+        times["review: the next pair after a no that cuts a cluster"] = wait(review, "n")
+        sight = [cell[0] for side in review.strips.rows[0]["sides"] for cell in side]
+        timed("review: its photographs", lambda: source.thumbs(sight, 96))
         timed("another epoch, map cached", lambda: setattr(s, "epoch", 1))
         app = s = matches = knobs = view = None
         times |= in_browser(path, Path(folder))
@@ -204,6 +214,15 @@ def main():
           f"load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}\n")
     print(f"{'explorer, seconds':<72}{'took':>8}{'aim':>8}")
     for name, aim in (AIMS | {k: v for k, v in SEEN.items() if k in times}).items(): print(line(name, times[name], aim))
+
+
+def wait(review, key): # ReviewView, key of an answer -> seconds until the next question is on its way to the browser
+    "What somebody waits for; the other views repaint after it."
+    sent, start = [], time.perf_counter()
+    review.strips.observe(lambda change: sent.append(time.perf_counter() - start), "rows")
+    review.pressed(key)
+    review.strips.unobserve_all("rows")
+    return sent[0]
 
 
 def line(name, seconds, aim): # aim: seconds, or None

@@ -151,6 +151,34 @@ def test_a_visit(page, lab):
     says(page, ".hil-identity th.head", "Ada m")
 
 
+def test_questions_by_keys(page, lab):
+    "Review, answered from the keyboard; adopt, why joined, undo."
+    (lab.folder / "curation.jsonl").unlink(missing_ok=True)
+    run_all(page, lab)
+    tab(page, "Review")
+    says(page, ".hil-review h4", "The same person")
+    page.wait_for_function(THUMBNAILS.replace(".hil-identity", ".hil-review").replace("> 5", "> 1"))
+    shoot(page, "review")
+    page.locator(".hil-app").focus()
+    for key, words in (("y", r"1 answer \(1 yes, 0 no\)"), ("n", r"2 answers \(1 yes, 1 no\)"), ("k", "1 skipped"),
+                       ("u", r"1 answer \(1 yes, 0 no\)")):
+        page.keyboard.press(key)
+        says(page, ".hil-review .note", words)
+    page.locator(".hil-review .hil-no").click()
+    says(page, ".hil-review .note", "2 answers")
+    tab(page, "Matches")
+    page.locator(".hil-matches .hil-use").click()
+    says(page, ".hil-matches .note", "identities adopted|identity adopted")
+    page.locator(".hil-graph path").last.click()
+    says(page, ".hil-matches h4", "the same person")
+    page.locator(".hil-matches .hil-ask-why").click()
+    says(page, ".hil-matches h4", "Why\\? .* chooses .* with cosine")
+    shoot(page, "why")
+    tab(page, "Curation")
+    page.locator(".hil-undo").first.click()
+    says(page, ".hil-curation .note", "taken back: adopt")
+
+
 def test_dark_theme(page, lab):
     run_all(page, lab)
     page.get_by_role("menuitem", name="Settings", exact=True).click()

@@ -23,6 +23,7 @@ from hil.explore.app import (
     knobs,
     match_graph,
     retrieval,
+    review,
     timeline,
 )
 from hil.explore.colorings import COLORINGS, changed_since, coloring
@@ -535,8 +536,8 @@ def test_labels_of_other_settings_do_not_lose_a_journal(tmp_path):
 
 # ---- alone, and as a picture ----------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("view", [cluster_map, identity_sheet, match_graph, knobs, timeline, retrieval, curation,
-                                  explore])
+@pytest.mark.parametrize("view", [cluster_map, identity_sheet, match_graph, knobs, timeline, retrieval, review,
+                                  curation, explore])
 def test_every_view_alone_shows_a_widget_and_a_still(view, shared, tmp_path):
     shown = view(shared, journal=tmp_path / "j")._repr_mimebundle_()
     assert {"application/vnd.jupyter.widget-view+json", "image/png", "text/plain"} <= set(shown)
