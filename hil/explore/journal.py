@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.files import not_written, write_atomic
+from ..core.names import MODALITIES
 from ..core.paths import given_path
 from ..core.tables import table_file, write_table
 from ..core.text import from_cell, some
@@ -23,7 +24,7 @@ from ..core.text import from_cell, some
 # %% ../../nbs/9_explore/02_journal.ipynb #42998052
 log = logging.getLogger(__name__)
 ACTIONS = {"merge": ("into", "others"), "split": ("images", "name"), "rename": ("identity", "name"),
-           "outlier": ("images",)}
+           "outlier": ("images",), "link": ("same", "a", "b", "images"), "adopt": ("labels", "apart", "names", "settings")}
 
 
 def apply(
@@ -35,12 +36,26 @@ def apply(
     _check(labels, names, action)
     do, labels, names = action["do"], labels.copy(), list(names)
     if do == "merge": labels[np.isin(labels, action["others"])] = action["into"]
+    if do == "link": _link(labels, names, action)
     if do == "split":
         labels[action["images"]] = len(names)
         names.append(str(action["name"]))
+    if do == "adopt": labels, names = np.array(action["labels"], int), list(map(str, action["names"]))
     if do == "rename": names[action["identity"]] = str(action["name"]).strip()
     if do == "outlier": labels[action["images"]] = -1
     return labels, names
+
+
+def _link(labels, names, action):
+    "Join what an answer joins, part what it parts, in place."
+    ends, away = np.asarray(action["images"]), np.asarray(action.get("away", []), int)
+    if action["same"] and (labels[ends] < 0).all() and not len(away): away = ends
+    if action.get("name") and len(away):                                   # out of their identities, into a new one
+        labels[away] = len(names)
+        names.append(str(action["name"]))
+    elif action["same"]:
+        first, second = ends if labels[ends[0]] >= 0 and ends[0] not in away else ends[::-1]
+        labels[away if len(away) else labels == labels[second] if labels[second] >= 0 else second] = labels[first]
 
 
 def _check(labels, names, action):
@@ -51,12 +66,37 @@ def _check(labels, names, action):
     for code in [action[k] for k in ("into", "identity") if k in action] + list(action.get("others", [])):
         if not 0 <= code < len(names) or not (labels == code).any():
             raise ValueError(f"{do}: there is no identity {code}")
-    images = np.asarray(action.get("images", [0]), int)
+    images = np.concatenate([action.get("images", [0]), action.get("away", [])]).astype(int)
     if not len(images) or images.min() < 0 or images.max() >= len(labels):
         raise ValueError(f"{do}: expected images 0..{len(labels) - 1}, at least one")
+    if do == "link": _check_link(labels, action)
+    if do == "adopt": _check_adopted(len(labels), action)
     if do == "merge" and set(action["others"]) <= {action["into"]}:
         raise ValueError("merge: name at least one other identity")
     if do == "rename" and not str(action["name"]).strip(): raise ValueError("rename: an identity needs a name")
+
+
+def _check_link(labels, action):
+    "Refuse a link that does not say which two images it is about."
+    if len(set(action["images"])) != 2: raise ValueError(f"link: expected two images, got {action['images']}")
+    if not isinstance(action["same"], bool):
+        raise ValueError(f"link: same is {action['same']!r}; expected true or false")
+    for end in (action["a"], action["b"]):
+        if len(end) != 2 or end[0] not in MODALITIES or not isinstance(end[1], int) or end[1] < 0:
+            raise ValueError(f"link: {end}; expected [modality, row], as [\"visible\", 12]")
+    ends, away = action["images"], action.get("away", [])
+    makes_one = (labels[ends] < 0).all() and not len(away) if action["same"] else len(away)
+    if makes_one and not str(action.get("name", "")).strip():
+        raise ValueError("link: it makes a new identity, which needs a name")
+
+
+def _check_adopted(n, action):
+    "Refuse labels that are not those of all the images."
+    for what in ("labels", "apart"):
+        codes = np.asarray(action[what], int)
+        if codes.shape != (n,) or codes.min(initial=0) < -1 or codes.max(initial=-1) >= len(action["names"]):
+            raise ValueError(f"adopt: {what} of shape {codes.shape}, {codes.min(initial=0)}..{codes.max(initial=-1)}; "
+                             f"expected {n} codes of {len(action['names'])} names, -1 for an outlier")
 
 # %% ../../nbs/9_explore/02_journal.ipynb #2204f8e7
 def images_key(paths): # -> str
@@ -142,9 +182,30 @@ class Journal:
         "Check, write, then apply."
         action = {k: v.tolist() if isinstance(v, (np.ndarray, np.generic)) else v for k, v in action.items()}
         done = apply(self.labels, self.names, action)
+        self._keep_apart(done[0], action)
         self._write(action)
         self.actions.append(action)
         self.labels, self.names = done
+
+    @property
+    def adopted(self): # the action that stands, or None
+        "The labels that the work goes on from, where others than the first were adopted."
+        return next((action for action in reversed(self.actions) if action["do"] == "adopt"), None)
+
+    @property
+    def links(self): # [(image, image, same)], the last answer about each pair of images
+        "The answers that stand."
+        told = {tuple(sorted(act["images"])): act["same"] for act in self.actions if act["do"] == "link"}
+        return [(i, j, same) for (i, j), same in told.items()]
+
+    def _keep_apart(self, labels, action):
+        "Refuse what would join two images of which somebody said that they show two people."
+        own = tuple(sorted(action["images"])) if action["do"] == "link" else ()
+        for i, j, same in self.links:
+            joins = labels[i] == labels[j] >= 0 and self.labels[i] != self.labels[j]
+            if joins and not same and (i, j) != own and action["do"] != "adopt":
+                raise ValueError(f"{action['do']}: you answered that {self.paths[i]} and {self.paths[j]} show two people, "
+                                 "and this would join them; undo that answer first")
 
     def undo(self): # -> the action taken back, or None
         "Take the last action back, which is an action too."

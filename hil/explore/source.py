@@ -62,8 +62,9 @@ def join_labels(
     own = np.concatenate([code(apart[m], m) for m in MODALITIES])
     names = [f"{m[0].upper()}{i}" for m, n in zip(MODALITIES, counts) for i in range(n)]
     identity = np.concatenate([code(final[m], target) for m in MODALITIES]) if target else own
+    identity = np.where(identity < 0, own, identity) # a cluster that found no partner is an identity of its own
     sub = np.concatenate([sub[m] for m in MODALITIES]) if sub else np.minimum(own, 0)
-    return ShownLabels(own, identity, np.where(identity < 0, -1, sub), names,
+    return ShownLabels(own, identity, np.where(identity < 0, -1, np.maximum(sub, 0)), names,
                   [m for m, n in zip(MODALITIES, counts) for _ in range(n)], bool(target))
 
 # %% ../../nbs/9_explore/01_source.ipynb #e5301d82
