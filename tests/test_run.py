@@ -124,6 +124,8 @@ IDLE = [  # written by hand: (what is set, what it makes idle)
     ({}, dict(reload_epoch=2)), (dict(select="test_best"), dict(reload_epoch=6)),
     (dict(dataset="folder", data_root="x"), dict(rerank="graph")),
     (dict(stage1_epochs=0, supervision="truth"), dict(jaccard="camera_aware")),
+    (dict(stage1_epochs=0, supervision="truth"), dict(labels="who.csv")),
+    (dict(stage1_epochs=0, supervision="truth"), dict(links="curation.jsonl")),
     (dict(jaccard="modality_balanced"), dict(matcher="mutual")),
     (dict(cluster_weight=0.), dict(split_prototypes=True)), (dict(matcher="none"), dict(hard_prototypes=True)),
     (dict(cluster_weight=0.), dict(neighbor_soft_labels=True)), ({}, dict(soft_neighbors=10)), ({}, dict(soft_own=.5)),

@@ -13,6 +13,7 @@ from ..core.errors import RunError
 from ..core.names import MODALITIES
 from ..data.folder import load_folder
 from .encode import extract, load_encoder
+from ..method.constraints import Known
 from ..method.identities import find_identities
 from ..method.labels import Rules, apart_labels
 from ..runs.folder import Run
@@ -32,10 +33,11 @@ def run_identities(
                        "clustered; train with keep_features = True")
     features = {m: arrays[f"features_{m}"][:len(t)].astype(np.float32) for m, t in tables.items()}
     cameras = {m: t.camid.to_numpy() for m, t in tables.items()}
-    apart = apart_labels(features, Rules.of(run.settled), cameras=cameras)
+    known = Known.of(run.known)
+    apart = apart_labels(features, Rules.of(run.settled), cameras=cameras, known=known)
     if max(y.max(initial=-1) for y in apart.values()) < 0:
         raise RunError(f"{run.path}: no cluster at all in epoch {epoch}; raise eps or lower min_samples")
-    return find_identities(features, apart), tables, features
+    return find_identities(features, apart, known), tables, features
 
 
 def candidates(

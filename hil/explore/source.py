@@ -245,7 +245,7 @@ def from_run(
         apart, final, sub = _pick(run, e, "labels", "final", "sub")
         if not apart: return compute_labels(features(e)[:n], table.modality.to_numpy()[order][:n], _numbers(run))
         direction = str(history.set_index("epoch").get("transfer_direction", pd.Series(dtype=str)).get(e, ""))
-        target = "visible" if direction in ("truth", "joint") else direction.partition("_to_")[2] or None
+        target = "visible" if direction in ("truth", "labels", "joint") else direction.partition("_to_")[2] or None
         return join_labels(apart, final, sub, target)
     key = hashlib.blake2b(json.dumps([held, n], sort_keys=True).encode(), digest_size=8).hexdigest()
     settings = {k: _numbers(run)[k] for k in DEFAULTS}

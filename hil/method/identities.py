@@ -16,7 +16,8 @@ from ..core.ids import checked_labels
 from ..core.names import MODALITIES
 from ..core.vectors import as_rows, unit
 from .cluster import centroids
-from .constraints import known_transfer
+from .constraints import known_transfer, permitted_matches
+from .match import FORBIDDEN
 
 # %% ../../nbs/4_method/16_identities.ipynb #0cf705f6
 def join_clusters(
@@ -31,8 +32,11 @@ def join_clusters(
     if not visible or not infrared: return labels
     of_visible, of_infrared = (unit(centroids(features[m], labels[m])) for m in MODALITIES)
     cosine = of_visible @ of_infrared.T
+    may = torch.ones(visible, infrared, dtype=torch.bool)
+    if known is not None: may = torch.from_numpy(permitted_matches(labels, known, *MODALITIES))
+    cosine = torch.where(may.to(cosine.device), cosine, FORBIDDEN)
     there, back = cosine.argmax(1).cpu().numpy(), cosine.argmax(0).cpu().numpy()
-    mutual = there[back] == np.arange(infrared)
+    mutual = (there[back] == np.arange(infrared)) & may.numpy()[back, np.arange(infrared)]
     y = labels["infrared"]
     joined = np.where((y >= 0) & mutual[y], back[y], -1)
     if known is not None: joined = known_transfer(joined, labels, known, "infrared", "visible")

@@ -15,7 +15,7 @@ from ..core.names import MODALITIES
 from .balanced import joint_clusters, meeting_quality
 from .camera_aware import camera_aware_distance
 from .cluster import centroids, cluster_quality, majority_pids, pseudo_labels
-from .constraints import known_clusters, known_transfer
+from .constraints import known_clusters, known_transfer, permitted_matches
 from .match import forward, transfer, transfer_quality
 from .rerank import jaccard_distance
 
@@ -155,8 +155,9 @@ class Transfer:
         apart, # {modality: int [N]} cluster of each image within its modality, any codes, -1 = outlier
         direction="visible_to_infrared", # or "infrared_to_visible"
         pids=None, # {modality: int [N]} true identities, -1 = unknown
+        permitted=None, # bool [source clusters, target clusters], as from `hil.method.constraints.permitted_matches`
     ):
-        self.direction, (self.source, self.target) = direction, direction.split("_to_")
+        self.direction, (self.source, self.target), self.permitted = direction, direction.split("_to_"), permitted
         self.x = features[self.source]
         self.labels, self.codes = compact(apart[self.source])
         theirs, self.target_codes = compact(apart[self.target])
@@ -172,9 +173,12 @@ class Transfer:
     def forward(self, level): # -> (target, similarity, peak) of each row, or of each cluster spread over its rows
         "Forward selection at a level, computed once."
         if level not in self._asked:
-            if level == "sample": self._asked[level] = forward(self.x, self.prototypes)
+            if level == "sample":
+                of = None if self.permitted is None else self.labels  # an outlier asks with the last row: it gets no label
+                self._asked[level] = forward(self.x, self.prototypes, permitted=self.permitted, of=of)
             else:
-                target, similarity, peak = forward(centroids(self.x, self.labels), self.prototypes)
+                centres = centroids(self.x, self.labels)
+                target, similarity, peak = forward(centres, self.prototypes, permitted=self.permitted)
                 self._asked[level] = target[self.labels], similarity[self.labels], peak
         return self._asked[level]
 
@@ -185,9 +189,11 @@ class Transfer:
     ) -> np.ndarray: # int [N]: target cluster 0.., -1 = refused or outlier
         "New labels of the source's images, as `hil.method.match.transfer` gives them."
         if self.empty: return np.full(len(self.x), -1)
-        if matcher != "brst": return transfer(self.x, self.labels, self.prototypes, matcher, level, threshold)
+        if matcher != "brst":
+            return transfer(self.x, self.labels, self.prototypes, matcher, level, threshold, self.permitted)
         target, similarity, peak = self.forward(level)
         accepted = (self.labels >= 0) & (similarity >= np.float32(threshold) * peak[target])
+        if self.permitted is not None: accepted &= self.permitted[self.labels, target]
         return np.where(accepted, target, -1)
 
     def table(self, matcher="brst", level="cluster", threshold=.5): # -> DataFrame, see the docstring
@@ -262,7 +268,8 @@ def epoch_labels(
     if direction and apart is None and rules.jaccard == "modality_balanced": return _joint_labels(features, rules, known)
     apart = apart_labels(features, rules, device, cameras, known) if apart is None else apart
     if not direction or rules.matcher == "none": return Labels(apart, apart)
-    way = Transfer(features, apart, direction)
+    may = None if known is None else permitted_matches(apart, known, *direction.split("_to_"))
+    way = Transfer(features, apart, direction, permitted=may)
     if way.empty: return Labels(apart, apart)
     sent = way.send(rules.matcher, rules.level, rules.threshold)
     if known is not None: sent = known_transfer(sent, apart, known, way.source, way.target)
