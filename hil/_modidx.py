@@ -1199,6 +1199,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'hil/method/constraints.py'),
                                         'hil.method.constraints._rows_of': ( '4_method/constraints.html#_rows_of',
                                                                              'hil/method/constraints.py'),
+                                        'hil.method.constraints._settle': ( '4_method/constraints.html#_settle',
+                                                                            'hil/method/constraints.py'),
                                         'hil.method.constraints.known_clusters': ( '4_method/constraints.html#known_clusters',
                                                                                    'hil/method/constraints.py'),
                                         'hil.method.constraints.known_of': ( '4_method/constraints.html#known_of',

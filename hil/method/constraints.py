@@ -170,6 +170,7 @@ def known_clusters(
     core = dense | ((groups >= 0) & (np.append(known.sizes, 0)[groups] > 1))
     inner, border = dense[i] & dense[j] & (i < j), dense[j] & ~core[i]
     together = _drawn(i[inner], j[inner], length[inner], groups, known)
+    _settle(i, j, length, groups, core & ~dense, dense, together)
     root = np.array([together.find(k) for k in range(len(plain))])
     labels = np.full(len(plain), -1)
     labels[core] = _by_first(root[core])
@@ -207,6 +208,15 @@ def _peaceful(component, groups):
     free = np.flatnonzero(~np.isin(component, component[groups >= 0]))
     free = free[np.argsort(component[free], kind="stable")]
     return np.split(free, np.flatnonzero(np.diff(component[free])) + 1) if len(free) else []
+
+
+def _settle(i, j, length, groups, sure, dense, together):
+    "Groups that have images `sure` to be in a cluster, none of them dense, join the one at the end of their shortest line."
+    waiting = set(groups[sure].tolist()) - set(groups[dense].tolist())
+    asked = np.flatnonzero(sure[i] & dense[j] & np.isin(groups[i], sorted(waiting)))
+    for at in asked[np.lexsort((j[asked], i[asked], length[asked]))].tolist():
+        g = int(groups[i[at]])
+        if g in waiting and together.join(int(i[at]), int(j[at])): waiting.discard(g)
 
 
 def _join_border(labels, i, j, groups, together):
