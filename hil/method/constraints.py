@@ -24,6 +24,7 @@ class Known:
     groups: dict # {modality: int [N]} images with one number show one person, -1 = nothing is known
     people: np.ndarray # int [G] named person of each group, -1 = without a name; two different names are two people
     apart: np.ndarray # int [K, 2] groups that show different people, beside those with different names
+    complete: bool = False # whether every image of a named person is named: then nobody else joins a named person
 
     @property
     def sizes(self) -> np.ndarray: # int [G]
@@ -36,7 +37,8 @@ class Known:
 
     def arrays(self) -> dict:
         "Everything as arrays with names, as a file keeps it; `Known.of` takes it back."
-        return {**{f"groups_{m}": g for m, g in self.groups.items()}, "people": self.people, "apart": self.apart}
+        return {**{f"groups_{m}": g for m, g in self.groups.items()}, "people": self.people, "apart": self.apart,
+                "complete": np.array(self.complete)}
 
     @classmethod
     def of(cls,
@@ -44,7 +46,8 @@ class Known:
     ): # Known, or None
         "What is known, from a file."
         if not arrays: return None
-        return cls({m: arrays[f"groups_{m}"] for m in MODALITIES}, arrays["people"], arrays["apart"])
+        return cls({m: arrays[f"groups_{m}"] for m in MODALITIES}, arrays["people"], arrays["apart"],
+                   bool(arrays["complete"]))
 
     def told(self) -> str:
         "How much is known, in words."
@@ -58,6 +61,7 @@ def known_of(
     labels, # {modality: int [N]} person of each image where somebody knows it, -1 = unknown; one number is one person
     links=(), # [(same: bool, (modality, row), (modality, row))]: these two images show one person, or they do not
     paths=None, # {modality: [N] names of the images}, for messages
+    complete=False, # whether every image of a named person is named
 ) -> Known:
     "Facts put together. Raises ValueError where they contradict each other, or name an image that is not there."
     labels = {m: checked_labels(f"labels of {m}", y) for m, y in labels.items()}
@@ -79,7 +83,8 @@ def known_of(
             raise ValueError(f"{told(a)} and {told(b)} are said to be two people, and by other links or labels to be "
                              "one; correct one of these")
     pairs = np.sort(group[np.array(apart, int).reshape(-1, 2)], axis=1)
-    return Known({m: group[start[m]:start[m] + len(y)] for m, y in labels.items()}, people, np.unique(pairs, axis=0))
+    return Known({m: group[start[m]:start[m] + len(y)] for m, y in labels.items()}, people, np.unique(pairs, axis=0),
+                 complete)
 
 
 def _rows_of(labels): return " and ".join(f"{m} 0 to {len(y) - 1}" for m, y in labels.items())
@@ -166,6 +171,9 @@ def known_clusters(
     groups = checked_labels("groups", groups, len(plain), ", one for each image")
     if (groups < 0).all(): return plain
     i, j, length = near_pairs(distance, eps)
+    if known.complete:
+        named = np.append(known.people, -1)[groups] >= 0
+        i, j, length = (part[named[i] == named[j]] for part in (i, j, length))
     dense = np.bincount(i, minlength=len(plain)) + 1 >= min_samples
     core = dense | ((groups >= 0) & (np.append(known.sizes, 0)[groups] > 1))
     inner, border = dense[i] & dense[j] & (i < j), dense[j] & ~core[i]
@@ -248,6 +256,7 @@ def permitted_matches(
     settled = their_home[both & (share > .5) & (their_share > .5)]
     may[found.any(1)] = False
     may[:, settled] = False
+    if known.complete: may[(name[:, None] >= 0) != (their_name >= 0)] = False
     return may | found
 
 

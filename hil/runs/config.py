@@ -110,8 +110,9 @@ class Config(metaclass=Settings):
     instance_mix: Literal["unit", "raw"] = "unit"  # features that move an instance memory: "unit", or "raw" (release)
     # run
     labels: Place = ""  # table of path and identity for all or some training images: clusters keep to it
+    labels_complete: bool = False  # labels: every image of a named person is named, so no other image joins it
     links: Place = ""  # journal of the explorer: who was joined there stays joined, who was parted stays apart
-    supervision: Literal["none", "truth", "labels"] = "none"  # "truth": true identities, a ceiling; "labels": those alone
+    supervision: Literal["none", "truth", "labels"] = "none"  # "truth": true identities, a ceiling; or the "labels"
     select: Select = "last"  # epoch: "last", "healthiest" (no labels), or "test_best" (test labels; the release's way)
     reload_epoch: Annotated[int, Range(0)] = 0  # test_best: after so many stage-2 epochs back to the best (release: 20)
     seed: Annotated[int, Range(0)] = 0  # of everything random
@@ -240,6 +241,7 @@ NEEDS = [ # (settings, what they are for, whether it is so)
     ("same_ids", 'a matcher other than "none"', lambda c: c.matcher != "none" or c.sampler != "random"),
     ("shrink update_sub_centers", "n_sub > 0 and mccl_weight > 0", lambda c: c.n_sub != 0 and c.mccl_weight > 0),
     ("labels links", 'supervision = "none" and "labels"', lambda c: c.supervision != "truth"),
+    ("labels_complete", 'labels beside clusters (supervision = "none")', lambda c: c.labels and c.supervision == "none"),
     ("jaccard", 'supervision = "none"; "modality_balanced" for stage2_epochs > 0',
      lambda c: c.supervision == "none" and (c.jaccard != "modality_balanced" or c.stage2_epochs > 0)),
     ("matcher", 'clusters of either modality; jaccard = "modality_balanced" matches none', _matches),

@@ -170,7 +170,8 @@ class Trainer:
         try:
             labels = (given_labels(c.labels, paths) if c.labels else
                       {m: np.full(len(p), -1) for m, p in paths.items()})
-            known = known_of(labels, given_links(c.links, paths) if c.links else (), paths)
+            known = known_of(labels, given_links(c.links, paths) if c.links else (), paths,
+                             c.labels_complete)
         except ValueError as error: raise RunError(str(error)) from error
         log.info("corrections: %s", known.told())
         return known
