@@ -22,6 +22,7 @@ from ..runs.folder import Run
 def run_identities(
     run, # Run
     epoch=None, # whose features are clustered; None: the epoch that the run chose
+    known=None, # hil.method.constraints.Known; None: what the run itself learned from
 ): # (Identities, {modality: DataFrame of the images that were clustered}, {modality: float32 [N, D] their features})
     "Who is who by the features of an epoch. Raises RunError where they were not kept, or nothing can be clustered."
     epoch = run.result_epoch if epoch is None else epoch
@@ -33,7 +34,7 @@ def run_identities(
                        "clustered; train with keep_features = True")
     features = {m: arrays[f"features_{m}"][:len(t)].astype(np.float32) for m, t in tables.items()}
     cameras = {m: t.camid.to_numpy() for m, t in tables.items()}
-    known = Known.of(run.known)
+    known = Known.of(run.known) if known is None else known
     apart = apart_labels(features, Rules.of(run.settled), cameras=cameras, known=known)
     if max(y.max(initial=-1) for y in apart.values()) < 0:
         raise RunError(f"{run.path}: no cluster at all in epoch {epoch}; raise eps or lower min_samples")
@@ -66,10 +67,11 @@ def _told(table):
 def identity_table(
     run, # Run, or its folder
     epoch=None, # whose features are clustered; None: the epoch that the run chose
+    known=None, # hil.method.constraints.Known; None: what the run itself learned from
 ) -> pd.DataFrame: # path, identity, confidence, second, second_confidence, and the columns of the run's images
     "A row for each image that was clustered (HIL, sections 3.1 and 3.4 say how clusters come about)."
     run = run if isinstance(run, Run) else Run(run)
-    who, tables, features = run_identities(run, epoch)
+    who, tables, features = run_identities(run, epoch, known)
     parts = []
     for m, table in tables.items():
         found = candidates(who.confidence(features[m], m, who.labels[m]), who.labels[m])
