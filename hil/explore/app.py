@@ -16,6 +16,7 @@ from .knob_view import KnobView, in_turns
 from .map_view import MapView
 from .match_view import MatchView
 from .retrieval_view import RetrievalView
+from .review_view import ANSWERS, ReviewView
 from .session import as_session
 from .time_view import TimeView
 from .view import View
@@ -97,8 +98,8 @@ def curation(source, features=None, **options) -> CurationView: # as for `cluste
     return CurationView(as_session(source, features, **options))
 
 # %% ../../nbs/9_explore/00_app.ipynb #cdc7ef1a
-TABS = {"Identity": IdentityView, "Matches": MatchView, "Knobs": KnobView, "Retrieval": RetrievalView,
-        "Curation": CurationView}
+TABS = {"Identity": IdentityView, "Matches": MatchView, "Review": ReviewView, "Knobs": KnobView,
+        "Retrieval": RetrievalView, "Curation": CurationView}
 KEYS = {"m": "merge", "s": "split selection", "2": "split in two", "o": "outliers", "u": "undo"}
 STEPS = {",": -1, ".": 1} # epochs
 
@@ -107,7 +108,7 @@ class Explorer(View):
     "The linked application; `explore` makes it."
     def __init__(self, session):
         super().__init__(session)
-        self.frame = Frame(self.pressed, letters="".join([*KEYS, *STEPS]), title=short(session.source.name))
+        self.frame = Frame(self.pressed, letters="".join({**KEYS, **STEPS, **ANSWERS}), title=short(session.source.name))
         self.map, self.time, self.views = MapView(session), TimeView(session), {}
         self.tabs = w.Tab([w.VBox() for _ in TABS], titles=list(TABS), selected_index=0).add_class("hil-tabs")
         beside = w.HBox([self.map.widget, self.tabs]).add_class("hil-beside")
@@ -156,8 +157,12 @@ class Explorer(View):
         if not (source.root / str(first)).exists():
             self.frame.warn = f"images are missing, as {short(first, 120)}: pass root=, the folder that holds them now"
 
-    def pressed(self, key): # of KEYS or STEPS
-        "What a key does."
+    def pressed(self, key): # of KEYS, STEPS or ANSWERS
+        "What a key does. Questions are answered where they are seen: in the tab Review."
+        if key in ANSWERS and self.tabs.selected_index == list(TABS).index("Review"):
+            self.view("Review").pressed(key)
+            return
+        if key not in (*KEYS, *STEPS): return
         if key in KEYS:
             self.view("Curation").do(KEYS[key])
             return

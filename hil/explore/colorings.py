@@ -51,7 +51,7 @@ def values(
     y, source = session.labels, session.source
     if by not in COLORINGS: raise ValueError(f"color {by!r}: expected one of {', '.join(COLORINGS)}")
     if by == "changed": return np.array([*CHANGES])[change_state(session)]
-    if by == "outlier": return np.where(y.apart < 0, "outlier", "in a cluster")
+    if by == "outlier": return np.where(session.nobody, "outlier", "in an identity")
     if by == "sub-cluster": return np.where(y.sub < 0, -1, y.identity * 97 + y.sub)
     if by in ("identity", "cluster"): return y.identity if by == "identity" else y.apart
     return {"camera": source.camid, "modality": source.modality, "person": source.pid}[by][:source.n]
@@ -66,7 +66,7 @@ def coloring(
     if by == "modality": return np.array([COLORS[m] for m in shown]), [(m, COLORS[m]) for m in MODALITIES]
     if by == "outlier":
         out = shown == "outlier"
-        legend = [(f"outlier ({out.sum():,})", COLORS["wrong"]), ("in a cluster", grey)]
+        legend = [(f"outlier ({out.sum():,})", COLORS["wrong"]), ("in an identity", grey)]
         return np.where(out, COLORS["wrong"], grey), legend
     if by == "changed":
         legend = [(f"{label} ({(shown == label).sum():,})", color) for label, color in CHANGES.items()]

@@ -135,7 +135,7 @@ class CurationView(View):
         "Make images an identity of their own, under the name that was typed, or N0, N1 ..."
         s = self.session
         code = len(s.journal.names)
-        name = self.name.value.strip() or f"N{code - len(s.journal.names0)}"
+        name = self.name.value.strip() or s.new_name()
         s.act(dict(do="split", images=np.asarray(images), name=name))
         self.name.value = ""
         s.open(code)
@@ -217,6 +217,12 @@ class CurationView(View):
         "An action in words."
         names, do = [shown_name(name) for name in self.session.journal.names], action["do"]
         images = counted(len(action.get("images", ())), "image")
+        if do == "link":
+            ends = " and ".join(shown_name(Path(self.session.source.paths[i]).name) for i in action["images"])
+            return f"{ends}: {'one person' if action['same'] else 'two people'}"
+        if do == "adopt":
+            told = {name: action["settings"].get(name) for name in ("eps", "min_samples", "k1", "matcher", "threshold")}
+            return f"adopt the labels of {', '.join(f'{name} {value}' for name, value in told.items())}"
         if do == "merge": return f"merge {', '.join(names[c] for c in action['others'])} into {names[action['into']]}"
         if do == "split": return f"split {images} off as {shown_name(action['name'])}"
         return f"rename to {shown_name(action['name'])}" if do == "rename" else f"set {images} aside"

@@ -14,6 +14,7 @@ from .controls import button, control, side_by_side
 from .session import identities, nearest_identities
 from .source import sub_clusters
 from .view import View, grouped
+from .why import WhyView
 from ..plots import sheets
 
 # %% ../../nbs/9_explore/11_identity_view.ipynb #9d38a200
@@ -26,10 +27,13 @@ class IdentityView(View):
                                  on_row=self.entered)
         self.n_sub = control(w.IntSlider, "sub-clusters K", 300, 100, "hil-k", self.show, min=0, max=12,
                              value=session.source.settings["n_sub"], continuous_update=False)
-        self.near = side_by_side()
+        self.near, self.why = side_by_side(), WhyView(session)
+        self.ask = button("why joined?", self.why.of_identity, "the chain between two selected images, or between the image "
+                          "clicked last and the one least like it").add_class("hil-ask-why")
         self.watch(self.show, "selection", "identity", "version", "epoch")
         self.watch(lambda: setattr(self.sheet_, "on", [self.session.image]), "image")
-        self.widget = w.VBox([side_by_side(self.n_sub, self.near), self.sheet_]).add_class("hil-identity")
+        self.widget = w.VBox([side_by_side(self.n_sub, self.ask, self.near), self.why.widget,
+                              self.sheet_]).add_class("hil-identity")
         self.show()
 
     def entered(self, row): # a row's head was clicked

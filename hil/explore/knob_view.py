@@ -15,7 +15,7 @@ from ..core.names import COLORS
 from ..core.text import counted, duration, percent
 from .controls import button, control, side_by_side
 from .view import View
-from .widgets import Curves
+from .widgets import Curves, Frame
 from ..plots.curves import eps_curve
 
 # %% ../../nbs/9_explore/14_knob_view.ipynb #46b2190c
@@ -43,23 +43,26 @@ class KnobView(View):
     "eps, min_samples and k1 live on the epoch's cached neighbour graph (HIL section 3.1)."
     def __init__(self, session):
         super().__init__(session)
-        told, self._stop = session.source.settings, lambda: None
+        told, self._stop = session.settings, lambda: None
         def knob(label, mark, heard, kind=w.IntSlider, continuous_update=False, **traits):
             return control(kind, label, 300, 94, mark, heard, continuous_update=continuous_update, **traits)
         self.eps = knob("radius eps", "hil-eps", lambda: self.ask(False), w.FloatSlider, True, value=told["eps"],
                         min=.1, max=.95, step=.01)
         self.min_samples = knob("min_samples", "hil-min_samples", self.ask, value=told["min_samples"], min=1, max=20)
-        self.k1 = knob("k1 (0: own)", "hil-k1", self.ask, value=0, min=0, max=60)
+        own = all(told[name] == session.source.settings[name] for name in ("k1", "k1_infrared"))
+        self.k1 = knob("k1 (0: own)", "hil-k1", self.ask, value=0 if own else told["k1"], min=0, max=60)
         self.n_sub = knob("sub-clusters K", "hil-n_sub", None, value=told["n_sub"], min=0, max=12)
         self.apply = button("show in all views", lambda: session.replace(self.labels()),
                             "cluster the epoch again with these settings; nothing is written", button_style="primary")
-        self.reset = button("back to the run's own", self.back)
+        self.adopt = button("use these settings", self.use, "go on from these clusters: corrections, export and all "
+                            "counts begin with them; undo (key u) takes it back").add_class("hil-use")
+        self.reset, self.said = button("back to the run's own", self.back), Frame()
         self.curves = Curves(self.pick, empty="the curves come as soon as the neighbour graph is there")
         self.bar, self.left = w.FloatProgress(min=0, max=1, layout=w.Layout(width="180px")), w.HTML()
         self.building = w.HBox([self.bar, self.left], layout=w.Layout(display="none")).add_class("hil-building")
         self.watch(self.ask, "epoch")
         self.widget = w.VBox([side_by_side(self.eps, self.min_samples, self.k1, self.n_sub),
-                              side_by_side(self.apply, self.reset), self.building, self.curves]).add_class("hil-knobs")
+                              side_by_side(self.apply, self.adopt, self.reset), self.said, self.building, self.curves]).add_class("hil-knobs")
         self.ask()
 
     def settings(self): return round(self.eps.value, 2), self.min_samples.value, self.k1.value or None # of a Graph
@@ -67,6 +70,16 @@ class KnobView(View):
     def labels(self): # -> {modality: int [n]}
         "Clusters under the present settings."
         return self.session.graph().cluster(*self.settings())
+
+    def use(self):
+        "Adopt the clusters under the present settings."
+        s, (eps, min_samples, k1) = self.session, self.settings()
+        k1s = {name: k1 or s.source.settings[name] for name in ("k1", "k1_infrared")}
+        try:
+            s.check_last()
+            told = s.adopt(s.met(self.labels()), eps=eps, min_samples=min_samples, **k1s)
+        except (ValueError, OSError) as error: self.said.note, self.said.warn = "", str(error)
+        else: self.said.note, self.said.warn = told, ""
 
     def quality(self, m, labels): # -> agreement with truth, or how many neighbours stay together
         "Adjusted Rand index (an outlier is alone); without truth, the share of 5 neighbours in an image's cluster."

@@ -9,9 +9,10 @@ import numpy as np
 
 from ..core.names import MODALITIES
 from ..core.text import counted, of_total, percent, short
-from .controls import control, side_by_side
+from .controls import button, control, side_by_side
 from .view import View, grouped
-from .widgets import MatchGraph
+from .why import WhyView
+from .widgets import Frame, MatchGraph
 from ..plots import maps
 
 # %% ../../nbs/9_explore/12_match_view.ipynb #8db0d8f1
@@ -23,7 +24,7 @@ class MatchView(View):
     "The BRST graph under any threshold and matcher; a click shows both clusters (HIL section 3.4)."
     def __init__(self, session):
         super().__init__(session)
-        told, self._key, self._way = session.source.settings, None, None
+        told, self._key, self._way = session.settings, None, None
         self.direction = control(w.Dropdown, "direction", 210, 60, "hil-direction", self.show,
                                  value=session.direction(), options=WAYS)
         self.matcher = control(w.Dropdown, "matcher", 180, 60, "hil-matcher", self.show, value=told["matcher"],
@@ -33,13 +34,20 @@ class MatchView(View):
         self.threshold = control(w.FloatSlider, "threshold t", 290, 74, "hil-threshold", self.show,
                                  value=told["threshold"], min=0, max=1, step=.01)
         self.most = control(w.Dropdown, "draw", 210, 60, heard=self.show, value=40, options=MOST)
-        self.graph = MatchGraph(self.edge, self.node)
+        self.adopt = button("use these settings", self.use, "go on from these matches: corrections, export and all counts "
+                            "begin with them; undo (key u) takes it back").add_class("hil-use")
+        self.said, self.graph = Frame(), MatchGraph(self.edge, self.node)
+        self.why = WhyView(session)
+        self.ask = button("why these two?", lambda: self.why.of_clusters(*self.graph.chosen), "how sure the match is, and "
+                          "who comes second", disabled=True).add_class("hil-ask-why")
         self.both = self.sheet(columns=[""], empty="click a curve to see both clusters", tall=260)
         self.watch(self.show, "version")
         self.watch(self.follow, "epoch")
         self.watch(lambda: setattr(self.both, "on", [self.session.image]), "image")
-        controls = side_by_side(self.direction, self.matcher, self.level, self.threshold, self.most)
-        self.widget = w.VBox([controls, self.graph, self.both]).add_class("hil-matches")
+        controls = side_by_side(self.direction, self.matcher, self.level, self.threshold, self.most,
+                                self.adopt)
+        self.widget = w.VBox([controls, self.said, self.graph, side_by_side(self.ask), self.why.widget,
+                              self.both]).add_class("hil-matches")
         self.show()
 
     def follow(self):
@@ -55,6 +63,19 @@ class MatchView(View):
 
     def asked(self): return self.matcher.value, self.level.value, self.threshold.value # as a Transfer takes them
 
+    def use(self):
+        "Adopt the matches under the present controls; a cluster without a partner is an identity of its own."
+        s, way, y = self.session, self.way, self.session.labels
+        names = ("matcher", "level", "threshold", "direction")
+        try:
+            if way.empty: raise ValueError("there is nothing to adopt: one of the modalities has no cluster")
+            sent, identity = way.send(*self.asked()), y.apart.copy()
+            rows = s.source.rows(way.source)[sent >= 0]
+            identity[rows] = way.target_codes[sent[sent >= 0]]
+            told = s.adopt(y._replace(identity=identity), **dict(zip(names, (*self.asked(), self.direction.value))))
+        except (ValueError, OSError) as error: self.said.note, self.said.warn = "", str(error)
+        else: self.said.note, self.said.warn = told, ""
+
     def table(self): # DataFrame in cluster codes
         "The graph's rows under the present controls, with codes instead of numbers."
         way, table = self.way, self.way.table(*self.asked())
@@ -65,7 +86,7 @@ class MatchView(View):
         table = self.table()
         self.threshold.disabled = self.matcher.value != "brst"
         self.level.disabled = self.matcher.value not in ("brst", "one_way")
-        self.graph.chosen, self.both.rows, self.both.title = [], [], ""
+        self.graph.chosen, self.both.rows, self.both.title, self.ask.disabled = [], [], "", True
         if len(table): self.draw(table)
         else:
             self.graph.title, self.graph.edges = "No matches", []
@@ -108,7 +129,8 @@ class MatchView(View):
         "Show both clusters and select their images."
         s = self.session
         parts = {c: np.flatnonzero(s.labels.apart == c) for c in (left, right)}
-        self.graph.chosen = [left, right]
+        self.graph.chosen, self.ask.disabled = [left, right], False
+        self.why.close()
         self.both.title = f"{s.name(left)} and {s.name(right)}: the same person?"
         self.both.rows = [dict(head=s.name(c), note=f"{m}\n{counted(len(part), 'image')}" + self.who(part),
                                sides=[grouped([self.cell(i) for i in part], 200)], go=False)

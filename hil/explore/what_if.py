@@ -88,6 +88,14 @@ class Graph:
             done += size
             yield told(done)
 
+    def built(self, k1=None): # -> whether the distances are there
+        return all((m, int(k1 or self.rules.k1_of(m))) in self._distance for m in MODALITIES if len(self.x[m]))
+
+    def neighbors(self, m): # -> int [n, k] rows of a modality, each row its own first
+        "Who is near whom; searched for if nobody asked before."
+        for _ in self.search(m, self.rules.k1_of(m)): pass
+        return self._near[m]
+
     def _key(self, m, eps, min_samples, k1):
         return f"{m} eps={eps:g} min_samples={min_samples} k1={int(k1 or self.rules.k1_of(m))} k2={self.rules.k2_of(m)}"
 
