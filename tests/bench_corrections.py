@@ -4,7 +4,7 @@ python tests/bench_corrections.py [--preset tiny] [--renderings 40 41 42] [--see
 
 Each case is a rendering that nobody had looked at, and a seed. A first run is made without labels. Then every image of
 half of its training people gets its true identity, and the run is repeated with these labels (labels_complete = True),
-everything else as before. Both are judged on the OTHER half alone, by the last epoch's features. Between them stands the
+everything else as before. Both are judged on the OTHER half alone, by the last epoch's features. Between them stand the
 first run's own features, clustered with the labels: what correcting gives before anything is learned. Writes
 nbs/bench/corrections.json. A case of preset tiny takes about a minute.
 """
@@ -75,7 +75,8 @@ def main():
     asked, rows = parser.parse_args(), []
     for rendering in asked.renderings:
         for seed in asked.seeds:
-            with tempfile.TemporaryDirectory() as folder: rows.append(case(folder, rendering, seed, preset=asked.preset))
+            with tempfile.TemporaryDirectory() as folder:
+                rows.append(case(folder, rendering, seed, preset=asked.preset))
             row = rows[-1]
             print(f"rendering {rendering}, seed {seed}: " + "; ".join(
                 f"{k} {row[f'{k}_first']:.3f} -> {row[f'{k}_clustered']:.3f} -> {row[f'{k}_again']:.3f}"

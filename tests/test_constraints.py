@@ -52,7 +52,7 @@ def pairs_of(known):
 
 
 def slow_clusters(distance, known, eps, min_samples):
-    "The rules of the lesson, with sets: ties, then the shortest line between two companies that may meet, again and again."
+    "The rules of the lesson, with sets: ties, then again and again the shortest line between two who may meet."
     n, group = len(distance), known.groups["visible"]
     must, cannot = pairs_of(replace(known, groups={"visible": group, "infrared": known.groups["infrared"][:0]}))
     near = {(i, j) for i in range(n) for j in range(n) if i != j and distance[i, j] <= eps}
@@ -102,7 +102,8 @@ def test_clusters_are_the_plain_rules(seed, n, eps, min_samples):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from(MATCHERS), st.sampled_from(["sample", "cluster"]),
-       st.sampled_from(["visible_to_infrared", "infrared_to_visible", ""]), st.sampled_from(["plain", "modality_balanced"]))
+       st.sampled_from(["visible_to_infrared", "infrared_to_visible", ""]),
+       st.sampled_from(["plain", "modality_balanced"]))
 def test_what_is_known_holds_in_an_epochs_labels(seed, matcher, level, direction, jaccard):
     features, pids = world(seed % 50)
     known = some_facts(seed, pids)
@@ -184,13 +185,14 @@ def test_a_known_person_with_one_picture_a_modality_is_learned():
 
 
 def test_contradictions_name_the_pictures():
-    named, paths = {"visible": np.array([1, -1, 2]), "infrared": np.array([-1])}, {"visible": list("abc"), "infrared": ["d"]}
+    named = {"visible": np.array([1, -1, 2]), "infrared": np.array([-1])}
+    paths = {"visible": list("abc"), "infrared": ["d"]}
     same = [(True, ("visible", 0), ("infrared", 0)), (True, ("infrared", 0), ("visible", 1))]
     with pytest.raises(ValueError, match="^a and b are said to be two people, and by other links or labels to be one"):
         known_of(named, [*same, (False, ("visible", 0), ("visible", 1))], paths)
     with pytest.raises(ValueError, match="^a and c have different identities, and links say that they are one person"):
         known_of(named, [*same, (True, ("visible", 1), ("visible", 2))], paths)
-    with pytest.raises(ValueError, match="there is no image 4 in infrared; expected visible 0 to 2 and infrared 0 to 0"):
+    with pytest.raises(ValueError, match="no image 4 in infrared; expected visible 0 to 2 and infrared 0 to 0"):
         known_of(named, [(True, ("visible", 0), ("infrared", 4))])
 
 

@@ -14,7 +14,6 @@ from scipy.sparse.csgraph import connected_components
 
 from ..core.ids import checked_labels
 from ..core.names import MODALITIES
-from ..core.text import some
 from .cluster import near_pairs, pseudo_labels
 
 # %% ../../nbs/4_method/17_constraints.ipynb #9cac3d68
