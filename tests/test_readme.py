@@ -1,5 +1,6 @@
 """Every command of README.md, as it stands there. What takes minutes or needs what a test cannot have is only read by
 the program that it calls, and the reason stands beside it."""
+import json
 import os
 import re
 import shlex

@@ -36,11 +36,13 @@ class _Player:
         if "others" in action:
             action["others"] = sorted({self.code(who, c) for c in action["others"]} - {action["into"]})
             if not action["others"]: return                     # somebody has joined them already
-        before = len(self.names)
+        before, old = len(self.names), self.labels
         self.labels, self.names = apply(self.labels, self.names, action)
         if action["do"] == "adopt": self.codes, self.gone = {}, {}
         elif len(self.names) > before: self.codes.setdefault(who, {})[own_names] = before
-        self.gone |= {c: action["into"] for c in action.get("others", ())}
+        if action["do"] in ("merge", "link"):                  # who has become part of another is found there
+            lost = np.setdiff1d(old[old >= 0], self.labels)
+            self.gone |= {int(c): int(self.labels[old == c][0]) for c in lost}
         self.done.append(action)
 
     def state(self): # what two orders are compared by
