@@ -32,6 +32,7 @@ from ..core.pictures import camera_ranges, read_picture
 from ..method.cluster import majority_pids
 from ..method.labels import Rules, compact, epoch_labels
 from ..method.sub_clusters import secondary_assign
+from ..evaluation.sightings import sightings
 from ..runs.config import Config
 from ..runs.folder import Run
 
@@ -326,6 +327,8 @@ def open_source(
     source, # run folder, Run, Source, or DataFrame
     features=None, # [N, D] for a DataFrame
     root=None, # folder of the images
+    labels=None, # for a run: table of path and identity to show in the place of its own, as `hil identities` writes it
+    crops=None, # for a run: folder of new crops, shown beside its images with the identities that they were put to
     **settings, # for a DataFrame: eps, min_samples, k1 ...
 ) -> Source:
     "Whatever can be explored, as a Source. Raises RunError or ValueError."
@@ -334,6 +337,14 @@ def open_source(
         if features is None: raise ValueError("a DataFrame needs its features: explore(table, features)")
         return from_frame(source, features, root, **settings)
     path = getattr(source, "path", source)
+    if str(path).endswith((".csv", ".parquet")):
+        raise ValueError(f"{path}: a list of identities has no features; open it with the run that it is of: "
+                         f"explore(run, labels={str(path)!r})")
+    if isinstance(path, (str, os.PathLike)) and (labels or crops):
+        run, numbers = Run(path), set(DEFAULTS)
+        table, x = sightings(run, labels, crops)
+        told = {k: v for k, v in _numbers(run).items() if k in numbers}
+        return from_frame(table, x, root or run.data_root, f"{run.path.name}, {Path(labels or crops).name}", **told)
     if not isinstance(path, (str, os.PathLike)):
         raise ValueError(f"source: a {type(source).__name__}; "
                          "expected a run folder, a Run, or a DataFrame with features")
