@@ -192,7 +192,8 @@ def merge_command(
     from hil.runs.folder import Run
     from hil.runs.two_journals import merge_journals
     images = Run(run).images if run else None
-    paths = None if images is None else [p for m in MODALITIES for p in images.path[images.train & (images.modality == m)]]
+    paths = None if images is None else [p for m in MODALITIES
+                                         for p in images.path[images.train & (images.modality == m)]]
     conflicts = merge_journals(one, two, out, paths)
     for told in conflicts: print(f"not agreed, left out of both: {told}")
     print(out)

@@ -28,7 +28,7 @@ SETTINGS = dict(preset="tiny", stage1_epochs=0, stage2_epochs=1, iterations=2, b
 @pytest.mark.parametrize("text,wanted", [
     ("path,identity\nvisible/0.jpg,3\ninfrared/2.jpg,3.0\nvisible/1.jpg,-1\n", ([0, -1, -1, -1], [-1, -1, 0])),
     ("path,label,name\ninfrared\\1.jpg,0,Ada\n./visible/3.jpg,1,Bob\n", ([-1, -1, -1, 1], [-1, 0, -1])),
-    ("path,second,identity\nvisible/2.jpg,5,Ada\nvisible/0.jpg,,\nvisible/3.jpg,1, Ada \n", ([-1, -1, 0, 0], [-1] * 3))])
+    ("path,at,identity\nvisible/2.jpg,5,Ada\nvisible/0.jpg,,\nvisible/3.jpg,1, Ada \n", ([-1, -1, 0, 0], [-1] * 3))])
 def test_names_in_a_table(tmp_path, text, wanted):
     (tmp_path / "who.csv").write_text(text)
     found = given_labels(tmp_path / "who.csv", PATHS)

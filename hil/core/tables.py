@@ -56,7 +56,7 @@ def read_rows(
 ) -> pd.DataFrame: # in CSV, every cell is a text
     "A table as somebody wrote it. Raises ValueError for a file that is no table."
     path = given_path(path, what)
-    if not path.is_file(): raise ValueError(f"{what} = {str(path)!r}: no such file; expected a table with a column path")
+    if not path.is_file(): raise ValueError(f"{what} = {str(path)!r}: no such file; expected a .csv or .parquet file")
     table = pd.read_parquet(path) if path.suffix == ".parquet" else _csv_table(path)
     if path.suffix == ".parquet" or "path" not in table: return table
     return table.assign(path=table.path.map(from_cell))

@@ -103,8 +103,9 @@ def _met(run, folder, device, progress):
     "New crops, the identities of a run, and the features [N, D] in which its network sees the crops."
     who, _, _ = run_identities(run)  # of the epoch whose network looks at the new images
     table = load_folder(folder, both=False)
-    x = extract(load_encoder(str(run.path)).model, table, flip=run.config.flip, device=device, progress=progress).numpy()
-    return table, who, x
+    model = load_encoder(str(run.path)).model
+    x = extract(model, table, flip=run.config.flip, device=device, progress=progress)
+    return table, who, x.numpy()
 
 # %% ../../nbs/5_evaluation/06_sightings.ipynb #06bc1006
 def sightings(
@@ -148,8 +149,9 @@ def identities_told(
     largest = [f"| {i} | {sides.visible[i]:,} | {sides.infrared[i]:,} | "
                f"{known.confidence[known.identity == i].mean():.2f} |" for i in order]
     return "\n".join([
-        f"**Here are your identities:** {len(table):,} images show {len(sides):,} identities, {both:,} of them seen in both "
-        f"modalities. {len(table) - len(known):,} images are in none; of {doubtful:,} the run is less sure than .5.", "",
+        f"**Here are your identities:** {len(table):,} images show {len(sides):,} identities, {both:,} of them seen in "
+        f"both modalities. {len(table) - len(known):,} images are in none; of {doubtful:,} the run is less sure than .5.",
+        "",
         "| identity | visible images | infrared images | mean confidence |", "|---|---|---|---|", *largest, "",
         f"All of them as a table: `hil identities {run.path} who.csv`. Correct it there or in the explorer "
         f"(`hil explore {run.path}`), then train again with `--labels who.csv`."])

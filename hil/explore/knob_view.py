@@ -101,7 +101,8 @@ class KnobView(View):
     def finding(self, m, y): # a modality and its labels, int [n]
         judged = (f"ARI {percent(self.quality(m, y))}" if self.session.source.truth else
                   f"{self.session.graph().apart(m, y):.2f} apart")
-        return f"{m} {counted(int(y.max(initial=-1)) + 1, 'cluster')}, {counted(int((y < 0).sum()), 'outlier')}, {judged}"
+        clusters, outliers = int(y.max(initial=-1)) + 1, int((y < 0).sum())
+        return f"{m} {counted(clusters, 'cluster')}, {counted(outliers, 'outlier')}, {judged}"
 
     def ask(self, curves=True): # whether the curves change too
         "A knob moved: answer at once where the graph allows it; the rest follows in turns."
@@ -168,7 +169,8 @@ class KnobView(View):
                           y=[None if np.isnan(v) else float(v) for v in part[column]])
                      for m, part in df.groupby("modality", sort=False)]
             lines += [dict(name="suggested", color=COLORS["right"], dash="none", x=[at],
-                           y=[float(v) for v in df[(df.modality == m) & (df.eps == at)][column]]) for m, at in marks.items()]
+                           y=[float(v) for v in df[(df.modality == m) & (df.eps == at)][column]])
+                      for m, at in marks.items()]
             return dict(title=title, x="radius eps", y=y, now=round(self.eps.value, 2), share=share, lines=lines)
         truth = [panel("quality", "agreement with truth", "ARI", share=True)] if self.session.source.truth else []
         return [panel("clusters", "clusters", "number"), panel("outliers", "outliers", "images"),

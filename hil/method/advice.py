@@ -34,8 +34,8 @@ def radius_curve(
         x = unit_rows(x)
         for k1 in k1s:
             k1 = rules.k1_of(m) if k1 is None else k1
-            own = Rules(**{**vars(rules), "k1": k1, "k1_infrared": 0, "k2": min(rules.own("k2", m), k1), "k2_infrared": 0,
-                           "jaccard": "plain" if rules.jaccard == "modality_balanced" else rules.jaccard})
+            own = Rules(**{**vars(rules), "k1": k1, "k1_infrared": 0, "k2": min(rules.own("k2", m), k1),
+                           "k2_infrared": 0, "jaccard": "plain" if rules.jaccard == "modality_balanced" else rules.jaccard})
             distance = apart_distance(x, m, own, cameras=cameras and cameras[m])
             for eps in radii:
                 y = modality_labels(x, m, Rules(**{**vars(own), "eps": eps}), distance)
@@ -59,14 +59,15 @@ def advise(
     curve, # DataFrame as from `radius_curve`
     near=.9, # share of the best separation that a plateau keeps
     steady=.1, # share by which the number of clusters may differ on it
-) -> pd.DataFrame: # a row a modality: k1, eps, clusters, outliers, separation, and from, to: the plateau; no row without
+) -> pd.DataFrame: # a row a modality: k1, eps, clusters, outliers, separation, and from, to: the plateau
     "Where clusters stand furthest apart, and over which radii that stays so. No label is looked at."
     found = []
     for _, part in curve.reset_index(drop=True).groupby("modality", sort=False):
         best = part.loc[part.separation.idxmax()]
         if not best.separation > 0: continue
         row = part[part.k1 == best.k1].sort_values("eps", ignore_index=True)
-        good = (row.separation >= near * best.separation) & (abs(row.clusters - best.clusters) <= steady * best.clusters)
+        alike = abs(row.clusters - best.clusters) <= steady * best.clusters
+        good = (row.separation >= near * best.separation) & alike
         low = high = int(row.index[row.eps == best.eps][0])
         while low > 0 and good[low - 1]: low -= 1
         while high < len(row) - 1 and good[high + 1]: high += 1

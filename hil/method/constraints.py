@@ -218,7 +218,7 @@ def _peaceful(component, groups):
 
 
 def _settle(i, j, length, groups, sure, dense, together):
-    "Groups that have images `sure` to be in a cluster, none of them dense, join the one at the end of their shortest line."
+    "Groups with images `sure` to be in a cluster, none of them dense, join the one at the end of their shortest line."
     waiting = set(groups[sure].tolist()) - set(groups[dense].tolist())
     asked = np.flatnonzero(sure[i] & dense[j] & np.isin(groups[i], sorted(waiting)))
     for at in asked[np.lexsort((j[asked], i[asked], length[asked]))].tolist():

@@ -174,7 +174,7 @@ class Transfer:
         "Forward selection at a level, computed once."
         if level not in self._asked:
             if level == "sample":
-                of = None if self.permitted is None else self.labels  # an outlier asks with the last row: it gets no label
+                of = None if self.permitted is None else self.labels  # an outlier gets no label anyway
                 self._asked[level] = forward(self.x, self.prototypes, permitted=self.permitted, of=of)
             else:
                 centres = centroids(self.x, self.labels)
@@ -233,7 +233,7 @@ class Labels:
     "What one epoch believes; -1 = outlier."
     apart: dict  # {modality: int [N]} cluster within the image's own modality
     final: dict  # {modality: int [N]} the labels that are learned
-    # "apart": each modality numbers its own; else whose numbers both use: a modality, "joint" clusters, "truth" or "labels"
+    # "apart": each modality numbers its own; else whose numbers both use: a modality, "joint" clusters, "truth", "labels"
     space: str = "apart"
     direction: str = ""  # the way labels travelled; "joint" where none had to, "" where none did
 
@@ -265,7 +265,8 @@ def epoch_labels(
 ) -> Labels:
     """One epoch's labels: cluster each modality, then carry labels across (HIL, sections 3.1 and 3.4). Under
     rules.jaccard = "modality_balanced" both are clustered at once where they meet (BMIL, AAAI 2026)."""
-    if direction and apart is None and rules.jaccard == "modality_balanced": return _joint_labels(features, rules, known)
+    at_once = direction and apart is None and rules.jaccard == "modality_balanced"
+    if at_once: return _joint_labels(features, rules, known)
     apart = apart_labels(features, rules, device, cameras, known) if apart is None else apart
     if not direction or rules.matcher == "none": return Labels(apart, apart)
     may = None if known is None else permitted_matches(apart, known, *direction.split("_to_"))

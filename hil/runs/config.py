@@ -241,7 +241,7 @@ NEEDS = [ # (settings, what they are for, whether it is so)
     ("same_ids", 'a matcher other than "none"', lambda c: c.matcher != "none" or c.sampler != "random"),
     ("shrink update_sub_centers", "n_sub > 0 and mccl_weight > 0", lambda c: c.n_sub != 0 and c.mccl_weight > 0),
     ("labels links", 'supervision = "none" and "labels"', lambda c: c.supervision != "truth"),
-    ("labels_complete", 'labels beside clusters (supervision = "none")', lambda c: c.labels and c.supervision == "none"),
+    ("labels_complete", 'labels and supervision = "none"', lambda c: c.labels and c.supervision == "none"),
     ("jaccard", 'supervision = "none"; "modality_balanced" for stage2_epochs > 0',
      lambda c: c.supervision == "none" and (c.jaccard != "modality_balanced" or c.stage2_epochs > 0)),
     ("matcher", 'clusters of either modality; jaccard = "modality_balanced" matches none', _matches),

@@ -32,8 +32,8 @@ def given_labels(
     rows = rows_by_path(table.path, everybody, file, "training image")
     names = np.append([_plain(value) for value in table[column]], "")[rows]
     if not (names != "").any():
-        raise ValueError(f"{file}: gives an identity to none of the {len(everybody):,} training images; expected a name "
-                         f"or a number from 0 in the column {column} for some of them")
+        raise ValueError(f"{file}: gives an identity to none of the {len(everybody):,} training images; expected a "
+                         f"name or a number from 0 in the column {column} for some of them")
     people = np.where(names == "", -1, pd.factorize(pd.Series(names).where(names != ""))[0])
     return dict(zip(MODALITIES, np.split(people, [len(paths[MODALITIES[0]])])))
 

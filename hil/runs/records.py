@@ -139,7 +139,7 @@ class Records:
         return self.read("chosen.json", lambda file: read_json(file, LOST["chosen.json"]))
 
     @property
-    def known(self): # {"groups_visible": int [N], "groups_infrared": ..., "people": int [G], "apart": int [K, 2]}, or {}
+    def known(self): # {"groups_visible": int [N] ..., "people": int [G], "apart": int [K, 2], "complete": bool}, or {}
         "The corrections that the run learns from (`hil.method.constraints.Known`); {} where there were none."
         if not (self.path / "known.npz").exists() and not self.problem("known.npz"): return {}
         return self.read("known.npz", arrays_of)

@@ -127,7 +127,7 @@ def merge_journals(
     out, # file to write, which is not there yet
     paths=None, # [N] of the images, where somebody knows them
 ) -> list: # of str, a conflict each; [] where there is none
-    "Write the journal of two people, and say what they do not agree on. Raises ValueError for journals of other images."
+    "Write the journal of two people, and say what they do not agree on. Raises ValueError for other images."
     one, two, out = (given_path(path, "journal") for path in (one, two, out))
     if out.exists(): raise ValueError(f"{out}: is there already; give a file that is not there yet")
     heads, actions = [], []
@@ -137,8 +137,8 @@ def merge_journals(
         heads.append(head)
         actions.append(standing(path, np.array(head["labels"], int), head["names"], lines)[0])
     if differ := [k for k in ("images", "labels", "names") if heads[0][k] != heads[1][k]]:
-        raise ValueError(f"{one} and {two} did not begin with the same {differ[0]}; expected two journals of one epoch of "
-                         "one run")
+        raise ValueError(f"{one} and {two} did not begin with the same {differ[0]}; expected two journals of one epoch "
+                         "of one run")
     done, conflicts = merge_actions(np.array(heads[0]["labels"], int), heads[0]["names"], *actions)
     text = "".join(json.dumps(line) + "\n" for line in (heads[0], *done))
     write_atomic(out, lambda p: p.write_text(text, encoding="utf-8"))

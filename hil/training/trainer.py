@@ -63,7 +63,8 @@ class Trainer:
             raise RunError(f'weights = "{config.weights}": no such file; expected a checkpoint, "random", or ""')
         for name in ("labels", "links"):
             file = getattr(config, name)
-            if file and not config.resume and not Path(file).is_file(): raise RunError(f'{name} = "{file}": no such file')
+            if file and not config.resume and not Path(file).is_file():
+                raise RunError(f'{name} = "{file}": no such file')
         self.device = distributed.own_device(find_device(config.device))
         writable_folder(cache_home(), "HIL_HOME")
         with distributed.first_alone():
