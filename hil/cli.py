@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'training_settings', 'train_command', 'evaluate_command', 'check_command', 'explore_notebook',
            'open_explorer', 'explore_command', 'write_identities', 'identities_command', 'write_assigned',
-           'assign_command', 'runs_command', 'ablation_command', 'help_text', 'main']
+           'assign_command', 'merge_command', 'journal_command', 'runs_command', 'ablation_command', 'help_text',
+           'main']
 
 # %% ../nbs/cli.ipynb #9b20a144
 import json
@@ -16,6 +17,7 @@ import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from . import __version__
 from .core.errors import DataError, RunError, closest
@@ -171,6 +173,40 @@ def assign_command(words):
     import tyro
     return tyro.cli(write_assigned, prog="hil assign", args=words, config=(tyro.conf.PositionalRequiredArgs,))
 
+# %% ../nbs/cli.ipynb #777bee63
+def merge_command(
+    action: Literal["merge"],
+    one: Path,
+    two: Path,
+    out: Path,
+    run: str = "",
+):
+    """Put the corrections of two people together, and list what they do not agree on.
+
+    Args:
+        action: merge
+        one: journal of one person, as the explorer keeps it in the folder of a run (curation.jsonl)
+        two: journal of the other person, begun with the same epoch of the same run
+        out: file to write, which is not there yet
+        run: folder of the run, so that images are named by their paths
+    """
+    from hil.core.names import MODALITIES
+    from hil.runs.folder import Run
+    from hil.runs.two_journals import merge_journals
+    images = Run(run).images if run else None
+    paths = None if images is None else [p for m in MODALITIES
+                                         for p in images.path[images.train & (images.modality == m)]]
+    conflicts = merge_journals(one, two, out, paths)
+    for told in conflicts: print(f"not agreed, left out of both: {told}")
+    print(out)
+    return int(bool(conflicts))
+
+
+def journal_command(words):
+    "merge: put the corrections of two people together, and list what they do not agree on"
+    import tyro
+    return tyro.cli(merge_command, prog="hil journal", args=words, config=(tyro.conf.PositionalRequiredArgs,))
+
 # %% ../nbs/cli.ipynb #e6af91d5
 def runs_command(words):
     "list the runs in a folder: what differs, how far they came, their figures"
@@ -190,7 +226,7 @@ def ablation_command(words):
 
 # %% ../nbs/cli.ipynb #b3f7ff19
 COMMANDS = {"check": check_command, "train": train_command, "evaluate": evaluate_command, "explore": explore_command,
-            "identities": identities_command, "assign": assign_command,
+            "identities": identities_command, "assign": assign_command, "journal": journal_command,
             "runs": runs_command, "ablation": ablation_command}
 
 

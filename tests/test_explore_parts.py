@@ -15,11 +15,12 @@ from hil.explore.app import explore
 from hil.explore.coordinates import Maps
 from hil.explore.curation_view import CurationView
 from hil.explore.journal import Journal
-from hil.explore.knob_view import in_turns
+from hil.explore.knob_view import KnobView, in_turns
 from hil.explore.map_view import MapView
 from hil.explore.retrieval_view import RetrievalView
 from hil.explore.session import as_session, identities, nearest_identities
 from hil.explore.what_if import Graph, transfer_between
+from hil.method.advice import advise
 
 SMALL = dict(k1=8, k1_infrared=8, k2=2, min_samples=3, n_sub=2, threshold=.5)
 
@@ -78,12 +79,25 @@ def test_quality_of_some_rows_is_not_that_of_others(tmp_path):
     assert s.source.quality(y, np.r_[0:12, 24:36, 0:12, 24:36])["ari"] < .1
 
 
-def test_neighbours_kept_together_by_hand():
+def test_a_quality_that_does_not_reward_merging():
+    "Two people as two clusters stand apart; as one cluster, as outliers, or torn into pairs they do not."
     x = np.float32([[0, 1], [.01, 1], [.02, 1], [1, 0], [1, .01], [1, .02]])
     graph = Graph(x, np.repeat("visible", 6), {**SMALL, "eps": .5})
-    assert graph.kept_together("visible", np.array([0, 0, 0, 1, 1, 1]), k=3) == 1
-    assert graph.kept_together("visible", np.array([0, 0, 0, -1, -1, -1]), k=3) == .5      # outliers keep nobody
-    assert graph.kept_together("visible", np.array([0, 0, 1, 2, 2, 2]), k=3) == pytest.approx(8 / 12)
+    assert graph.apart("visible", np.array([0, 0, 0, 1, 1, 1])) > .9
+    for y in ([0] * 6, [-1] * 6, [0, 0, 1, 1, 2, 2]): assert graph.apart("visible", np.array(y)) == 0
+
+
+def test_knobs_suggest_what_stands_apart():
+    table, x = people()
+    view = KnobView(as_session(table, x, xy=x[:, :2], journal="none.jsonl", **SMALL))
+    advice = advise(view.session.graph().curve(view.quality).assign(k1=SMALL["k1"]))
+    for row in advice.itertuples():
+        assert f"{row.modality} clusters stand furthest apart at k1 {row.k1}" in view.advice.note
+    marks = [line for panel in view.curves.panels for line in panel["lines"] if line["name"] == "suggested"]
+    assert {line["x"][0] for line in marks} == set(advice.eps) and all(len(line["y"]) == 1 for line in marks)
+    before = view.settings()
+    view.suggest.click()
+    assert view.advice.note.startswith("Suggested: visible clusters") and view.settings() == before
 
 
 def test_a_match_is_right_where_both_clusters_are_mostly_one_person():

@@ -11,8 +11,9 @@ from hil.cli import main
 from hil.core.errors import DataError, RunError
 from hil.core.names import MODALITIES
 from hil.core.vectors import unit
-from hil.evaluation.sightings import assign, candidates, identity_table
+from hil.evaluation.sightings import assign, candidates, identities_told, identity_table
 from hil.explore.journal import read_labels
+from hil.explore.source import open_source
 from hil.method.cluster import centroids
 from hil.method.identities import find_identities, join_clusters
 from hil.runs.config import Config
@@ -122,6 +123,31 @@ def test_new_pictures_of_one_modality(archive, tmp_path):
     both = assign(archive / "run", archive / "later", progress=False)
     both = both[both.modality == "infrared"].reset_index(drop=True)
     pd.testing.assert_frame_equal(new, both, check_exact=False, atol=1e-3)
+
+
+def test_a_corrected_list_and_new_crops_open_in_the_explorer(archive, tmp_path):
+    table = identity_table(archive / "run")
+    table.assign(identity=table.identity.where(table.identity != 0, 1)).to_csv(tmp_path / "who.csv", index=False)
+    source = open_source(archive / "run", labels=str(tmp_path / "who.csv"))
+    y = source.labels(source.labelled[-1])
+    wanted = table.set_index("path").identity.replace(0, 1).reindex(source.paths[:source.n]).to_numpy()
+    assert (np.equal.outer(y.identity, y.identity) == np.equal.outer(wanted, wanted)).all()
+    assert all((source.root / p).is_file() for p in source.paths)
+    new = assign(archive / "run", archive / "later", progress=False).set_index("path")
+    source = open_source(archive / "run", crops=str(archive / "later"))
+    y, root = source.labels(source.labelled[-1]), str(archive / "later")
+    later = [i for i, p in enumerate(source.paths) if p.startswith(root)]
+    assert len(later) == len(new) == source.n - len(table) and all((source.root / p).is_file() for p in source.paths)
+    for i in later:
+        identity = new.identity[source.paths[i][len(root) + 1:]]
+        assert (y.names[y.identity[i]] if y.identity[i] >= 0 else "P-1") == f"P{identity}"
+    with pytest.raises(ValueError, match="open it with the run that it is of"): open_source(str(tmp_path / "who.csv"))
+
+
+def test_a_report_leads_to_the_identities(archive):
+    table, told = identity_table(archive / "run"), identities_told(archive / "run", 2)
+    assert f"{len(table)} images show {table.identity[table.identity >= 0].nunique()} identities" in told
+    assert told.count("\n| ") == 3 and f"hil identities {archive / 'run'} who.csv" in told
 
 
 def test_a_run_that_looked_at_cameras(tmp_path):

@@ -1,5 +1,6 @@
 """Every command of README.md, as it stands there. What takes minutes or needs what a test cannot have is only read by
 the program that it calls, and the reason stands beside it."""
+import json
 import os
 import re
 import shlex
@@ -143,12 +144,34 @@ def python_runs(command, folder, run, **_):
         exec(compile(line, "README.md", "exec"), names)
 
 
+def learns_from_labels(folder, **_):
+    "It is read, and stops where the list is not there; `tests/test_corrections.py` trains with one."
+    code, _, error = call(folder, "train", "--preset", "tiny", "--labels", "nobody.csv")
+    assert code == 1 and 'labels = "nobody.csv": no such file' in error
+
+
+def journals_meet(folder, **_):
+    "Two journals that agree, then two that do not."
+    head = dict(journal=1, images="x", note="", labels=[0, 0, 1], names=["A", "B"])
+    acts = dict(ada=dict(do="outlier", images=[2]), bob=dict(do="rename", identity=0, name="Eva"),
+                eve=dict(do="rename", identity=0, name="Ada"))
+    for name, act in acts.items():
+        (folder / f"{name}.jsonl").write_text(json.dumps(head) + "\n" + json.dumps(act) + "\n")
+    assert call(folder, "journal", "merge", "ada.jsonl", "bob.jsonl", "both.jsonl")[0] == 0
+    assert len((folder / "both.jsonl").read_text().splitlines()) == 3
+    code, out, _ = call(folder, "journal", "merge", "bob.jsonl", "eve.jsonl", "none.jsonl")
+    told = "not agreed, left out of both: bob.jsonl: calls A Eva; eve.jsonl: calls A Ada; images 0, 1"
+    assert code == 1 and told in out
+
+
 EVERY = {
     "make train": make_knows, "make test": make_knows, "make lab": make_knows, "make bench": make_knows,
     "make bench ARGS=--scale": make_knows, "make setup": make_knows, "make setup FAISS=gpu": make_knows,
     "hil train --preset tiny": hil_runs, "hil evaluate --checkpoint runs/...": hil_runs,
     "hil check /path/to/SYSU-MM01": hil_runs, "hil explore runs/...": hil_runs, "hil explore runs/<date>": hil_runs,
     "hil runs runs": hil_runs, "hil identities runs/... who.csv": hil_runs,
+    "hil train --preset tiny --labels who.csv": learns_from_labels,
+    "hil journal merge ada.jsonl bob.jsonl both.jsonl": journals_meet,
     "hil assign runs/... new_crops/ new.csv": hil_runs, "make docs": make_knows, "make gpu-check": make_knows,
     'hil ablation --variants HIL "HIL, one-way" --renderings 9 12 --seeds 0 1 2': ablation_reads,
     'explore("runs/<date>")': python_runs, "from hil import Trainer, Config": python_runs, "import hil": python_runs,

@@ -124,6 +124,8 @@ IDLE = [  # written by hand: (what is set, what it makes idle)
     ({}, dict(reload_epoch=2)), (dict(select="test_best"), dict(reload_epoch=6)),
     (dict(dataset="folder", data_root="x"), dict(rerank="graph")),
     (dict(stage1_epochs=0, supervision="truth"), dict(jaccard="camera_aware")),
+    (dict(stage1_epochs=0, supervision="truth"), dict(labels="who.csv")),
+    (dict(stage1_epochs=0, supervision="truth"), dict(links="curation.jsonl")), ({}, dict(labels_complete=True)),
     (dict(jaccard="modality_balanced"), dict(matcher="mutual")),
     (dict(cluster_weight=0.), dict(split_prototypes=True)), (dict(matcher="none"), dict(hard_prototypes=True)),
     (dict(cluster_weight=0.), dict(neighbor_soft_labels=True)), ({}, dict(soft_neighbors=10)), ({}, dict(soft_own=.5)),
@@ -390,7 +392,7 @@ BESIDE = {"dataset": dict(data_root="x"), "split": dict(dataset="regdb", data_ro
           "precision": dict(trainable="all"), "sampler": dict(same_ids=False), "supervision": dict(stage1_epochs=0),
           "reload_epoch": dict(select="test_best"), "gradient_checkpointing": BIG, "compile": BIG,
           "resume": dict(run_dir="x"), "model": dict(trainable="all", weights="random"),
-          "expect": dict(dataset="regdb", data_root="x"),
+          "expect": dict(dataset="regdb", data_root="x"), "labels_complete": dict(labels="x"),
           **dict.fromkeys(("soft_neighbors", "soft_own", "soft_gamma"), dict(neighbor_soft_labels=True))}
 
 

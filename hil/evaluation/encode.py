@@ -112,7 +112,9 @@ def _of_run(path, model):
              'The epoch was chosen by the health of the run (select = "healthiest"), which looks at no label.':
              best and c.select == "healthiest",
              'Trained on the true identities (supervision = "truth"): a ceiling, not an unsupervised result.':
-             c.supervision == "truth"}
+             c.supervision == "truth",
+             "Corrections by hand were learned from (labels, links): not an unsupervised result.":
+            bool(c.labels or c.links)}
     return Encoder(net, f"{c.model}, run {run.path.resolve().name}, epoch {epoch}", run=run,
                    notes=tuple(note for note, holds in notes.items() if holds))
 

@@ -17,6 +17,8 @@ from ..core.names import COLORS
 from ..core.text import counted, duration, percent
 from .controls import button, control, side_by_side
 from .view import View
+from ..method.advice import advice_text, advise
+from ..method.health import warnings
 from .widgets import Curves, Frame
 from ..plots.curves import eps_curve
 
@@ -58,13 +60,15 @@ class KnobView(View):
                             "cluster the epoch again with these settings; nothing is written", button_style="primary")
         self.adopt = button("use these settings", self.use, "go on from these clusters: corrections, export and all "
                             "counts begin with them; undo (key u) takes it back").add_class("hil-use")
-        self.reset, self.said = button("back to the run's own", self.back), Frame()
+        self.reset, self.said, self.advice = button("back to the run's own", self.back), Frame(), Frame()
+        self.suggest = button("suggest k1 and eps", self.search, "try every k1 with every radius; nothing is changed")
         self.curves = Curves(self.pick, empty="the curves come as soon as the neighbour graph is there")
         self.bar, self.left = w.FloatProgress(min=0, max=1, layout=w.Layout(width="180px")), w.HTML()
         self.building = w.HBox([self.bar, self.left], layout=w.Layout(display="none")).add_class("hil-building")
         self.watch(self.ask, "epoch")
         self.widget = w.VBox([side_by_side(self.eps, self.min_samples, self.k1, self.n_sub),
-                              side_by_side(self.apply, self.adopt, self.reset), self.said, self.building, self.curves]).add_class("hil-knobs")
+                              side_by_side(self.apply, self.adopt, self.reset, self.suggest), self.said, self.building,
+                              self.curves, self.advice]).add_class("hil-knobs")
         self.ask()
 
     def settings(self): return round(self.eps.value, 2), self.min_samples.value, self.k1.value or None # of a Graph
@@ -83,10 +87,10 @@ class KnobView(View):
         except (ValueError, OSError) as error: self.said.note, self.said.warn = "", str(error)
         else: self.said.note, self.said.warn = told, ""
 
-    def quality(self, m, labels): # -> agreement with truth, or how many neighbours stay together
-        "Adjusted Rand index (an outlier is alone); without truth, the share of 5 neighbours in an image's cluster."
+    def quality(self, m, labels): # -> agreement with truth, NaN where there is none
+        "Adjusted Rand index (an outlier is alone)."
         source = self.session.source
-        if not source.truth: return self.session.graph().kept_together(m, labels)
+        if not source.truth: return float("nan")
         alone = np.where(labels < 0, labels.max(initial=-1) + 1 + np.arange(len(labels)), labels)
         return adjusted_rand_score(source.pid[source.rows(m)], alone)
 
@@ -97,9 +101,10 @@ class KnobView(View):
         self.curves.panels = [{**p, "now": round(self.eps.value, 2)} for p in self.curves.panels]
 
     def finding(self, m, y): # a modality and its labels, int [n]
-        name = "ARI" if self.session.source.truth else "neighbours kept together"
-        return (f"{m} {counted(int(y.max(initial=-1)) + 1, 'cluster')}, {counted(int((y < 0).sum()), 'outlier')}, "
-                f"{name} {percent(self.quality(m, y))}")
+        judged = (f"ARI {percent(self.quality(m, y))}" if self.session.source.truth else
+                  f"{self.session.graph().apart(m, y):.2f} apart")
+        clusters, outliers = int(y.max(initial=-1)) + 1, int((y < 0).sum())
+        return f"{m} {counted(clusters, 'cluster')}, {counted(outliers, 'outlier')}, {judged}"
 
     def ask(self, curves=True): # whether the curves change too
         "A knob moved: answer at once where the graph allows it; the rest follows in turns."
@@ -123,7 +128,30 @@ class KnobView(View):
             rows.append(graph.curve(self.quality, [e], *others))
             self.curves.panels = self.panels(pd.concat(rows).sort_values("eps", kind="stable"))
             yield e
+        curve = pd.concat(rows).sort_values("eps", kind="stable")
+        curve["k1"] = [others[-1] or graph.rules.k1_of(m) for m in curve.modality]
+        self.advised(advise(curve), curve)
         graph.keep()
+
+    def advised(self, advice, curve=None): # as from `advise`; rows of `Graph.curve` to mark it in
+        "Say what is suggested, and mark it in the curves."
+        self.advice.note, self.advice.warn = "Suggested: " + advice_text(advice), self.shrinking()
+        if curve is not None: self.curves.panels = self.panels(curve, advice)
+
+    def shrinking(self): # -> what the run's own figures warn of, "" where of nothing
+        history = self.session.source.history
+        return " ".join(w for w in warnings(history[history.epoch <= self.session.epoch]) if "shrink" in w)
+
+    def search(self):
+        "Try every k1 with every radius, in turns; then set the sliders' words, not the sliders."
+        self._stop()
+        steps = self.session.graph().advice(GRID, self.min_samples.value)
+        def work():
+            self.advice.note = "trying every k1 with every radius ..."
+            for found in steps:
+                if found is not None: self.advised(found)
+                yield found
+        self._stop = in_turns(work())
 
     def build(self, graph, k1):
         "Steps: the neighbour graph, behind a bar."
@@ -135,16 +163,20 @@ class KnobView(View):
             yield share
         self.building.layout.display = "none"
 
-    def panels(self, df): # rows of `Graph.curve`
-        "The three charts: clusters, outliers and quality against the radius."
+    def panels(self, df, advice=None): # rows of `Graph.curve`; as from `advise`
+        "The charts against the radius: clusters, outliers, how far clusters stand apart, agreement with a truth."
+        marks = {} if advice is None else {row["modality"]: row["eps"] for row in advice.to_dict("records")}
         def panel(column, title, y, share=False):
             lines = [dict(name=m, color=COLORS[m], dash="none" if m == "visible" else "6 3", x=part.eps.tolist(),
                           y=[None if np.isnan(v) else float(v) for v in part[column]])
                      for m, part in df.groupby("modality", sort=False)]
+            lines += [dict(name="suggested", color=COLORS["right"], dash="none", x=[at],
+                           y=[float(v) for v in df[(df.modality == m) & (df.eps == at)][column]])
+                      for m, at in marks.items()]
             return dict(title=title, x="radius eps", y=y, now=round(self.eps.value, 2), share=share, lines=lines)
-        word = ("agreement with truth", "ARI") if self.session.source.truth else ("neighbours kept together", "share")
+        truth = [panel("quality", "agreement with truth", "ARI", share=True)] if self.session.source.truth else []
         return [panel("clusters", "clusters", "number"), panel("outliers", "outliers", "images"),
-                panel("quality", *word, share=True)]
+                panel("separation", "how far clusters stand apart", "cosine"), *truth]
 
     def pick(self, eps): self.eps.value = eps # a point of a curve was clicked
 

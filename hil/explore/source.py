@@ -34,6 +34,7 @@ from ..core.pictures import camera_ranges, read_picture
 from ..method.cluster import majority_pids
 from ..method.labels import Rules, compact, epoch_labels
 from ..method.sub_clusters import secondary_assign
+from ..evaluation.sightings import sightings
 from ..runs.config import Config
 from ..runs.folder import Run
 
@@ -247,7 +248,7 @@ def from_run(
         apart, final, sub = _pick(run, e, "labels", "final", "sub")
         if not apart: return compute_labels(features(e)[:n], table.modality.to_numpy()[order][:n], _numbers(run))
         direction = str(history.set_index("epoch").get("transfer_direction", pd.Series(dtype=str)).get(e, ""))
-        target = "visible" if direction in ("truth", "joint") else direction.partition("_to_")[2] or None
+        target = "visible" if direction in ("truth", "labels", "joint") else direction.partition("_to_")[2] or None
         return join_labels(apart, final, sub, target)
     key = hashlib.blake2b(json.dumps([held, n], sort_keys=True).encode(), digest_size=8).hexdigest()
     settings = {k: _numbers(run)[k] for k in DEFAULTS}
@@ -328,6 +329,8 @@ def open_source(
     source, # run folder, Run, Source, or DataFrame
     features=None, # [N, D] for a DataFrame
     root=None, # folder of the images
+    labels=None, # for a run: table of path and identity to show in the place of its own, as `hil identities` writes it
+    crops=None, # for a run: folder of new crops, shown beside its images with the identities that they were put to
     **settings, # for a DataFrame: eps, min_samples, k1 ...
 ) -> Source:
     "Whatever can be explored, as a Source. Raises RunError or ValueError."
@@ -336,6 +339,14 @@ def open_source(
         if features is None: raise ValueError("a DataFrame needs its features: explore(table, features)")
         return from_frame(source, features, root, **settings)
     path = getattr(source, "path", source)
+    if str(path).endswith((".csv", ".parquet")):
+        raise ValueError(f"{path}: a list of identities has no features; open it with the run that it is of: "
+                         f"explore(run, labels={str(path)!r})")
+    if isinstance(path, (str, os.PathLike)) and (labels or crops):
+        run, numbers = Run(path), set(DEFAULTS)
+        table, x = sightings(run, labels, crops)
+        told = {k: v for k, v in _numbers(run).items() if k in numbers}
+        return from_frame(table, x, root or run.data_root, f"{run.path.name}, {Path(labels or crops).name}", **told)
     if not isinstance(path, (str, os.PathLike)):
         raise ValueError(f"source: a {type(source).__name__}; "
                          "expected a run folder, a Run, or a DataFrame with features")

@@ -14,6 +14,7 @@ from ..core.text import duration, percent
 from .controls import control
 from .view import View
 from .widgets import Curves, Frame
+from ..method.health import warnings
 from ..plots import curves
 
 # %% ../../nbs/9_explore/15_time_view.ipynb #42278fc2
@@ -57,6 +58,7 @@ class TimeView(View):
         s, history = self.session, self.session.source.history
         self.slider.value, self.play.value = s.epoch, s.source.labelled.index(s.epoch)
         self.frame.note = self.curves.title = self.finding()
+        self.frame.warn = " ".join(warnings(history[history.epoch <= s.epoch]))
         panels = [self.panel(history, *chart) for chart in HISTORY] if len(history) > 1 else []
         self.curves.panels = [panel for panel in panels if panel["lines"]]
 

@@ -15,6 +15,9 @@ import pandas as pd
 from ..core.files import save_array
 from ..core.manifest import Manifest
 from ..core.names import MODALITIES
+from ..core.vectors import unit_rows
+from ..method.advice import NEAREST, advise, point
+from ..method.choose import separation
 from ..method.labels import Rules, Transfer, apart_distance, modality_labels
 from ..method.neighbors import knn_blocks
 
@@ -35,7 +38,7 @@ class Graph:
         self.rows = {m: np.flatnonzero(modality == m) for m in MODALITIES}
         self.x = {m: features[rows] for m, rows in self.rows.items()}
         self.rules, self.most_k1, self.store = Rules.of(settings), most_k1, store
-        self._near, self._distance, self._search = {}, {}, {}
+        self._near, self._distance, self._search, self._unit = {}, {}, {}, {}
         self.kept = store and Manifest(store.parent)
         self._answers = store and f"{store.name}-answers.npz"
         self._labels = (self.kept.load(self._answers, _answers_of) or {}) if store else {}
@@ -134,15 +137,27 @@ class Graph:
             for m, y in self.cluster(float(e), min_samples, k1).items():
                 if len(y):
                     rows.append(dict(eps=float(e), modality=m, clusters=int(y.max(initial=-1)) + 1,
-                                     outliers=int((y < 0).sum()), quality=quality(m, y)))
-        return pd.DataFrame(rows, columns=["eps", "modality", "clusters", "outliers", "quality"])
+                                     outliers=int((y < 0).sum()), separation=self.apart(m, y), quality=quality(m, y)))
+        return pd.DataFrame(rows, columns=["eps", "modality", "clusters", "outliers", "separation", "quality"])
 
-    def kept_together(self, m, labels, k=6): # -> share in 0..1
-        "How many of the k nearest neighbours share an image's cluster: a quality that needs no truth."
-        for _ in self.search(m, self.rules.k1_of(m)): pass
-        near = self._near[m][:, 1:k]
-        if not near.size: return float("nan")
-        return float(((labels[near] == labels[:, None]) & (labels[:, None] >= 0)).mean())
+    def apart(self, m, labels): # -> separation in -1..1
+        "How far clusters stand apart (`hil.method.choose.separation`): a quality that needs no truth."
+        if m not in self._unit: self._unit[m] = unit_rows(self.x[m])
+        return separation(self._unit[m], labels)
+
+    def advice(self, radii, min_samples=None, k1s=NEAREST): # yields None after each step, at last the advice
+        "What `hil.method.advice.advise` says of these radii under each k1, piece by piece."
+        rows = []
+        for k1 in k1s:
+            for m in self.x:
+                if not len(self.x[m]) or k1 > len(self.x[m]): continue
+                for _ in self.search(m, k1): yield None
+                for e in radii:
+                    rules = replace(self.rules, eps=float(e), min_samples=min_samples or self.rules.min_samples)
+                    y = modality_labels(self.x[m], m, rules, self.distance(m, k1))
+                    rows.append(point(m, k1, e, self._unit.setdefault(m, unit_rows(self.x[m])), y))
+                    yield None
+        yield advise(pd.DataFrame(rows, columns=list(rows[0]) if rows else ["modality"])) if rows else pd.DataFrame()
 
 # %% ../../nbs/9_explore/04_what_if.ipynb #ceb57c41
 def transfer_between(

@@ -75,10 +75,11 @@ def joint_clusters(
     k1, k2,   # as in `modality_balanced_distance`
     eps,      # DBSCAN's radius, in (0, 1)
     min_samples, # images within the radius that make a core image
+    cluster=pseudo_labels, # what makes clusters of (distance, eps, min_samples)
 ):  # ({modality: int [N]} part 0.. of a cluster within the modality, {modality: int [N]} joint cluster); -1 = outlier
     "Clusters of all images at once (BMIL, AAAI 2026): DBSCAN on the modality-aware Jaccard distance."
     distance = modality_balanced_distance(features, k1, k2, keep=min(1., eps + 1e-6))
-    y = pseudo_labels(distance, eps, min_samples)
+    y = cluster(distance, eps, min_samples)
     first, *others = features
     n, n_clusters = len(features[first]), int(y.max(initial=-1)) + 1
     order = np.argsort(~np.isin(np.arange(n_clusters), y[:n]), kind="stable")      # those of the first modality first

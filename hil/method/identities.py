@@ -16,11 +16,14 @@ from ..core.ids import checked_labels
 from ..core.names import MODALITIES
 from ..core.vectors import as_rows, unit
 from .cluster import centroids
+from .constraints import known_transfer, permitted_matches
+from .match import FORBIDDEN
 
 # %% ../../nbs/4_method/16_identities.ipynb #0cf705f6
 def join_clusters(
     features, # {modality: [N, D]} raw features
     apart, # {modality: int [N]} clusters of the modality, 0..C-1 without gaps, -1 = outlier
+    known=None, # hil.method.constraints.Known that the clusters honour already
 ): # {modality: int [N]} identity 0..I-1, -1 = outlier; the visible clusters keep their numbers
     "One identity for two clusters that are each other's most similar one; one for each cluster that is left over."
     labels = {m: checked_labels(f"apart of {m}", y, len(features[m]), ", one for each feature")
@@ -29,11 +32,17 @@ def join_clusters(
     if not visible or not infrared: return labels
     of_visible, of_infrared = (unit(centroids(features[m], labels[m])) for m in MODALITIES)
     cosine = of_visible @ of_infrared.T
+    may = torch.ones(visible, infrared, dtype=torch.bool)
+    if known is not None: may = torch.from_numpy(permitted_matches(labels, known, *MODALITIES))
+    cosine = torch.where(may.to(cosine.device), cosine, FORBIDDEN)
     there, back = cosine.argmax(1).cpu().numpy(), cosine.argmax(0).cpu().numpy()
-    mutual = there[back] == np.arange(infrared)
-    number = np.where(mutual, back, visible + np.cumsum(~mutual) - 1)
+    mutual = (there[back] == np.arange(infrared)) & may.numpy()[back, np.arange(infrared)]
     y = labels["infrared"]
-    return {"visible": labels["visible"], "infrared": np.where(y >= 0, number[y], -1)}
+    joined = np.where((y >= 0) & mutual[y], back[y], -1)
+    if known is not None: joined = known_transfer(joined, labels, known, "infrared", "visible")
+    left = (y >= 0) & (joined < 0)
+    joined[left] = visible + np.unique(y[left], return_inverse=True)[1]
+    return {"visible": labels["visible"], "infrared": joined}
 
 # %% ../../nbs/4_method/16_identities.ipynb #e93f56af
 @dataclass(frozen=True)
@@ -104,9 +113,10 @@ def _curve(cosine, labels, there):
 def find_identities(
     features, # {modality: [N, D]} raw final features of the images that are clustered
     apart, # {modality: int [N]} their clusters, as from `hil.method.labels.apart_labels`
+    known=None, # hil.method.constraints.Known that the clusters honour already
 ) -> Identities:
     "Who is who: clusters joined across modalities, with what tells how sure that is."
-    labels = join_clusters(features, apart)
+    labels = join_clusters(features, apart, known)
     n = max(int(y.max(initial=-1)) for y in labels.values()) + 1
     x = {m: unit(as_rows("features", f).float().cpu()) for m, f in features.items()}
     centres = {m: _centres(x[m], labels[m], n) for m in MODALITIES}

@@ -17,6 +17,7 @@ from ..core.names import MODALITIES
 from .balanced import joint_clusters, meeting_quality
 from .camera_aware import camera_aware_distance
 from .cluster import centroids, cluster_quality, majority_pids, pseudo_labels
+from .constraints import known_clusters, known_transfer, permitted_matches
 from .match import forward, transfer, transfer_quality
 from .rerank import jaccard_distance
 
@@ -111,13 +112,15 @@ def modality_labels(
     distance=None, # sparse array [N, N] that somebody has already, as from `apart_distance`
     device="cpu", # where neighbours are searched
     cameras=None, # as in `apart_distance`
+    known=None, # hil.method.constraints.Known: who must be together, and who must not
 ): # int64 [N] cluster 0..C-1, -1 = outlier
     "Coarse clusters of one modality (HIL, section 3.1). Raises ValueError where a number is still to be chosen."
     _check_chosen(rules)
     if len(features) < rules.min_samples: return np.full(len(features), -1)
     if distance is None:
         distance = apart_distance(features, modality, rules, min(1., rules.eps + 1e-6), device=device, cameras=cameras)
-    return pseudo_labels(distance, rules.eps, rules.min_samples)
+    if known is None: return pseudo_labels(distance, rules.eps, rules.min_samples)
+    return known_clusters(distance, known.groups[modality], known, rules.eps, rules.min_samples)
 
 
 def apart_labels(
@@ -125,9 +128,11 @@ def apart_labels(
     rules, # Rules
     device="cpu", # where neighbours are searched
     cameras=None, # {modality: [N] camera of each image}, for rules.jaccard = "camera_aware"
+    known=None, # hil.method.constraints.Known: who must be together, and who must not
 ): # {modality: int64 [N]} cluster 0..C-1 within the modality, -1 = outlier
     "Coarse clusters of each modality alone (HIL, section 3.1)."
-    return {m: modality_labels(x, m, rules, device=device, cameras=cameras and cameras[m]) for m, x in features.items()}
+    return {m: modality_labels(x, m, rules, device=device, cameras=cameras and cameras[m], known=known)
+            for m, x in features.items()}
 
 # %% ../../nbs/4_method/07_labels.ipynb #975896dc
 def compact(
@@ -152,8 +157,9 @@ class Transfer:
         apart, # {modality: int [N]} cluster of each image within its modality, any codes, -1 = outlier
         direction="visible_to_infrared", # or "infrared_to_visible"
         pids=None, # {modality: int [N]} true identities, -1 = unknown
+        permitted=None, # bool [source clusters, target clusters], as from `hil.method.constraints.permitted_matches`
     ):
-        self.direction, (self.source, self.target) = direction, direction.split("_to_")
+        self.direction, (self.source, self.target), self.permitted = direction, direction.split("_to_"), permitted
         self.x = features[self.source]
         self.labels, self.codes = compact(apart[self.source])
         theirs, self.target_codes = compact(apart[self.target])
@@ -169,9 +175,12 @@ class Transfer:
     def forward(self, level): # -> (target, similarity, peak) of each row, or of each cluster spread over its rows
         "Forward selection at a level, computed once."
         if level not in self._asked:
-            if level == "sample": self._asked[level] = forward(self.x, self.prototypes)
+            if level == "sample":
+                of = None if self.permitted is None else self.labels  # an outlier gets no label anyway
+                self._asked[level] = forward(self.x, self.prototypes, permitted=self.permitted, of=of)
             else:
-                target, similarity, peak = forward(centroids(self.x, self.labels), self.prototypes)
+                centres = centroids(self.x, self.labels)
+                target, similarity, peak = forward(centres, self.prototypes, permitted=self.permitted)
                 self._asked[level] = target[self.labels], similarity[self.labels], peak
         return self._asked[level]
 
@@ -182,9 +191,11 @@ class Transfer:
     ) -> np.ndarray: # int [N]: target cluster 0.., -1 = refused or outlier
         "New labels of the source's images, as `hil.method.match.transfer` gives them."
         if self.empty: return np.full(len(self.x), -1)
-        if matcher != "brst": return transfer(self.x, self.labels, self.prototypes, matcher, level, threshold)
+        if matcher != "brst":
+            return transfer(self.x, self.labels, self.prototypes, matcher, level, threshold, self.permitted)
         target, similarity, peak = self.forward(level)
         accepted = (self.labels >= 0) & (similarity >= np.float32(threshold) * peak[target])
+        if self.permitted is not None: accepted &= self.permitted[self.labels, target]
         return np.where(accepted, target, -1)
 
     def table(self, matcher="brst", level="cluster", threshold=.5): # -> DataFrame, see the docstring
@@ -224,7 +235,7 @@ class Labels:
     "What one epoch believes; -1 = outlier."
     apart: dict  # {modality: int [N]} cluster within the image's own modality
     final: dict  # {modality: int [N]} the labels that are learned
-    # "apart": each modality numbers its own; else whose numbers both use: a modality, "joint" clusters, or "truth"
+    # "apart": each modality numbers its own; else whose numbers both use: a modality, "joint" clusters, "truth", "labels"
     space: str = "apart"
     direction: str = ""  # the way labels travelled; "joint" where none had to, "" where none did
 
@@ -234,11 +245,15 @@ class Labels:
         return self.space != "apart"
 
 
-def _joint_labels(features, rules): # -> Labels
+def _joint_labels(features, rules, known): # -> Labels
     "One label space from one clustering of all images."
     _check_chosen(rules)
     k1, k2 = ({m: own(m) for m in features} for own in (rules.k1_of, rules.k2_of))
-    return Labels(*joint_clusters(features, k1, k2, rules.eps, rules.min_samples), "joint", "joint")
+    def cluster(distance, eps, min_samples):
+        groups = np.concatenate([known.groups[m] for m in features])
+        return known_clusters(distance, groups, known, eps, min_samples)
+    kind = pseudo_labels if known is None else cluster
+    return Labels(*joint_clusters(features, k1, k2, rules.eps, rules.min_samples, kind), "joint", "joint")
 
 
 def epoch_labels(
@@ -248,27 +263,32 @@ def epoch_labels(
     apart=None, # {modality: int [N]} clusters that somebody has already; they are matched, whatever rules.jaccard is
     device="cpu", # where neighbours are searched
     cameras=None, # {modality: [N] camera of each image}, for rules.jaccard = "camera_aware"
+    known=None, # hil.method.constraints.Known: who must be together, and who must not; `apart` honours it already
 ) -> Labels:
     """One epoch's labels: cluster each modality, then carry labels across (HIL, sections 3.1 and 3.4). Under
     rules.jaccard = "modality_balanced" both are clustered at once where they meet (BMIL, AAAI 2026)."""
-    if direction and apart is None and rules.jaccard == "modality_balanced": return _joint_labels(features, rules)
-    apart = apart_labels(features, rules, device, cameras) if apart is None else apart
+    at_once = direction and apart is None and rules.jaccard == "modality_balanced"
+    if at_once: return _joint_labels(features, rules, known)
+    apart = apart_labels(features, rules, device, cameras, known) if apart is None else apart
     if not direction or rules.matcher == "none": return Labels(apart, apart)
-    way = Transfer(features, apart, direction)
+    may = None if known is None else permitted_matches(apart, known, *direction.split("_to_"))
+    way = Transfer(features, apart, direction, permitted=may)
     if way.empty: return Labels(apart, apart)
     sent = way.send(rules.matcher, rules.level, rules.threshold)
+    if known is not None: sent = known_transfer(sent, apart, known, way.source, way.target)
     return Labels(apart, {way.source: sent, way.target: apart[way.target]}, way.target, direction)
 
 
 def true_labels(
-    pids, # {modality: int [N]} true identities
+    pids, # {modality: int [N]} true identities, -1 = unknown: such an image is left out
+    word="truth", # where they are from: "truth", or "labels" that somebody has given
 ) -> Labels:
-    "The truth in the place of labels, for the ceiling of a report; never HIL."
+    "Known identities in the place of labels: the truth, for the ceiling of a report, or given labels; never HIL."
     pids = people_of(pids)
     names = np.unique(np.concatenate(list(pids.values())))
     names = names[names >= 0]
     labels = {m: np.where(p < 0, -1, np.searchsorted(names, p)) for m, p in pids.items()}
-    return Labels(labels, labels, "truth", "truth")
+    return Labels(labels, labels, word, word)
 
 # %% ../../nbs/4_method/07_labels.ipynb #b4b38692
 def label_quality(

@@ -111,7 +111,10 @@ class Config(metaclass=Settings):
     neighbor_weight: Annotated[float, Range(0)] = 1.0  # neighbour consistency; 0 switches it off
     instance_mix: Literal["unit", "raw"] = "unit"  # features that move an instance memory: "unit", or "raw" (release)
     # run
-    supervision: Literal["none", "truth"] = "none"  # "truth": trained on true identities, the ceiling of a report
+    labels: Place = ""  # table of path and identity for all or some training images: clusters keep to it
+    labels_complete: bool = False  # labels: every image of a named person is named, so no other image joins it
+    links: Place = ""  # journal of the explorer: who was joined there stays joined, who was parted stays apart
+    supervision: Literal["none", "truth", "labels"] = "none"  # "truth": true identities, a ceiling; or the "labels"
     select: Select = "last"  # epoch: "last", "healthiest" (no labels), or "test_best" (test labels; the release's way)
     reload_epoch: Annotated[int, Range(0)] = 0  # test_best: after so many stage-2 epochs back to the best (release: 20)
     seed: Annotated[int, Range(0)] = 0  # of everything random
@@ -202,8 +205,10 @@ CONTRADICTIONS = [ # (what to say, whether it is so)
     ("resume = True needs run_dir, the folder of the run to go on with", lambda c: c.resume and not c.run_dir),
     ("cluster_weight, mccl_weight and neighbor_weight are all 0: no loss is left; set one of them",
      lambda c: not any((c.cluster_weight, c.mccl_weight, c.neighbor_weight))),
-    ('supervision = "truth" has one label space from the start: set stage1_epochs = 0',
-     lambda c: c.supervision == "truth" and c.stage1_epochs > 0),
+    ('supervision = "{c.supervision}" has one label space from the start: set stage1_epochs = 0',
+     lambda c: c.supervision != "none" and c.stage1_epochs > 0),
+    ('supervision = "labels" needs labels, a table of path and identity',
+     lambda c: c.supervision == "labels" and not c.labels),
     ('evaluate_on = "val" after training on "train+val" measures people that were trained on: change one of them',
      lambda c: c.train_splits == "train+val" and c.evaluate_on == "val"),
     ('preset = "{c.preset}" is a recipe for real data: leave dataset alone, '
@@ -237,6 +242,8 @@ NEEDS = [ # (settings, what they are for, whether it is so)
     ("warmup_lr", "stage1_epochs > 0", lambda c: c.stage1_epochs > 0),
     ("same_ids", 'a matcher other than "none"', lambda c: c.matcher != "none" or c.sampler != "random"),
     ("shrink update_sub_centers", "n_sub > 0 and mccl_weight > 0", lambda c: c.n_sub != 0 and c.mccl_weight > 0),
+    ("labels links", 'supervision = "none" and "labels"', lambda c: c.supervision != "truth"),
+    ("labels_complete", 'labels and supervision = "none"', lambda c: c.labels and c.supervision == "none"),
     ("jaccard", 'supervision = "none"; "modality_balanced" for stage2_epochs > 0',
      lambda c: c.supervision == "none" and (c.jaccard != "modality_balanced" or c.stage2_epochs > 0)),
     ("matcher", 'clusters of either modality; jaccard = "modality_balanced" matches none', _matches),

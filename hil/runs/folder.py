@@ -34,7 +34,7 @@ from .same_images import image_changes, image_prints
 log = logging.getLogger("hil")
 # what a process that was killed leaves behind
 HALF_WRITTEN = re.compile(r"\.[0-9]+-([0-9]+-)?((config|chosen)\.json|(images|files|history)\.csv|"
-                          r"(checkpoint|best)\.pt|manifest\.jsonl|[0-9]+\.npz)")
+                          r"(checkpoint|best)\.pt|known\.npz|manifest\.jsonl|[0-9]+\.npz)")
 # settings that change no result; where the data lies is one of them as long as its content is the same
 FREE = {"run_dir", "resume", "device", "threads", "gradient_checkpointing", "compile", "data_root",
         "deterministic"}
@@ -217,6 +217,10 @@ class Run(Records):
         "Keep what was chosen for the whole run in the place of each `auto`."
         about = dict(settings=settings, reason=reason, curve=curve.to_dict("records"))
         self.manifest.keep("chosen.json", lambda p: p.write_text(json.dumps(about, indent=2), encoding="utf-8"))
+
+    def keep_known(self, arrays): # dict as `known` gives it
+        "Keep the corrections that the run learns from: it goes on with these, whatever becomes of the files."
+        self.manifest.keep("known.npz", lambda p: save_npz(p, arrays))
 
     # -- writing -------------------------------------------------------------------------------------------------
 

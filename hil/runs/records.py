@@ -34,6 +34,7 @@ LOST = {"config.json": "Without it the run cannot be opened: put back a copy of 
         "checkpoint.pt": "Without it the run cannot go on, and its last model is lost: put back a copy, or begin "
                          "another run.",
         "chosen.json": "Without it nobody knows which numbers stood in the place of each auto: put back a copy of it.",
+        "known.npz": "Without it nobody knows which corrections the run learned from: put back a copy of it.",
         "best.pt": "The model of the best epoch is lost: put back a copy, or use checkpoint.pt, the last epoch.",
         "epochs": "That epoch's labels and features are lost: put back a copy, or do without it."}
 
@@ -138,6 +139,12 @@ class Records:
         "What was chosen in the place of each `auto`, and why; written before the first epoch."
         if not (self.path / "chosen.json").exists() and not self.problem("chosen.json"): return {}
         return self.read("chosen.json", lambda file: read_json(file, LOST["chosen.json"]))
+
+    @property
+    def known(self): # {"groups_visible": int [N] ..., "people": int [G], "apart": int [K, 2], "complete": bool}, or {}
+        "The corrections that the run learns from (`hil.method.constraints.Known`); {} where there were none."
+        if not (self.path / "known.npz").exists() and not self.problem("known.npz"): return {}
+        return self.read("known.npz", arrays_of)
 
     @property
     def settled(self): # Config

@@ -34,9 +34,11 @@ from ..data.training_views import CachedViews, PixelViews, cache_views, cached, 
 from ..evaluation import metrics, protocols
 from ..method.choose import choose_settings
 from ..method.cluster import cluster_advice
+from ..method.constraints import Known, known_of
 from ..method.health import warnings
 from ..method.labels import Rules, epoch_labels, label_quality, true_labels
 from ..models.build import build_model, model_options
+from ..runs.corrections import given_labels, given_links
 from ..runs.folder import Run
 from ..runs.records import chosen_epoch
 from . import distributed
@@ -61,6 +63,10 @@ class Trainer:
         self.config, self.on_epoch, self.progress = config, on_epoch, progress and distributed.rank() == 0
         if config.weights not in ("", "random") and not Path(config.weights).is_file():
             raise RunError(f'weights = "{config.weights}": no such file; expected a checkpoint, "random", or ""')
+        for name in ("labels", "links"):
+            file = getattr(config, name)
+            if file and not config.resume and not Path(file).is_file():
+                raise RunError(f'{name} = "{file}": no such file')
         self.device = distributed.own_device(find_device(config.device))
         writable_folder(cache_home(), "HIL_HOME")
         with distributed.first_alone():
@@ -155,9 +161,29 @@ class Trainer:
         self.passage = passage(self.model, c)
         self.threads.begin()  # what a run folder tells is how many threads there are at most
         if before: self.say_rates(before)
-        self.run = self.run or Run(distributed.from_first(lambda: Run.create(c, self.images.table, place).path))
-        self.ready = True
+        known = Known.of(self.run.known) if self.run else self.read_known()
+        self.run = self.run or Run(distributed.from_first(lambda: self.begin(place, known)))
+        self.known, self.ready = known, True
         return self
+
+    def read_known(self): # -> Known, or None
+        "What `labels` and `links` tell of the training images. Raises RunError where they contradict each other."
+        c, paths = self.config, {m: t.path[t.train].tolist() for m, t in self.images.tables.items()}
+        if not c.labels and not c.links: return None
+        try:
+            labels = (given_labels(c.labels, paths) if c.labels else
+                      {m: np.full(len(p), -1) for m, p in paths.items()})
+            known = known_of(labels, given_links(c.links, paths) if c.links else (), paths,
+                             c.labels_complete)
+        except ValueError as error: raise RunError(str(error)) from error
+        log.info("corrections: %s", known.told())
+        return known
+
+    def begin(self, place, known): # folder that is claimed, Known or None -> Path
+        "A new run folder; corrections are copied into it."
+        run = Run.create(self.config, self.images.table, place)
+        if known: run.keep_known(known.arrays())
+        return run.path
 
     def check_cameras(self):
         "Raise RunError where a camera-aware distance finds one camera only."
@@ -271,9 +297,11 @@ class Trainer:
         "The epoch's labels and their figures; the true identities where a ceiling is asked for."
         rules = Rules.of(self.settled)
         if self.config.supervision == "truth": labels = true_labels(self.images.pids)
+        elif self.config.supervision == "labels": labels = true_labels(self.known.names(), "labels")
         else:
             direction = rules.direction(stage.epoch) if stage.together else ""
-            labels = epoch_labels(self.joined(), rules, direction, device=self.device, cameras=self.images.cams)
+            labels = epoch_labels(self.joined(), rules, direction, device=self.device, cameras=self.images.cams,
+                                  known=self.known)
         self.check_clusters(labels.apart)
         self.check_meeting(labels)
         return labels, label_quality(labels, self.images.pids, self.images.known)
