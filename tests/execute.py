@@ -30,7 +30,7 @@ def execute(path, timeout=1200):
     for cell in nb.cells: tidy(cell)
     nb.metadata.pop("widgets", None)
     nb.metadata["kernelspec"] = {"display_name": "python3", "language": "python", "name": "python3"}
-    clean_nb(nb, allowed_cell_metadata_keys=["tags"])
+    clean_nb(nb, allowed_cell_metadata_keys=["tags", "jupyter"])
     nbformat.write(nb, path)
     return path.stat().st_size // 1024
 
