@@ -1511,6 +1511,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'hil.plots.findings.seen_in_ranks': ('8_plots/findings.html#seen_in_ranks', 'hil/plots/findings.py'),
                                     'hil.plots.findings.seen_in_threshold': ( '8_plots/findings.html#seen_in_threshold',
                                                                               'hil/plots/findings.py'),
+                                    'hil.plots.findings.seen_on_map': ('8_plots/findings.html#seen_on_map', 'hil/plots/findings.py'),
                                     'hil.plots.findings.settings_table': ('8_plots/findings.html#settings_table', 'hil/plots/findings.py'),
                                     'hil.plots.findings.verdict': ('8_plots/findings.html#verdict', 'hil/plots/findings.py')},
             'hil.plots.maps': { 'hil.plots.maps._draw_edges': ('8_plots/maps.html#_draw_edges', 'hil/plots/maps.py'),

@@ -96,21 +96,24 @@ def people_map(
     for person, images in photographs.items():
         home = np.median(xy[who == person], axis=0)
         way = (home - middle) / np.maximum(np.ptp(xy, axis=0), 1e-9)
-        way = way / max(np.linalg.norm(way), 1e-9) * (-64, -62)              # inwards: nothing is cut off at the rim
+        way = way / max(np.linalg.norm(way), 1e-9) * (-74, -66)              # inwards: nothing is cut off at the rim
         ax.add_artist(AnnotationBbox(_pair(images, colors[person]), home, way, boxcoords="offset points", pad=.15,
                                      bboxprops=dict(edgecolor=colors[person], lw=.8), zorder=5,
                                      arrowprops=dict(arrowstyle="-", color=colors[person], lw=1.2)))
-        ax.annotate(short(f"{word} {person}", 24), home, way - (0, 36), textcoords="offset points", ha="center",
-                    va="top", fontsize=8, color=colors[person], fontweight="bold", zorder=6,
+        up = 1 if way[1] > 0 else -1                                         # the name stands on the far side
+        ax.annotate(short(f"{word} {person}", 24), home, way + (0, 34 * up), textcoords="offset points", ha="center",
+                    va="bottom" if up > 0 else "top", fontsize=8, color=colors[person], fontweight="bold", zorder=6,
                     bbox=dict(facecolor="white", edgecolor="none", pad=.8, alpha=.8))
     ax.margins(.05)
     ax.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
     marks = [Line2D([], [], ls="", marker=MARKERS[m], color="#555555", ms=6, label=m) for m in MARKERS]
     ax.legend(handles=marks + [Line2D([], [], ls="", marker="o", color="#B8B8B8", ms=5, label="everybody else")],
               loc="upper center", bbox_to_anchor=(.5, -.04), ncols=3)
-    number = f"{of_total(len(xy), total or len(xy))} images, {counted(len(set(who[who >= 0])), word)}"
+    n = len(set(who[who >= 0]))
+    of_whom = f"{n} people" if word == "person" and n != 1 else counted(n, word)
+    number = f"{of_total(len(xy), total or len(xy))} images, {of_whom}"
     share, chance = across(features, who, modality) if features is not None else (np.nan, np.nan)
     found = (f"{percent(share)} of the ten nearest images of the other modality show the same {word} "
              f"(by chance {percent(chance)})" if np.isfinite(share) else "neighbourhoods were not measured")
-    figure_title(fig, f"{number}: {found}")
+    figure_title(fig, f"{number}: {found}", 100)
     return fig
