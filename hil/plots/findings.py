@@ -18,7 +18,7 @@ from ..core.text import counted, in_markdown, percent, some
 # %% ../../nbs/8_plots/07_findings.ipynb #2411cd38
 GROUPS = {"dataset": "data", "model": "network", "stage1_epochs": "schedule", "eps": "clusters",
           "n_sub": "sub-clusters", "matcher": "matches", "temp": "losses", "split_prototypes": "newer ideas",
-          "supervision": "run"}
+          "mccl_weight": "losses", "supervision": "run"}
 _ELSEWHERE = ("run_dir", "resume", "data_root", "weights")    # where things lie: no choice about learning
 
 
@@ -102,7 +102,8 @@ def verdict(
     believed, trust = _beliefs(beliefs, people), []
     if "health" in history and math.isfinite(row.health):
         trust.append(f"{percent(row.health)} of the round trips come home, a figure that needs no label.")
-    trust.append("**Signs of trouble**: " + "; ".join(warnings) + "." if warnings else "The figures that need no truth give no warning.")
+    trust.append(f"**Signs of trouble**: {'; '.join(warnings)}." if warnings
+                 else "The figures that need no truth give no warning.")
     trust.append("*This is a single run.* Other people and another seed give other figures, and one run cannot tell "
                  "by how much.")
     return "\n\n".join(map(" ".join, (found, believed, trust)))
@@ -204,7 +205,7 @@ def seen_on_map(
     lost = [str(p) for p, ok in zip(both, right) if not ok]
     text = (f"Of {len(both)} who were seen by day and by night, {right.sum()} are most like themselves across the "
             "spectra")
-    return text + (f"; numbers {some(lost)} are taken for somebody else." if lost else ".")
+    return text + (f"; taken for somebody else: {some(lost)}." if lost else ".")
 
 
 def seen_in_cluster(
