@@ -1,7 +1,7 @@
 """Slides of notebooks, for a class without a network: python docs/slides.py NOTEBOOK ... (make slides NB="...")
 
-`nbconvert --to slides` with reveal.js and MathJax copied beside the slides (build/slides). A heading begins a slide, what
-follows it comes on slides below; imports and solutions are left out. The outputs are those that the notebook stores.
+`nbconvert --to slides` with reveal.js and MathJax copied beside the slides (build/slides). A heading begins a slide,
+what follows it comes on slides below; imports and solutions are left out. The outputs are those of the notebook.
 """
 import re
 import shutil

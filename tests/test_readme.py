@@ -1,5 +1,5 @@
-"""Every command of README.md, as it stands there. What takes minutes or needs what a test cannot have is only read by
-the program that it calls, and the reason stands beside it."""
+"""Every command of README.md and of the site's pages, as it stands there. What takes minutes or needs what a test
+cannot have is only read by the program that it calls, and the reason stands beside it."""
 import os
 import re
 import shlex
@@ -36,12 +36,52 @@ CALLS = ("Trainer(Config", "explore(", "from hil import", "import hil")
 def readme(): return (TOP / "README.md").read_text(encoding="utf-8")
 
 
+def everything():
+    "README and the pages that go on where it ends."
+    pages = sorted((TOP / "docs" / "pages").glob("*.md"))
+    return "\n".join([readme(), *(page.read_text(encoding="utf-8") for page in pages)])
+
+
 def commands():
-    "Every command of the README: lines of shell blocks, and words in the running text that begin as one."
-    blocks = [line.split("  #")[0].strip() for kind, text in FENCE.findall(readme()) if not kind
-              for line in text.splitlines()]
-    spans = re.findall(r"`([^`\n]+)`", FENCE.sub("", readme()).replace("\n", " "))
-    return [*blocks, *(s for s in spans if s.startswith((*PROGRAMS, *CALLS)) and s != "hil train")]
+    "Lines of shell blocks, and words in the running text that begin as a command; its bare name is none."
+    text = everything()
+    blocks = [line.split("  #")[0].strip() for kind, block in FENCE.findall(text) if not kind
+              for line in block.splitlines()]
+    spans = re.findall(r"`([^`\n]+)`", FENCE.sub("", text).replace("\n", " "))
+    return [*blocks, *(s for s in spans if s.startswith((*PROGRAMS, *CALLS)) and not is_name(s))]
+
+
+def is_name(span): return re.fullmatch(r"hil \w+", span) is not None
+
+
+def test_bare_names_are_commands():
+    from hil.cli import COMMANDS
+    names = set(re.findall(r"`hil (\w+)`", everything()))
+    assert names <= set(COMMANDS), f"README or a page names commands that are not there: {names - set(COMMANDS)}"
+
+
+def test_readme_fits_its_limits():
+    lines = readme().splitlines()
+    assert len(lines) <= 120, f"README has {len(lines)} lines: what it needs not say belongs on a page of the site"
+    for file in (TOP / "README.md", *(TOP / "docs" / "pages").glob("*.md")):
+        long = [n for n, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+                if len(line) > 200 and not line.startswith("|")]
+        assert not long, f"{file.name}: lines over 200 signs: {long}"
+
+
+def test_every_link_of_readme_leads_somewhere():
+    text = FENCE.sub("", readme())
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"^\[[^\]]+\]: (\S+)", text, re.M)
+    local = [t for t in targets if not t.startswith("http")]
+    assert len(local) > 20 and not (gone := [t for t in local if not (TOP / t).exists()]), f"README links to {gone}"
+    named = set(re.findall(r"\]\[([\w]+)\]", text))
+    assert named == set(re.findall(r"^\[([^\]]+)\]: ", text, re.M)), "reference links and their targets differ"
+
+
+def test_the_first_screen_has_the_three_paths():
+    first = "\n".join(readme().splitlines()[:30])
+    assert all(f"docs/pages/{name}.md" in first for name in ("ninety_minutes", "researcher", "engineer"))
+    assert "nbs/images/method.png" in first and "nbs/images/query.png" in first
 
 
 # ---- how each one is tried ----------------------------------------------------------------------------------------
@@ -149,7 +189,8 @@ EVERY = {
     "hil train --preset tiny": hil_runs, "hil evaluate --checkpoint runs/...": hil_runs,
     "hil check /path/to/SYSU-MM01": hil_runs, "hil explore runs/...": hil_runs, "hil explore runs/<date>": hil_runs,
     "hil runs runs": hil_runs, "hil identities runs/... who.csv": hil_runs,
-    "hil assign runs/... new_crops/ new.csv": hil_runs, "make docs": make_knows, "make gpu-check": make_knows,
+    "hil assign runs/... new_crops/ new.csv": hil_runs, "make docs": make_knows, "make export": make_knows,
+    "make slides NB=nbs/4_method/02_cluster.ipynb": make_knows, "make gpu-check": make_knows,
     'hil ablation --variants HIL "HIL, one-way" --renderings 9 12 --seeds 0 1 2': ablation_reads,
     'explore("runs/<date>")': python_runs, "from hil import Trainer, Config": python_runs, "import hil": python_runs,
     'Trainer(Config(preset="tiny")).fit()': python_runs,
@@ -171,8 +212,8 @@ SLOW = (hil_runs, python_runs)
 
 
 def test_no_command_is_left_out():
-    assert set(commands()) - set(EVERY) == set(), "new in README.md: say in EVERY how it is tried"
-    assert set(EVERY) - set(commands()) == set(), "no longer in README.md"
+    assert set(commands()) - set(EVERY) == set(), "new in README.md or a page: say in EVERY how it is tried"
+    assert set(EVERY) - set(commands()) == set(), "no longer in README.md or a page"
 
 
 @pytest.fixture(scope="module")
