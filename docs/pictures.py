@@ -24,7 +24,8 @@ from hil.training.run_images import load_images
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "nbs" / "images"
 # file -> (notebook, which of its pictures: words of the code that drew it, which of that cell's)
-GALLERY = {"gallery_map": ("train", "people_map(", 0), "gallery_cluster": ("train", "subcluster_sheet(", 1),
+GALLERY = {"gallery_map": ("train", "people_map(", 0),
+           "gallery_explorer": ("tutorials/explore_a_run", "app = explore(session)", 0),
            "gallery_runs": ("tutorials/reading_a_run", "side_by_side(histories)", 0),
            "gallery_crossing": ("tutorials/crossing_modalities", "people_at(-1)", 0),
            "gallery_crops": ("tutorials/your_own_crops", "contact_sheet(sheet", 0),
