@@ -39,7 +39,8 @@ def readme(): return (TOP / "README.md").read_text(encoding="utf-8")
 def everything():
     "README and the pages that go on where it ends."
     pages = sorted((TOP / "docs" / "pages").glob("*.md"))
-    return "\n".join([readme(), *(page.read_text(encoding="utf-8") for page in pages)])
+    text = "\n".join([readme(), *(page.read_text(encoding="utf-8") for page in pages)])
+    return re.sub(r"^```\{.*?^```$", "", text, flags=re.M | re.S)  # lists of pages are no commands
 
 
 def commands():
@@ -145,6 +146,11 @@ def ablation_reads(command, **_):
     assert chosen_variants(given["variants"]) and given["renderings"] and len(given["seeds"]) == 3
 
 
+def python_knows(command, **_):
+    "The script is there: test_statistics calls what it does."
+    assert (TOP / shlex.split(command)[1]).is_file()
+
+
 def pip_knows(command, **_):
     "The extras are there: test_install installs the wheel."
     assert all(asked(extra) for extra in re.findall(r"\w+", command.partition("[")[2]))
@@ -202,7 +208,8 @@ EVERY = {
     "-p checkpoint hil.pth -p dataset sysu -p data_root ...": papermill_reads, "-p resize lanczos": papermill_reads,
     "-p neighbors ivf": papermill_reads, "-p level sample -p memory_update sample -p flip True": papermill_reads,
     "-p dataset regdb -p split 1": papermill_reads, "-p dataset llcm": papermill_reads,
-    "-p dataset folder": papermill_reads,
+    "papermill nbs/train.ipynb out.ipynb -p dataset folder -p data_root /path/to/crops": papermill_reads,
+    "python tests/headline.py": python_knows,
     "pip install .": pip_knows, 'pip install ".[notebook,cpu]"': pip_knows,
     "torchrun --nproc_per_node 2 -m hil train --preset sysu --data_root /path/to/SYSU-MM01 "
     "--weights vit_base_ics_cfs_lup.pth --run_dir runs/sysu": torchrun_reads,
