@@ -181,7 +181,7 @@ def by_trouble(
     return sums.sort_values(["bad", "n"], ascending=False, kind="stable")
 
 
-def _drawn(table, max_clusters, trouble):
+def _drawn(table, max_clusters, trouble=False):
     "The sources to draw: of all, in order of trouble, evenly many from each part; and a sentence that says so."
     score = by_trouble(table)
     if trouble:                                                                 # the worst, and nothing that is fine
