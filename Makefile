@@ -21,7 +21,7 @@ export MALLOC_TRIM_THRESHOLD_ := 1000000000
 export GOMP_SPINCOUNT ?= 10000
 export OPENBLAS_THREAD_TIMEOUT ?= 20
 
-.PHONY: help setup train test lint test-wheel coverage lab bench docs export notebooks clean gpu-check
+.PHONY: help setup train test lint test-wheel coverage lab bench docs export notebooks clean gpu-check slides
 .DEFAULT_GOAL := help
 
 help:
@@ -32,6 +32,7 @@ help:
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make bench      measure speed and memory (everyday size: ARGS=--quick)"
 	@echo "make docs       build the site from the notebooks, for reading without a network"
+	@echo "make slides     make slides of notebooks, for a class without a network (NB=...)"
 	@echo "make gpu-check  on a GPU machine: is everything right and fast there? (7 minutes)"
 	@echo "make test-wheel install the wheel with pip into an empty environment and use it there"
 	@echo "make coverage   count what the tests enter; the table is nbs/bench/coverage.txt"
@@ -115,6 +116,11 @@ bench: setup
 # notebooks as they are stored: nothing is executed
 docs: setup .venv/.docs
 	@$(BIN)/python docs/build.py
+
+# reveal.js lies beside the slides
+NB ?= nbs/4_method/02_cluster.ipynb
+slides: setup .venv/.docs
+	@$(BIN)/python docs/slides.py $(NB)
 
 # says what to type where there is no GPU; a machine without network: tests/gpu_pack.sh
 gpu-check: setup

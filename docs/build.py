@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 
 from fastcore.docments import docments
@@ -19,6 +20,26 @@ WINGS = {"core": "Words and tools", "data": "Pictures and tables", "synth": "The
          "models": "Networks", "method": "The method", "evaluation": "Figures", "runs": "Settings and run folders",
          "training": "Training", "plots": "Pictures for readers", "explore": "The explorer",
          "experiments": "Experiments"}
+
+
+# the tutorials in reading order, then whatever else is there
+TUTORIALS = ["your_own_crops", "one_centre_is_not_enough", "crossing_modalities", "what_is_a_good_cluster",
+             "reading_a_run", "explore_a_run", "corrections", "from_laptop_to_sysu", "beyond_one_machine"]
+
+
+def address():
+    "owner/name of the repository on a code host, from settings.ini; empty where it is not published."
+    settings = ConfigParser()
+    settings.read(ROOT / "settings.ini", encoding="utf-8")
+    return settings["DEFAULT"].get("address", "").strip()
+
+
+def launch_links(name, repository):
+    "A line that opens a notebook of a published repository in Colab and Binder."
+    if not repository: return ""
+    colab = f"https://colab.research.google.com/github/{repository}/blob/main/nbs/{name}"
+    binder = f"https://mybinder.org/v2/gh/{repository}/main?labpath=nbs/{name}"
+    return f"[Open in Colab]({colab}) · [Open in Binder]({binder})"
 
 
 def wing_of(folder): return folder.name.split("_", 1)[1]
@@ -36,14 +57,23 @@ def source_folder(build):
         name = notebook.relative_to(ROOT / "nbs")
         if ".ipynb_checkpoints" in name.parts or name.parts[0] in ("runs", "bench"): continue
         (source / "nbs" / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / "nbs" / name).write_text(json.dumps(readable(notebook)), encoding="utf-8")
+        shown = readable(notebook, launch_links(name.as_posix(), address()))
+        (source / "nbs" / name).write_text(json.dumps(shown), encoding="utf-8")
     for folder in ("images", "bench"): shutil.copytree(ROOT / "nbs" / folder, source / "nbs" / folder)
     return source
 
 
-def readable(notebook):
-    "A notebook without the lines that only nbdev reads, and without widgets that need a kernel."
+def readable(notebook, links=""):
+    """A notebook without the lines that only nbdev reads, and without widgets that need a kernel; cells that are folded
+    in JupyterLab are folded here, and links to open it elsewhere follow its title."""
     found = json.loads(notebook.read_text(encoding="utf-8"))
+    for cell in found["cells"]:
+        if not cell["metadata"].get("jupyter", {}).get("source_hidden"): continue
+        cell["metadata"]["tags"] = sorted({*cell["metadata"].get("tags", []), "hide-input"})
+    title = next((c for c in found["cells"] if c["cell_type"] == "markdown"), None)
+    if links and title:
+        first, _, rest = "".join(title["source"]).partition("\n")
+        title["source"] = f"{first}\n\n{links}\n{rest}"
     for cell in found["cells"]:
         lines = cell["source"] if isinstance(cell["source"], list) else cell["source"].splitlines(keepends=True)
         cell["source"] = [line for line in lines if not line.startswith("#| ")]
@@ -82,7 +112,8 @@ def report_page(source):
     "The page of the notebooks on top: runs, then tutorials."
     order = ["train", "evaluate", "ablation", "cli"]
     top = sorted(source.glob("nbs/*.ipynb"), key=lambda f: (order.index(f.stem) if f.stem in order else 9, f.stem))
-    tutorials = sorted(source.glob("nbs/tutorials/*.ipynb"))
+    tutorials = sorted(source.glob("nbs/tutorials/*.ipynb"),
+                       key=lambda f: (TUTORIALS.index(f.stem) if f.stem in TUTORIALS else 99, f.stem))
     lines = "\n".join([f"nbs/{f.stem}" for f in top] + [f"nbs/tutorials/{f.stem}" for f in tutorials])
     text = f"# Runs and tutorials\n\n```{{toctree}}\n:maxdepth: 1\n\n{lines}\n```\n"
     (source / "reports.md").write_text(text, encoding="utf-8")

@@ -2,6 +2,7 @@
 import json
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 from hil.experiments.ablation import REFERENCE, VARIANTS
@@ -58,9 +59,10 @@ def sensors():
     def healthiest(epochs): return max(epochs[1:], key=lambda e: e["health"])
     seeds = len({run["seed"] for run in runs if run["settings"] == "default"})
     untrained, first, last = (told("default", lambda e, at=at: e[at]) for at in (0, 1, -1))
-    return (f"{seeds} training seeds on one set of real sensors, test mAP, mean and range: untrained {untrained}, "
-            f"after stage 1 {first}, **HIL's healthiest epoch {told('default', healthiest)}**, its last {last}; "
-            f"trained on the true identities, last epoch, {told('truth', lambda e: e[-1])}.")
+    told_all = (f"{seeds} training seeds on one set of real sensors, test mAP, mean and range: untrained {untrained}, "
+                f"after stage 1 {first}, **HIL's healthiest epoch {told('default', healthiest)}**, its last {last}; "
+                f"trained on the true identities, last epoch, {told('truth', lambda e: e[-1])}.")
+    return textwrap.fill(told_all, 150)
 
 
 def written(readme, text):

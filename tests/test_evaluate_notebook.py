@@ -78,6 +78,16 @@ def vit(tmp_path_factory):
     return file
 
 
+def test_what_is_committed_is_of_a_trained_run():
+    "And the cell that names the run is where papermill's own would be, so that any parameter takes its place."
+    cells = nbformat.read(NOTEBOOK, 4).cells
+    tags = [c.metadata.get("tags", []) for c in cells]
+    at = tags.index(["parameters"])
+    assert tags[at + 1] == ["injected-parameters"] and sum("injected-parameters" in t for t in tags) == 1
+    shown = [o.data.get("text/markdown", "") for c in cells if c.cell_type == "code" for o in c.outputs if "data" in o]
+    assert any(re.match(r"### lite0, run default, epoch [1-9]", text) for text in shown)
+
+
 SETTINGS = {"sysu": ["SYSU-MM01 all-search", "SYSU-MM01 indoor-search"],
             "regdb": ["RegDB infrared to visible", "RegDB visible to infrared"],
             "llcm": ["LLCM infrared to visible", "LLCM visible to infrared"]}

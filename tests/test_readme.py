@@ -1,5 +1,5 @@
-"""Every command of README.md, as it stands there. What takes minutes or needs what a test cannot have is only read by
-the program that it calls, and the reason stands beside it."""
+"""Every command of README.md and of the site's pages, as it stands there. What takes minutes or needs what a test
+cannot have is only read by the program that it calls, and the reason stands beside it."""
 import json
 import os
 import re
@@ -37,12 +37,53 @@ CALLS = ("Trainer(Config", "explore(", "from hil import", "import hil")
 def readme(): return (TOP / "README.md").read_text(encoding="utf-8")
 
 
+def everything():
+    "README and the pages that go on where it ends."
+    pages = sorted((TOP / "docs" / "pages").glob("*.md"))
+    text = "\n".join([readme(), *(page.read_text(encoding="utf-8") for page in pages)])
+    return re.sub(r"^```\{.*?^```$", "", text, flags=re.M | re.S)  # lists of pages are no commands
+
+
 def commands():
-    "Every command of the README: lines of shell blocks, and words in the running text that begin as one."
-    blocks = [line.split("  #")[0].strip() for kind, text in FENCE.findall(readme()) if not kind
-              for line in text.splitlines()]
-    spans = re.findall(r"`([^`\n]+)`", FENCE.sub("", readme()).replace("\n", " "))
-    return [*blocks, *(s for s in spans if s.startswith((*PROGRAMS, *CALLS)) and s != "hil train")]
+    "Lines of shell blocks, and words in the running text that begin as a command; its bare name is none."
+    text = everything()
+    blocks = [line.split("  #")[0].strip() for kind, block in FENCE.findall(text) if not kind
+              for line in block.splitlines()]
+    spans = re.findall(r"`([^`\n]+)`", FENCE.sub("", text).replace("\n", " "))
+    return [*blocks, *(s for s in spans if s.startswith((*PROGRAMS, *CALLS)) and not is_name(s))]
+
+
+def is_name(span): return re.fullmatch(r"hil \w+", span) is not None
+
+
+def test_bare_names_are_commands():
+    from hil.cli import COMMANDS
+    names = set(re.findall(r"`hil (\w+)`", everything()))
+    assert names <= set(COMMANDS), f"README or a page names commands that are not there: {names - set(COMMANDS)}"
+
+
+def test_readme_fits_its_limits():
+    lines = readme().splitlines()
+    assert len(lines) <= 120, f"README has {len(lines)} lines: what it needs not say belongs on a page of the site"
+    for file in (TOP / "README.md", *(TOP / "docs" / "pages").glob("*.md")):
+        long = [n for n, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+                if len(line) > 200 and not line.startswith("|")]
+        assert not long, f"{file.name}: lines over 200 signs: {long}"
+
+
+def test_every_link_of_readme_leads_somewhere():
+    text = FENCE.sub("", readme())
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"^\[[^\]]+\]: (\S+)", text, re.M)
+    local = [t for t in targets if not t.startswith("http")]
+    assert len(local) > 20 and not (gone := [t for t in local if not (TOP / t).exists()]), f"README links to {gone}"
+    named = set(re.findall(r"\]\[([\w]+)\]", text))
+    assert named == set(re.findall(r"^\[([^\]]+)\]: ", text, re.M)), "reference links and their targets differ"
+
+
+def test_the_first_screen_has_the_three_paths():
+    first = "\n".join(readme().splitlines()[:30])
+    assert all(f"docs/pages/{name}.md" in first for name in ("ninety_minutes", "researcher", "engineer"))
+    assert "nbs/images/method.png" in first and "nbs/images/query.png" in first
 
 
 # ---- how each one is tried ----------------------------------------------------------------------------------------
@@ -104,6 +145,11 @@ def ablation_reads(command, **_):
     def words_only(**given): return given
     given = tyro.cli(wraps(ablation)(words_only), args=shlex.split(command)[2:])
     assert chosen_variants(given["variants"]) and given["renderings"] and len(given["seeds"]) == 3
+
+
+def python_knows(command, **_):
+    "The script is there: test_statistics calls what it does."
+    assert (TOP / shlex.split(command)[1]).is_file()
 
 
 def pip_knows(command, **_):
@@ -172,7 +218,8 @@ EVERY = {
     "hil runs runs": hil_runs, "hil identities runs/... who.csv": hil_runs,
     "hil train --preset tiny --labels who.csv": learns_from_labels,
     "hil journal merge ada.jsonl bob.jsonl both.jsonl": journals_meet,
-    "hil assign runs/... new_crops/ new.csv": hil_runs, "make docs": make_knows, "make gpu-check": make_knows,
+    "hil assign runs/... new_crops/ new.csv": hil_runs, "make docs": make_knows, "make export": make_knows,
+    "make slides NB=nbs/4_method/02_cluster.ipynb": make_knows, "make gpu-check": make_knows,
     'hil ablation --variants HIL "HIL, one-way" --renderings 9 12 --seeds 0 1 2': ablation_reads,
     'explore("runs/<date>")': python_runs, "from hil import Trainer, Config": python_runs, "import hil": python_runs,
     'Trainer(Config(preset="tiny")).fit()': python_runs,
@@ -184,7 +231,8 @@ EVERY = {
     "-p checkpoint hil.pth -p dataset sysu -p data_root ...": papermill_reads, "-p resize lanczos": papermill_reads,
     "-p neighbors ivf": papermill_reads, "-p level sample -p memory_update sample -p flip True": papermill_reads,
     "-p dataset regdb -p split 1": papermill_reads, "-p dataset llcm": papermill_reads,
-    "-p dataset folder": papermill_reads,
+    "papermill nbs/train.ipynb out.ipynb -p dataset folder -p data_root /path/to/crops": papermill_reads,
+    "python tests/headline.py": python_knows,
     "pip install .": pip_knows, 'pip install ".[notebook,cpu]"': pip_knows,
     "torchrun --nproc_per_node 2 -m hil train --preset sysu --data_root /path/to/SYSU-MM01 "
     "--weights vit_base_ics_cfs_lup.pth --run_dir runs/sysu": torchrun_reads,
@@ -194,8 +242,8 @@ SLOW = (hil_runs, python_runs)
 
 
 def test_no_command_is_left_out():
-    assert set(commands()) - set(EVERY) == set(), "new in README.md: say in EVERY how it is tried"
-    assert set(EVERY) - set(commands()) == set(), "no longer in README.md"
+    assert set(commands()) - set(EVERY) == set(), "new in README.md or a page: say in EVERY how it is tried"
+    assert set(EVERY) - set(commands()) == set(), "no longer in README.md or a page"
 
 
 @pytest.fixture(scope="module")

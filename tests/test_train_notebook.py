@@ -1,12 +1,17 @@
 """nbs/train.ipynb through papermill, as a user calls it: from another folder."""
 import re
+from dataclasses import fields
+from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
 from conftest import SMALL, papermill
 
+from hil.runs.config import Config
 from hil.runs.folder import Run
+
+NOTEBOOK = Path(__file__).parents[1] / "nbs" / "train.ipynb"
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +24,9 @@ def report(hil_home, tmp_path_factory):
 
 def outputs(folder):
     return [o for c in nbformat.read(folder / "out.ipynb", 4).cells if c.cell_type == "code" for o in c.outputs]
+
+
+def texts(folder): return [o.data["text/markdown"] for o in outputs(folder) if "text/markdown" in o.get("data", {})]
 
 
 @pytest.mark.slow
@@ -58,7 +66,7 @@ def test_the_report_has_its_pictures_and_no_error(report):
 @pytest.mark.slow
 def test_every_cell_after_a_picture_heading_shows_one(report):
     cells, heading = nbformat.read(report[0] / "out.ipynb", 4).cells, ""
-    want = {"## Inside one identity: sub-clusters", "## Between the modalities: the match graph", "## The map",
+    want = {"## Inside two clusters", "## Between the modalities: what was refused, what went wrong", "## The map",
             "## Retrieval", "### The hardest mistakes", "## What was learned"}
     seen = {}
     for c in cells:
@@ -71,13 +79,65 @@ def test_every_cell_after_a_picture_heading_shows_one(report):
 @pytest.mark.slow
 def test_the_reports_figures_are_the_historys(report):
     run = Run(report[0] / "mine" / "first")
-    text = next(o.data["text/markdown"] for o in outputs(report[0]) if "text/markdown" in o.get("data", {}))
+    text = next(text for text in texts(report[0]) if "untrained heads |" in text)
     rows = [[float(x) for x in re.findall(r"\| *(\d+\.\d) *(?=\|)", line)]
             for line in text.splitlines() if re.search(r"\d\.\d \|", line)]
     ceiling = Run(run.path / "supervised").history
     for row, h in zip(rows, (run.history.iloc[0], run.history.iloc[-1], ceiling.iloc[-1]), strict=True):
         np.testing.assert_allclose(row, [100 * h[k] for k in ("rank1", "mAP", "mINP")], atol=.0501)
     assert "after 3 epochs without a label" in text and "test_best" not in text
+
+
+@pytest.mark.slow
+def test_the_verdict_is_the_runs(report):
+    "Its figures are those of the history, and it says that one run is one run."
+    h = Run(report[0] / "mine" / "first").history
+    text = next(text for text in texts(report[0]) if "Training without a label" in text)
+    gain = h.mAP.iloc[-1] - h.mAP.iloc[0]
+    if abs(gain) >= .01: assert ("raised" if gain > 0 else "LOWERED") + f" mAP by {100 * abs(gain):.1f} points" in text
+    else: assert "left mAP where it was" in text
+    assert f"{int(h.clusters_visible.iloc[-1])} visible" in text and "This is a single run" in text
+
+
+@pytest.mark.slow
+def test_settings_that_were_changed_are_marked(report):
+    text = next(text for text in texts(report[0]) if "| | settings |" in text)
+    changed = {k: v for k, v in SMALL.items() if v != getattr(Config, k)}
+    assert changed and all(f"**{k} {v}** (default" in text for k, v in changed.items())
+    assert "**lr " not in text and "lr 0.00015" in text
+
+
+@pytest.mark.slow
+def test_each_picture_is_followed_by_what_is_seen(report):
+    for cell in nbformat.read(report[0] / "out.ipynb", 4).cells:
+        shown = ["picture" if {"image/png", "image/jpeg"} & set(o.get("data", {})) else
+                 o.get("data", {}).get("text/markdown", "")[:16] for o in cell.get("outputs", ())]
+        for what, following in zip(shown, [*shown[1:], ""]):
+            if what == "picture": assert following == "**What we see.**", cell.source[:80]
+
+
+@pytest.mark.slow
+def test_the_report_ends_in_what_to_try(report):
+    steps = [text for text in texts(report[0]) if text.startswith("- ")]
+    assert len(steps) == 1
+    for command in re.findall(r"`-p (\w+) [^`]+`", steps[0]): assert command in {f.name for f in fields(Config)}
+    assert "-p seed 1" in steps[0]
+
+
+def test_report_cells_are_folded():
+    "Only the training itself is open: what a reader sees first are results."
+    cells = [c for c in nbformat.read(NOTEBOOK, 4).cells if c.cell_type == "code"]
+    opened = [c.source for c in cells if not c.metadata.get("jupyter", {}).get("source_hidden")]
+    assert len(opened) == 1 and "trainer.fit()" in opened[0]
+
+
+@pytest.mark.slow
+def test_a_finished_run_gives_its_report_again(report, tmp_path):
+    folder, _ = report
+    done = papermill("train", tmp_path, run_dir=folder / "mine" / "first", resume=True, **SMALL)
+    assert done.returncode == 0, done.stderr[-3000:]
+    again, first = ([t for t in texts(f) if "Training without a label" in t] for f in (tmp_path, folder))
+    assert again == first
 
 
 @pytest.mark.slow

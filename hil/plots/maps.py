@@ -181,9 +181,13 @@ def by_trouble(
     return sums.sort_values(["bad", "n"], ascending=False, kind="stable")
 
 
-def _drawn(table, max_clusters):
+def _drawn(table, max_clusters, trouble=False):
     "The sources to draw: of all, in order of trouble, evenly many from each part; and a sentence that says so."
     score = by_trouble(table)
+    if trouble:                                                                 # the worst, and nothing that is fine
+        bad = score.index[score["bad"] > 0]
+        told = f"{len(score) - len(bad)} of {counted(len(score), 'source cluster')} are fine and not drawn"
+        return bad[:max_clusters], f"{told}; of the {len(bad)} others, the {len(bad[:max_clusters])} most troubled are"
     if len(score) <= max_clusters: return score.index, f"all {counted(len(score), 'source cluster')} drawn"
     evenly = np.linspace(0, len(score) - 1, max_clusters).round().astype(int)
     words = (f"{max_clusters} of {len(score)} source clusters drawn, evenly from most to least troubled "
@@ -218,13 +222,17 @@ def match_graph_plot(
     table:pd.DataFrame, # a row a pair: source, target, n_samples, n_accepted, similarity, correct (where it is known)
     source_modality:str="visible", # modality whose samples get labels
     target_modality:str="infrared", # modality whose clusters they get
-    max_clusters:int=40 # source clusters drawn, evenly from most to least troubled
+    max_clusters:int=40, # source clusters drawn, evenly from most to least troubled
+    trouble:bool=False # draw only what was refused or is wrong, of the most troubled clusters
 ) -> Figure:
     "The graph of BRST's matches, visible | infrared (HIL, bidirectional reverse selection transmission)."
     if not len(table) or not (table["n_samples"] > 0).any():
         return empty_figure(f"{source_modality} → {target_modality}", "no sample was matched")
     table = table[table["n_samples"] > 0]
-    shown, words = _drawn(table, max_clusters)
+    shown, words = _drawn(table, max_clusters, trouble)
+    if not len(shown):
+        return empty_figure(f"{source_modality} → {target_modality}",
+                            "every match was accepted, and none is known to be wrong")
     part = table[table["source"].isin(shown)]
     ends = ["source", "target"] if source_modality == "visible" else ["target", "source"]
     tall = float(np.clip(1.5 + 0.2 * max(part[e].nunique() for e in ends), 4.2, 9.4))
@@ -232,8 +240,9 @@ def match_graph_plot(
                                  width_ratios=(2.7, 1), height_ratios=(2.6, tall - 2.6))
     for ax in (at["graph"], at["key"]): ax.axis("off")
     at["bars"].set(xlabel="similarity of sample and cluster", ylabel="samples")
-    order = barycentre(list(dict.fromkeys(part[ends[0]])), part[ends + ["n_samples"]])
     edges, every = edge_kinds(part), edge_kinds(table)
+    if trouble: edges = edges[~edges["accepted"] | (edges["truth"] == "wrong")]
+    order = barycentre(list(dict.fromkeys(edges[ends[0]])), edges[ends + ["n_samples"]])
     _draw_edges(at["graph"], edges, [{node: (i + 0.5) / len(side) for node, i in side.items()} for side in order], ends)
     at["graph"].set_title(textwrap.fill(words, 95), color="#666666")
     kinds = edges[["accepted", "truth"]].drop_duplicates().sort_values(["accepted", "truth"], ascending=[False, True])
