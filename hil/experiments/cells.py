@@ -22,7 +22,7 @@ from ..runs.same_images import LABELS, image_prints
 CODE = 1  # raised in the commit after which the same settings and images give other figures
 OWN = {"seed", "run_dir", "resume", "keep_features"}  # what a grid sets itself
 # the settings that say which images are meant
-WHERE = ("preset", "dataset", "data_root", "render_seed", "overlap", "split", "expect", "evaluate_on")
+WHERE = ("preset", "dataset", "data_root", "render_seed", "overlap", "looks", "split", "expect", "evaluate_on")
 
 
 def telling(
@@ -78,7 +78,8 @@ def data_name(
     c = config
     size = "" if c.preset == "default" else f"{c.preset} "
     name = f"{size}rendering {c.render_seed}" if c.dataset == "synth" else f"{c.dataset} {Path(c.data_root).name}"
-    more = [f"overlap {c.overlap:g}"] * (c.dataset == "synth" and c.overlap != 1)
+    rendered = c.dataset == "synth"
+    more = [f"overlap {c.overlap:g}"] * (rendered and c.overlap != 1) + [f"looks {c.looks:g}"] * (rendered and c.looks != 0)
     more += [f"split {c.split}"] * (c.dataset == "regdb") + ["validation people"] * (c.evaluate_on == "val")
     return ", ".join([name, *more])
 
