@@ -9,6 +9,7 @@ start of a process and the writing of weights; the figures are the same (test_ex
 """
 import argparse
 import os
+import shutil
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -17,32 +18,89 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMB
     os.environ[name] = "1"  # before torch is read
 
 import hil  # noqa: E402, F401
+from hil.core.errors import RunError  # noqa: E402
+from hil.core.files import refuse_if_held  # noqa: E402
 from hil.evaluation import protocols  # noqa: E402
 from hil.experiments.ablation import VARIANTS  # noqa: E402
-from hil.experiments.cells import grid, renderings  # noqa: E402
+from hil.experiments.cells import grid, real_sets, renderings  # noqa: E402
 from hil.experiments.grid import is_done, run_grid  # noqa: E402
 from hil.experiments.results import add_results, collect  # noqa: E402
 from hil.experiments.worker import task_of, train_cell  # noqa: E402
 from hil.runs.config import Config  # noqa: E402
 from hil.runs.folder import Run  # noqa: E402
+from hil.runs.recipes import recipe_of  # noqa: E402
 from hil.training import trainer  # noqa: E402
 
 BENCH = Path(__file__).resolve().parents[1] / "nbs" / "bench"
 SMALL = dict(preset="small")
 SEEN = [301, 302, 303, 304, 305]  # renderings
+CORE = ["HIL", "modalities apart", "HIL − MCCL", "HIL, one-way"]
+MORE = ["+ BRST", "+ one-way", "HIL − sub-centres", "HIL − neighbours", "HIL − shared labels", "supervised"]
+LEFT_OUT = ["HIL − smoothing", "HIL − averaging", "release"]
 
 
-def one_factor(real):
-    "Every part added and removed, every matcher, every newer idea; the first ones are the most telling."
-    first = ("HIL", "modalities apart", "+ one-way", "+ BRST", "HIL − MCCL", "HIL, one-way", "HIL − sub-centres",
-             "HIL − neighbours", "HIL − shared labels", "supervised")
-    left_out = ("HIL − smoothing", "HIL − averaging", "release", *first)
-    parts = first, [name for name in VARIANTS if name not in left_out]
-    return [cell for names in parts
-            for cell in grid({name: VARIANTS[name] for name in names}, renderings(SEEN), range(3), SMALL)]
+def in_turn(*parts): # lists of cells -> one list
+    "The most telling cells first: a grid that is cut short has those."
+    return [cell for part in parts for cell in part]
 
 
-GRIDS = {f.__name__: f for f in (one_factor,)}
+def named(names): return {name: VARIANTS[name] for name in names}
+
+
+def one_factor(asked):
+    "Every part added and removed, every matcher, every newer idea."
+    rest = [name for name in VARIANTS if name not in (*CORE, *MORE, *LEFT_OUT)]
+    return in_turn(*(grid(named(names), renderings(SEEN), range(3), SMALL) for names in (CORE, MORE, rest)))
+
+
+def real(asked):
+    "The same variants on real sensors, as many people and pictures as a small rendering has."
+    place = few_people(asked.real, Path(asked.folder) / "real" / "sensors")
+    data = real_sets([str(place)])
+    base = recipe_of(SMALL) | dict(select="last")
+    return in_turn(*(grid(named(names), data, range(3), base) for names in (CORE, MORE)))
+
+
+def few_people(root, target, people=(("train", 48), ("test", 30)), images=3):
+    "Links to the first pictures of the first people of each split, in SYSU-MM01's layout."
+    if (target / "exp" / "train_id.txt").exists(): return target
+    (target / "exp").mkdir(parents=True, exist_ok=True)
+    for split, number in people:
+        ids = (Path(root) / "exp" / f"{split}_id.txt").read_text(encoding="utf-8").strip().split(",")[:number]
+        (target / "exp" / f"{split}_id.txt").write_text(",".join(ids) + "\n", encoding="utf-8")
+        for folder in (f for pid in ids for f in sorted(Path(root).glob(f"cam*/{int(pid):04d}"))):
+            (target / folder.parent.name / folder.name).mkdir(parents=True, exist_ok=True)
+            for file in sorted(folder.iterdir())[:images]:
+                (target / folder.parent.name / folder.name / file.name).symlink_to(file.absolute())
+    ids = [(target / "exp" / f"{split}_id.txt").read_text(encoding="utf-8").strip() for split, _ in people]
+    (target / "exp" / "val_id.txt").write_text(ids[1] + "\n", encoding="utf-8")
+    return target
+
+
+def centres(asked):
+    "How many centres, how far from the common one, when and how much: for people with one look, and with two."
+    first = {"several centres, a = 0.9": {}, "one centre": dict(n_sub=0), "several centres, a = 0": dict(shrink=0.0),
+             "no MCCL": dict(mccl_weight=0.0)}
+    more = {"several centres, a = 0.5": dict(shrink=0.5), "two centres, a = 0": dict(shrink=0.0, n_sub=2),
+            "several centres, a = 0, weight 3": dict(shrink=0.0, mccl_weight=3.0),
+            "several centres, a = 0, no warm-up": dict(shrink=0.0, mccl_warmup=0)}
+    data = [dict(render_seed=seed, looks=looks) for seed in SEEN[:3] for looks in (0.0, 1.0)]
+    half = [dict(render_seed=seed, looks=0.5) for seed in SEEN[:3]]
+    return in_turn(*(grid(variants, sets, range(2), SMALL) for variants, sets in
+                     ((first, data), (more, data), (first | more, half))))
+
+
+def transfer(asked):
+    "Matchers and thresholds where people are missing in one modality."
+    first = {"one-way": dict(matcher="one_way"), "BRST, t = 0.8": {}}
+    more = {"mutual": dict(matcher="mutual"), "Hungarian": dict(matcher="hungarian"),
+            "BRST, t = 0.5": dict(threshold=0.5), "BRST, t = 0.95": dict(threshold=0.95),
+            "BRST by samples": dict(level="sample")}
+    data = [dict(render_seed=seed, overlap=overlap) for overlap in (1.0, 0.5, 0.0) for seed in SEEN[:3]]
+    return in_turn(*(grid(variants, data, range(2), SMALL) for variants in (first, more)))
+
+
+GRIDS = {f.__name__: f for f in (one_factor, real, centres, transfer)}
 
 
 def light():
@@ -63,31 +121,45 @@ def light():
     Run.record, trainer.load_images, protocols.draw = record, images, draw
 
 
+def is_held(path):
+    "Whether another process is at work on a run: several may share a grid."
+    try: refuse_if_held(path)
+    except RunError: return True
+    return False
+
+
+def keep(cells, folder, results):
+    "All that is done, whichever process did it, into the table."
+    add_results(results, *collect([cell for cell in cells if is_done(cell, folder)], folder))
+
+
 def here(cells, folder, results, seconds):
     "Finish cells in this process until the time is over."
     end = time.time() + seconds
     light()
     for cell in sorted(cells, key=lambda cell: cell.seed):  # seed 0 of everything comes first
-        if is_done(cell, folder): continue
-        if time.time() > end: return
+        if is_done(cell, folder) or is_held(Path(folder) / cell.key): continue
+        if time.time() > end: break
+        shutil.rmtree(Path(folder) / cell.key, ignore_errors=True)  # begun and left: without weights it cannot go on
         begun, cpu = time.time(), time.process_time()
         train_cell(task_of(cell, folder))
-        add_results(results, *collect([cell], folder))
+        keep([cell], folder, results)
         run = Run(Path(folder) / cell.key)
         print(f"{cell.name}: {' '.join(f'{100 * x:.1f}' for x in run.history.mAP)}; {time.time() - begun:.0f} s, "
               f"{time.process_time() - cpu:.1f} CPU-s", flush=True)
+    keep(cells, folder, results)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("question", choices=GRIDS)
-    parser.add_argument("--real", default="")
+    parser.add_argument("--real", default="../shared/real/dev", help="a real set in SYSU-MM01's layout")
     parser.add_argument("--folder", default="runs/questions")
     parser.add_argument("--here", action="store_true")
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--workers", type=int, default=0)
     asked = parser.parse_args()
-    cells, results = GRIDS[asked.question](asked.real), BENCH / f"questions_{asked.question}.csv"
+    cells, results = GRIDS[asked.question](asked), BENCH / f"questions_{asked.question}.csv"
     if asked.here: here(cells, asked.folder, results, asked.seconds)
     else: run_grid(cells, asked.folder, workers=asked.workers, results=results)
 

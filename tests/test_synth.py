@@ -192,7 +192,7 @@ def test_two_looks_change_garments_of_the_back_and_nothing_else(whole, tmp_path)
 
 @pytest.mark.parametrize("azimuth,seen", [(0, "materials"), (180, "behind")])
 def test_front_and_back_show_their_own_look(azimuth, seen):
-    "Straight from the front nothing of the back is seen, and the other way round, apart from what curls round the side."
+    "Straight from the front nothing of the back is seen, and the other way round, apart from what curls round."
     person = draw_person(np.random.default_rng(7), TIES, 1.0)
     shapes = body(person, 0.0, 0.0)
     ids, hits = cast(shapes, turn(azimuth, 0), np.array([0.0, 0.5, 0.6, 1.2]), 128, 64)
