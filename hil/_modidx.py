@@ -661,6 +661,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'hil.experiments.worker.child': ('a_experiments/worker.html#child', 'hil/experiments/worker.py'),
                                         'hil.experiments.worker.last_words': ( 'a_experiments/worker.html#last_words',
                                                                                'hil/experiments/worker.py'),
+                                        'hil.experiments.worker.measure': ( 'a_experiments/worker.html#measure',
+                                                                            'hil/experiments/worker.py'),
                                         'hil.experiments.worker.people_scores': ( 'a_experiments/worker.html#people_scores',
                                                                                   'hil/experiments/worker.py'),
                                         'hil.experiments.worker.run_cell': ( 'a_experiments/worker.html#run_cell',
