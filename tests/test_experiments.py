@@ -294,6 +294,19 @@ def test_ray_gives_the_same_table(finished, tmp_path, local_ray):
 
 
 @pytest.mark.slow
+def test_runs_that_share_their_stage_1_give_the_same_table(finished, tmp_path):
+    "tests/bench_questions.py --here: one process, one stage 1 for both variants, no weights; in a process of its own."
+    cells, folder, *_ = finished
+    code = ("import sys; import bench_questions, test_experiments as t; "
+            "bench_questions.here([t.tiny_grid(t.CHANGES)], sys.argv[1], sys.argv[1] + '/results.csv', 1e9)")
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parent, capture_output=True,
+                          text=True, encoding="utf-8")
+    assert done.returncode == 0 and "FAILED" not in done.stdout, done.stdout + done.stderr
+    same_table(folder, tmp_path, cells)
+    assert sorted(read_results(tmp_path / "results.csv").run) == sorted(cell.key for cell in cells)
+
+
+@pytest.mark.slow
 def test_papermill_gives_the_same_table(finished, tmp_path):
     cells, folder, *_ = finished
     state = run_grid(cells[:1], tmp_path, way="papermill")
