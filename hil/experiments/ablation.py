@@ -13,6 +13,7 @@ import pandas as pd
 
 from ..core.errors import RunError
 from ..core.settings import known_name, one_of
+from ..core.text import counted
 from .cells import grid, real_sets
 from .cells import renderings as rendered_sets
 from .grid import run_grid
@@ -98,7 +99,7 @@ def report(
     table = ordered(table)
     sets, seeds = table.data.unique(), sorted(table.seed.unique())
     threads = ", ".join(f"{n:g}" for n in sorted(table.threads.dropna().unique()))
-    lines = [f"{len(table)} runs on {len(sets)} data sets ({', '.join(sets)}), seeds {', '.join(map(str, seeds))}, "
+    lines = [f"{counted(len(table), 'run')} on {counted(len(sets), 'data set')} ({', '.join(sets)}), seeds {', '.join(map(str, seeds))}, "
              f"computed on {threads} thread(s) each. The figure is the mAP of the last epoch, or of the one that was "
              "chosen without a truth.", "",
              "| variant | runs | mAP % | interval of 95 % |", "|---|---|---|---|"]
