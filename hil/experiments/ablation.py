@@ -99,7 +99,8 @@ def report(
     table = ordered(table)
     sets, seeds = table.data.unique(), sorted(table.seed.unique())
     threads = ", ".join(f"{n:g}" for n in sorted(table.threads.dropna().unique()))
-    lines = [f"{counted(len(table), 'run')} on {counted(len(sets), 'data set')} ({', '.join(sets)}), seeds {', '.join(map(str, seeds))}, "
+    lines = [f"{counted(len(table), 'run')} on {counted(len(sets), 'data set')} ({', '.join(sets)}), "
+             f"seeds {', '.join(map(str, seeds))}, "
              f"computed on {threads} thread(s) each. The figure is the mAP of the last epoch, or of the one that was "
              "chosen without a truth.", "",
              "| variant | runs | mAP % | interval of 95 % |", "|---|---|---|---|"]
