@@ -228,6 +228,11 @@ def test_a_sentence_claims_no_more_than_its_interval():
     assert "nothing can be said" in verdict(pd.Series(dict(row, low=np.nan)), "HIL")
 
 
+def test_means_over_other_runs_are_not_offered_for_comparison():
+    even = pd.DataFrame([run(name, data, 0, .5) for name in ("HIL", "HIL, one-way") for data in "xy"])
+    assert "do not compare" not in report(even) and "do not compare" in report(even.iloc[:-1])
+
+
 def test_every_pair_of_runs_is_a_dot():
     table = pd.DataFrame([run(v, d, s, .5 + .01 * s + (v == "B") * .1) for v in "ABC" for d in "xy" for s in range(3)])
     found, dots = differences(table, "A"), paired_runs(table, "A")

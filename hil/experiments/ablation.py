@@ -107,6 +107,9 @@ def report(
     for row in means(table, people).to_dict("records"):
         interval = "one run" if row["low"] != row["low"] else f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"
         lines.append(f"| {row['variant']} | {row['runs']} | {100 * row['mean']:.1f} | {interval} |")
+    if len({frozenset(zip(rows.data, rows.seed)) for _, rows in table.groupby("variant")}) > 1:
+        lines += ["", "Not every variant was run on every data set with every seed: these means do not compare, the "
+                  "paired differences below do."]
     if reference in set(table.variant) and table.variant.nunique() > 1:
         found = differences(table, reference, people)
         varied = found.over.iloc[0] or "nothing"
