@@ -112,7 +112,7 @@ def report(
                   "paired differences below do."]
     if reference in set(table.variant) and table.variant.nunique() > 1:
         found = differences(table, reference, people)
-        varied = found.over.iloc[0] or "nothing"
+        varied = "; for some over ".join(dict.fromkeys(over or "nothing" for over in found.over))
         lines += ["", f"Against {reference}, paired; the intervals are over {varied}, and what is decided is so after "
                   f"Holm's correction for {len(found)} comparisons:", ""]
         lines += [f"* {verdict(row, reference)}" for _, row in found.iterrows()]
