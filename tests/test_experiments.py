@@ -15,16 +15,17 @@ from test_cli import call
 
 from hil.core.errors import DataError, RunError
 from hil.experiments import worker
-from hil.experiments.ablation import VARIANTS, add_measured, chosen_variants
+from hil.experiments.ablation import NEWER, SEVERAL, VARIANTS, add_measured, chosen_variants, reference_of
 from hil.experiments.backends import at_once, results_of
 from hil.experiments.cells import CODE, Cell, data_name, grid, images_print, real_sets, renderings
 from hil.experiments.grid import is_done, run_grid
 from hil.experiments.listing import list_runs, rendered
 from hil.experiments.results import COLUMNS, add_results, collect, people_file, read_people, read_results
 from hil.experiments.statistics import blocks_of
-from hil.runs.config import Config
+from hil.runs.config import Config, variant
 from hil.runs.folder import Run
 from hil.synth.stand_ins import write_layout
+from hil.training.trainer import Trainer
 
 GOLDEN = Path(__file__).parent / "golden" / "results_code.json"
 TINY = dict(preset="tiny", stage2_epochs=2, iterations=2, trials=2)
@@ -105,9 +106,43 @@ def test_two_names_of_one_run_are_run_once():
     assert len(set(names.values())) == len(VARIANTS) - 2
 
 
+def things(name):
+    "The settings in which a variant differs from its reference; K counts only where both have the loss that uses it."
+    one, base = (vars(variant(Config(), **VARIANTS[n])) for n in (name, reference_of(name)))
+    both = one["mccl_weight"] and base["mccl_weight"]
+    return [k for k, v in one.items() if v != base[k] and (k != "n_sub" or both)]
+
+
+def test_every_variant_differs_from_its_reference_in_one_thing():
+    "Written by hand: which thing. The two ends are the reference of nobody's; two say that they differ in more."
+    ends = [name for name in VARIANTS if not reference_of(name)]
+    assert ends == ["modalities apart", "HIL"]
+    found = {name: things(name) for name in VARIANTS if reference_of(name)}
+    assert {name for name, settings in found.items() if len(settings) != 1} == set(SEVERAL) == {"release", "supervised"}
+    assert found["+ BRST + MCCL, one centre"] == ["mccl_weight"] and found["+ BRST + MCCL"] == ["n_sub"]
+    assert found["HIL − MCCL"] == ["mccl_weight"] and found["HIL − sub-centres"] == ["n_sub"]
+    newer = {s for name, settings in found.items() for s in settings if name.startswith(
+        tuple(f"HIL, {idea}" for idea in NEWER))}
+    assert newer == {"jaccard", "split_prototypes", "hard_prototypes", "neighbor_soft_labels"}
+
+
+@pytest.mark.slow
+def test_K_does_nothing_without_the_loss_that_uses_it(hil_home, tmp_path):
+    "Why the variants without MCCL leave K alone: it changes no figure there."
+    runs = [Trainer(Config(**TINY, mccl_weight=0.0, n_sub=k, run_dir=str(tmp_path / str(k)), threads=1),
+                    progress=False).fit() for k in (0, 4)]
+    one, two = (run.history.drop(columns="seconds") for run in runs)
+    pd.testing.assert_frame_equal(one, two)
+
+
 def test_every_variant_can_be_run_everywhere():
     for base in ({}, {"preset": "tiny"}): assert grid(VARIANTS, renderings([1]), [0], base)
-    real = grid(VARIANTS, real_sets(["/x/dev", "regdb:/x/dev", "llcm:/x/dev"]), [0], {"preset": "tiny"})
+    places = ["/x/dev", "regdb:/x/dev", "llcm:/x/dev"]
+    with pytest.raises(RunError, match="variant 'HIL, camera-aware Jaccard' cannot be run on regdb dev, split 1; name"):
+        grid(VARIANTS, real_sets(places), [0], {"preset": "tiny"})
+    several_cameras = {name: changes for name, changes in VARIANTS.items() if changes.get("jaccard") != "camera_aware"}
+    assert len(several_cameras) == len(VARIANTS) - 1
+    real = grid(several_cameras, real_sets(places), [0], {"preset": "tiny"})
     assert {cell.data for cell in real} == {"sysu dev", "regdb dev, split 1", "llcm dev"}
     assert {cell.config.select for cell in real} == {"healthiest"}
     assert data_name(Config(evaluate_on="val")) == "rendering 9, validation people"
@@ -238,9 +273,37 @@ def test_submitits_local_executor_gives_the_same_table(finished, tmp_path):
     same_table(folder, tmp_path, cells[:1])
 
 
-def test_ray_gives_the_same_results():
-    pytest.importorskip("ray")
-    assert sorted(results_of(abs, [-1, 2], backend="ray", memory=1)) == [(0, 1), (1, 2)]
+@pytest.fixture
+def local_ray():
+    "A cluster of ray on this machine; it is stopped afterwards."
+    ray = pytest.importorskip("ray")
+    yield dict(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    ray.shutdown()
+
+
+def test_ray_gives_the_same_results(local_ray):
+    assert sorted(results_of(abs, [-1, 2], backend="ray", memory=1, **local_ray)) == [(0, 1), (1, 2)]
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_table(finished, tmp_path, local_ray):
+    cells, folder, *_ = finished
+    state = run_grid(cells[:1], tmp_path, backend="ray", memory=1e9, **local_ray)
+    assert state.state.tolist() == ["done"], state.message[0]
+    same_table(folder, tmp_path, cells[:1])
+
+
+@pytest.mark.slow
+def test_runs_that_share_their_stage_1_give_the_same_table(finished, tmp_path):
+    "tests/bench_questions.py --here: one process, one stage 1 for both variants, no weights; in a process of its own."
+    cells, folder, *_ = finished
+    code = ("import sys; import bench_questions, test_experiments as t; "
+            "bench_questions.here([t.tiny_grid(t.CHANGES)], sys.argv[1], sys.argv[1] + '/results.csv', 1e9)")
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parent, capture_output=True,
+                          text=True, encoding="utf-8")
+    assert done.returncode == 0 and "FAILED" not in done.stdout, done.stdout + done.stderr
+    same_table(folder, tmp_path, cells)
+    assert sorted(read_results(tmp_path / "results.csv").run) == sorted(cell.key for cell in cells)
 
 
 @pytest.mark.slow

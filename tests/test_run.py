@@ -107,7 +107,8 @@ def test_what_looks_contradictory_and_is_not(changes): Config(**changes)
 SYSU, LLCM = (dict(dataset=name, data_root="x") for name in ("sysu", "llcm"))
 BIG = dict(model="agw_resnet50", weights="random", trainable="all")
 IDLE = [  # written by hand: (what is set, what it makes idle)
-    (SYSU, dict(preset="tiny")), (SYSU, dict(render_seed=1)), (SYSU, dict(overlap=.5)), (SYSU, dict(split=2)),
+    (SYSU, dict(preset="tiny")), (SYSU, dict(render_seed=1)), (SYSU, dict(overlap=.5)), (SYSU, dict(looks=.5)),
+    (SYSU, dict(split=2)),
     (SYSU, dict(direction="visible_to_infrared")), ({}, dict(direction="visible_to_infrared")),
     ({}, dict(draws="official")), (LLCM, dict(draws="official")), (LLCM, dict(search_mode="indoor")),
     (LLCM, dict(shots=10)),

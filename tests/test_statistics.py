@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from hil.experiments.ablation import report
 from hil.experiments.intervals import Cases, drawn_again, estimate_of, parts_of
+from hil.experiments.ranks import rank_agreement
 from hil.experiments.results import read_people, read_results
 from hil.experiments.statistics import (
     blocks_of,
@@ -30,6 +31,8 @@ from hil.plots.differences import differences_plot
 
 NBS = Path(__file__).resolve().parents[1] / "nbs"
 RESULTS = NBS / "bench" / "ablation.csv"
+MAIN = NBS / "bench" / "questions_one_factor.csv"
+QUESTIONS = sorted(file for file in NBS.glob("bench/questions_*.csv") if not file.stem.endswith("_people"))
 
 
 def block(values, weights=None):
@@ -104,6 +107,19 @@ def test_differences_are_paired():
     assert row["decided"] and -.013 < row["low"] < row["high"] < -.007 and row["p_above"] < .01 and row["runs"] == 12
     apart = means(pd.DataFrame(rows)).set_index("variant")
     assert apart.low["HIL"] < apart["mean"]["one-way"] < apart.high["HIL"], "their own intervals say nothing"
+
+
+def test_each_variant_may_have_its_own_reference():
+    "A is 10 points below B, B is 5 below C on every set: two comparisons, each with its own pairs and dots."
+    table = pd.DataFrame([run(name, data, 0, level + more) for data, level in (("x", .5), ("y", .7))
+                          for name, more in (("A", 0), ("B", .1), ("C", .15))])
+    found = differences(table, {"B": "A", "C": "B"}).set_index("variant")
+    assert found.reference.to_dict() == {"B": "A", "C": "B"}
+    assert found["mean"].to_dict() == pytest.approx({"B": .1, "C": .05})
+    dots = paired_runs(table, {"B": "A", "C": "B"})
+    assert dots.groupby("variant").difference.agg(["mean", "size"]).to_dict("index") == {
+        "B": pytest.approx(dict(mean=.1, size=2)), "C": pytest.approx(dict(mean=.05, size=2))}
+    with pytest.raises(ValueError, match="reference = 'D': no such variant"): differences(table, {"B": "D"})
 
 
 def test_only_what_both_have_is_paired():
@@ -212,6 +228,11 @@ def test_a_sentence_claims_no_more_than_its_interval():
     assert "nothing can be said" in verdict(pd.Series(dict(row, low=np.nan)), "HIL")
 
 
+def test_means_over_other_runs_are_not_offered_for_comparison():
+    even = pd.DataFrame([run(name, data, 0, .5) for name in ("HIL", "HIL, one-way") for data in "xy"])
+    assert "do not compare" not in report(even) and "do not compare" in report(even.iloc[:-1])
+
+
 def test_every_pair_of_runs_is_a_dot():
     table = pd.DataFrame([run(v, d, s, .5 + .01 * s + (v == "B") * .1) for v in "ABC" for d in "xy" for s in range(3)])
     found, dots = differences(table, "A"), paired_runs(table, "A")
@@ -221,23 +242,79 @@ def test_every_pair_of_runs_is_a_dot():
     assert "nothing was compared" in differences_plot(found.iloc[:0], dots, "A").get_suptitle()
 
 
+# ---- the order of methods in two worlds ---------------------------------------------------------------------------
+
+def order(figures, data="set", seed=0):
+    return [run(name, data, seed, mAP) for name, mAP in figures.items()]
+
+
+def test_rank_agreement_by_hand():
+    "Five methods, of which the outer two change places: ranks 1 2 3 4 5 and 5 2 3 4 1."
+    one = pd.DataFrame(order(dict(A=.1, B=.2, C=.3, D=.4, E=.5)))
+    other = pd.DataFrame(order(dict(A=.95, B=.92, C=.93, D=.94, E=.91)))
+    found = rank_agreement(one, other)
+    assert found.spearman == pytest.approx(1 - 6 * 32 / (5 * 24)) and found.kendall == pytest.approx((3 - 7) / 10)
+    assert (found.low, found.high) == pytest.approx((found.spearman, found.spearman)), "one run each: nothing varies"
+
+
+def test_methods_share_what_is_drawn_again():
+    "Sets differ by thirty points and methods by one, always in the same order: no replicate turns the order round."
+    one = pd.DataFrame(sum((order({name: level + more for name, more in zip("ABCD", (0, .01, .02, .03))}, data)
+                            for data, level in (("x", .3), ("y", .6), ("z", .9))), []))
+    found = rank_agreement(one, one)
+    assert (found.spearman, found.low, found.high, found.kendall_low) == pytest.approx((1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("change,says", [
+    (lambda t: t[t.variant != "C"], "2 methods in both worlds"),
+    (lambda t: t[(t.variant != "A") | (t.data != "set")], "no data set on which all"),
+    (lambda t: t.assign(seed=[0, 1, 0]), "no seed with which all")])
+def test_orders_that_cannot_be_compared_are_refused(change, says):
+    table = pd.DataFrame(order(dict(A=.1, B=.2, C=.3)))
+    more = pd.DataFrame(order(dict(A=.1), "elsewhere"))
+    with pytest.raises(ValueError, match=says): rank_agreement(table, change(pd.concat([table, more])
+                                                               if "data set" in says else table))
+
+
 # ---- what is committed --------------------------------------------------------------------------------------------
 
-def test_the_main_table_is_computed_again_from_its_runs():
-    "The report in nbs/ablation.ipynb, letter by letter, from nbs/bench/ablation.csv."
+def shown_report():
+    "The report that nbs/ablation.ipynb shows."
     cells = nbformat.read(NBS / "ablation.ipynb", 4).cells
-    [shown] = [out.data["text/markdown"] for c in cells if c.cell_type == "code" for out in c.outputs
-               if "text/markdown" in out.get("data", {})]
-    told = re.match(r"\d+ runs on \d+ data sets \((.*?)\), seeds (.*?), computed", shown)
-    variants = re.findall(r"^\| (.*?) \| \d+ \|", shown, re.M)
-    table, people = read_results(RESULTS), read_people(RESULTS)
-    sets, seeds = re.split(r", (?=\D+ )", told[1]), [int(s) for s in told[2].split(", ")]
-    part = table[table.data.isin(sets) & table.seed.isin(seeds) & table.variant.isin(variants)]
-    assert report(part, people) == shown
+    texts = [out.data["text/markdown"] for c in cells if c.cell_type == "code" for out in c.outputs
+             if "text/markdown" in out.get("data", {})]
+    [shown] = [text for text in texts if "| variant |" in text]
+    return shown
 
 
-def test_runs_agree_with_what_is_known_of_their_people():
-    table, people = read_results(RESULTS), read_people(RESULTS)
+def test_the_main_table_is_computed_again_from_its_runs():
+    "The report in nbs/ablation.ipynb, letter by letter, from the runs and what is known of their people."
+    assert report(read_results(MAIN), read_people(MAIN)) == shown_report()
+
+
+def test_the_main_table_is_the_plain_mean_of_its_runs():
+    "Mean over data sets of the mean over seeds, by hand, from the figures of the runs alone."
+    by_set = read_results(MAIN).groupby(["variant", "data"]).mAP.mean().groupby("variant").mean()
+    rows = re.findall(r"^\| (.*?) \| (\d+) \| ([\d.]+) \|", shown_report(), re.M)
+    assert {name for name, *_ in rows} == set(by_set.index)
+    for name, _, mean in rows: assert float(mean) == pytest.approx(100 * by_set[name], abs=.12), name
+
+
+@pytest.mark.parametrize("file", QUESTIONS, ids=lambda file: file.stem)
+def test_no_claim_goes_beyond_its_interval(file):
+    "What is decided has an interval on one side of zero, against whichever variant the others are compared with."
+    table, people = read_results(file), read_people(file)
+    for reference in table.variant.unique():
+        if table[table.variant != reference].empty: continue
+        shared = {row.variant: reference for row in paired_runs(table, reference).itertuples()}
+        if not shared: continue
+        for row in differences(table, shared, people).itertuples():
+            if row.decided: assert row.low * row.high > 0, (reference, row.variant)
+
+
+@pytest.mark.parametrize("file", [RESULTS, *QUESTIONS], ids=lambda file: file.stem)
+def test_runs_agree_with_what_is_known_of_their_people(file):
+    table, people = read_results(file), read_people(file)
     known = table[table.run.isin(people)]
     assert len(known) and set(people) <= set(table.run), "people of runs that are not in the table"
     for row in known.itertuples():

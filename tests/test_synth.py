@@ -18,11 +18,11 @@ from hil.core.errors import DataError
 from hil.synth import scenes
 from hil.synth.materials import EYE, material
 from hil.synth.painting import paint
-from hil.synth.people import PIECE, SLOT, body, draw_person
+from hil.synth.people import GARMENTS, PIECE, SLOT, body, draw_person
 from hil.synth.raster import ALONG, DEPTH, NX, NZ, PART, PX, PY, PZ, cast, cone, expose, shade, turn
 from hil.synth.render import FORMAT, PRESETS, Preset, default_root, load_truth, plan, render, write, write_folder
 from hil.synth.scenes import CAMERAS
-from hil.synth.shots import TAPE, Difficulty, Shot, draw_shot, frame_person, picture, put_in
+from hil.synth.shots import TAPE, Difficulty, Shot, draw_shot, frame_person, picture, put_in, surfaces
 
 TIES = (0.7, 0.68)
 
@@ -138,7 +138,7 @@ def test_layout_counts_and_splits(whole):
         assert manifest["images_per_camera"][str(c)] == len(found)
 
 
-@pytest.mark.parametrize("name", ["tiny", "default", "large"])
+@pytest.mark.parametrize("name", ["tiny", "small", "default", "large"])
 @pytest.mark.parametrize("overlap", [1.0, 0.7, 0.0])
 def test_plan_keeps_its_promises_at_every_size(name, overlap):
     m, size = plan(name, 0, overlap), PRESETS[name]
@@ -176,6 +176,33 @@ def test_overlap_leaves_people_in_one_modality_and_their_pictures_as_they_were(w
     assert set(truth.path) == jpgs and all(some[p] == everything[p] for p in jpgs)
 
 
+def test_two_looks_change_garments_of_the_back_and_nothing_else(whole, tmp_path):
+    "The other wardrobe is drawn last: body, clothes and front are those of the person with one look."
+    plain, two, half = (draw_person(np.random.default_rng(7), TIES, looks) for looks in (0.0, 1.0, 0.5))
+    assert plain.behind is plain.materials and np.array_equal(two.materials, plain.materials)
+    same = {k for k, v in vars(plain).items() if k not in ("materials", "behind") and v == vars(two)[k]}
+    assert same == vars(plain).keys() - {"materials", "behind"}
+    moved = {slot for slot, k in SLOT.items() if not np.array_equal(two.behind[k], two.materials[k])}
+    assert moved == set(GARMENTS)
+    np.testing.assert_allclose(half.behind, (plain.materials + two.behind) / 2, rtol=1e-6)
+    root = render("micro", 5, root=tmp_path / "r", progress=False, looks=1.0)
+    assert load_truth(root).equals(load_truth(whole)), "only colours differ"
+    with pytest.raises(ValueError, match="looks is 1.0, not None"): render("micro", 5, root=root)
+
+
+@pytest.mark.parametrize("azimuth,seen", [(0, "materials"), (180, "behind")])
+def test_front_and_back_show_their_own_look(azimuth, seen):
+    "Straight from the front nothing of the back is seen, and the other way round, apart from what curls round."
+    person = draw_person(np.random.default_rng(7), TIES, 1.0)
+    shapes = body(person, 0.0, 0.0)
+    ids, hits = cast(shapes, turn(azimuth, 0), np.array([0.0, 0.5, 0.6, 1.2]), 128, 64)
+    parts = shapes[:, PART].astype(np.uint8)[ids[ids >= 0]]
+    slots = paint(person, parts, hits)
+    upper = slots == SLOT["upper"]
+    own = (surfaces(person, parts, hits)[upper] == vars(person)[seen][SLOT["upper"]]).all(1)
+    assert upper.sum() > 100 and own.mean() > 0.9
+
+
 def test_truth_agrees_with_the_files(whole, pixels):
     truth = load_truth(whole)
     assert sorted(truth.path) == sorted(p.relative_to(whole).as_posix() for p in whole.rglob("*.jpg"))
@@ -194,13 +221,14 @@ def test_default_root_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("HIL_HOME", str(tmp_path))
     assert default_root() == tmp_path / f"synth-{FORMAT}-default-seed0"
     assert default_root("tiny", 3, 0.7) == tmp_path / f"synth-{FORMAT}-tiny-seed3-overlap0.7"
+    assert default_root("tiny", 3, looks=0.5) == tmp_path / f"synth-{FORMAT}-tiny-seed3-looks0.5"
     assert render("micro", 1, progress=False) == tmp_path / f"synth-{FORMAT}-micro-seed1"
 
 
 # bad input
 
 @pytest.mark.parametrize("change, word", [
-    (dict(seed=6), "seed is 5, not 6"), (dict(overlap=0.5), "overlap"),
+    (dict(seed=6), "seed is 5, not 6"), (dict(overlap=0.5), "overlap"), (dict(looks=0.5), "looks"),
     (dict(difficulty=Difficulty(occluded=0.5)), "difficulty"), (dict(preset="tiny"), "preset")])
 def test_a_folder_with_another_rendering_is_refused(whole, change, word):
     with pytest.raises(ValueError, match=word): render(**(dict(preset="micro", seed=5, root=whole) | change))
@@ -222,7 +250,8 @@ def test_a_foreign_folder_is_left_alone(tmp_path):
 
 @pytest.mark.parametrize("bad, word", [
     (dict(preset="huge"), "choose one of"), (dict(overlap=1.5), "from 0 to 1"),
-    (dict(overlap=float("nan")), "from 0 to 1"), (dict(seed=-1), "whole number"), (dict(seed=1.5), "whole number")])
+    (dict(overlap=float("nan")), "from 0 to 1"), (dict(looks=-0.1), "looks is -0.1"), (dict(looks=2), "from 0 to 1"),
+    (dict(seed=-1), "whole number"), (dict(seed=1.5), "whole number")])
 def test_settings_out_of_range_are_named(tmp_path, bad, word):
     with pytest.raises(ValueError, match=word): render(root=tmp_path / "r", **bad)
     assert not (tmp_path / "r").exists()

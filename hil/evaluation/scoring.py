@@ -28,7 +28,7 @@ from ..runs.config import Config, Device, Place, Rerank, idle
 from ..runs.recipes import RECIPES
 
 # %% ../../nbs/5_evaluation/04_scoring.ipynb #eaaa7a21
-DATA = ("dataset", "data_root", "preset", "render_seed", "overlap", "split", "expect")
+DATA = ("dataset", "data_root", "preset", "render_seed", "overlap", "looks", "split", "expect")
 SHARED = ("evaluate_on", "shots", "draws", "trials", "seed", "device")
 DataSet = Literal["", "synth", "sysu", "regdb", "llcm", "folder"]
 Direction = Literal["every", "infrared_to_visible", "visible_to_infrared"]
@@ -45,9 +45,10 @@ class Evaluation(metaclass=Settings):
     # data
     dataset: DataSet = ""  # "synth", "sysu", "regdb", "llcm", "folder" (no truth, no scores); "": the run's own
     data_root: Place = ""  # folder of the data set; "" puts the rendered one into ~/.cache/hil (or $HIL_HOME)
-    preset: Literal["tiny", "default", "large"] = "default"  # synth: "tiny", "default" or "large"
+    preset: Literal["tiny", "small", "default", "large"] = "default"  # synth: how large
     render_seed: Annotated[int, Range(0)] = 9  # synth: another seed, other people (0-8, 10, 11, 30-32 were looked at)
     overlap: Annotated[float, Range(0, 1)] = 1.0  # synth: share of the training people seen in both modalities
+    looks: Annotated[float, Range(0, 1)] = 0.0  # synth: how far garments differ between front and back
     split: Annotated[int, Range(0, 10)] = 1  # regdb: which of its ten given splits; 0: all ten, their mean and spread
     expect: Literal["published", "stand-in", "any"] = "published"  # counts to hold it to; or "stand-in", "any" (logged)
     # protocol

@@ -24,7 +24,7 @@ from ..runs.same_images import LABELS, image_prints
 CODE = 1  # raised in the commit after which the same settings and images give other figures
 OWN = {"seed", "run_dir", "resume", "keep_features"}  # what a grid sets itself
 # the settings that say which images are meant
-WHERE = ("preset", "dataset", "data_root", "render_seed", "overlap", "split", "expect", "evaluate_on")
+WHERE = ("preset", "dataset", "data_root", "render_seed", "overlap", "looks", "split", "expect", "evaluate_on")
 
 
 def telling(
@@ -80,7 +80,8 @@ def data_name(
     c = config
     size = "" if c.preset == "default" else f"{c.preset} "
     name = f"{size}rendering {c.render_seed}" if c.dataset == "synth" else f"{c.dataset} {Path(c.data_root).name}"
-    more = [f"overlap {c.overlap:g}"] * (c.dataset == "synth" and c.overlap != 1)
+    more = [f"{name} {getattr(c, name):g}" for name in ("overlap", "looks")
+            if c.dataset == "synth" and getattr(c, name) != getattr(Config, name)]
     more += [f"split {c.split}"] * (c.dataset == "regdb") + ["validation people"] * (c.evaluate_on == "val")
     return ", ".join([name, *more])
 
@@ -123,9 +124,15 @@ def grid(
                            "sets, folder); leave it out of the settings that all share")
         shared = {k: v for k, v in base.items() if k != "preset"} if "dataset" in settings else base
         first = Config(**{**shared, **settings, "keep_features": False})
-        cells += [Cell(name, data_name(first), variant(first, seed=int(seed), **changes), threads)
+        cells += [Cell(name, data_name(first), _changed(first, name, changes, int(seed)), threads)
                   for seed in seeds for name, changes in variants.items()]
     return cells
+
+
+def _changed(first, name, changes, seed):
+    try: return variant(first, seed=seed, **changes)
+    except RunError as error:
+        raise RunError(f"variant {name!r} cannot be run on {data_name(first)}; name the others. {error}") from None
 
 
 def each_set_first(

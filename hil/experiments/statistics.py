@@ -87,33 +87,37 @@ def means(
 
 def differences(
     table, # DataFrame as from `read_results`
-    reference, # name of a variant
+    reference, # name of a variant that all others are compared with; or {variant: name of the one for it}
     people=None, # as from `read_people`
     figure="mAP",
     **options, # of `estimate_of`
-) -> pd.DataFrame: # variant, mean (variant minus reference), low, high, p_above, runs, over, p_holm, decided
-    "Every other variant against a reference, paired; `decided` after Holm's correction over all of them."
-    if reference not in _variants(table):
-        raise ValueError(f"reference = {reference!r}: no such variant; there are {', '.join(_variants(table))}")
-    base, rows = blocks_of(table[table.variant == reference], people, figure), []
-    for variant in (v for v in _variants(table) if v != reference):
-        pairs = paired_blocks(blocks_of(table[table.variant == variant], people, figure), base)
-        estimate = estimate_of(list(pairs.values()), **options)
-        rows.append(_row(estimate, variant=variant) | dict(p=estimate.p))
-    found = pd.DataFrame(rows, columns=["variant", "mean", "low", "high", "p_above", "runs", "over", "p"])
+) -> pd.DataFrame: # variant, reference, mean (variant minus reference), low, high, p_above, runs, over, p_holm, decided
+    "Variants against a reference, paired; `decided` after Holm's correction over all of them."
+    names, rows = _variants(table), []
+    against = {v: reference for v in names if v != reference} if isinstance(reference, str) else reference
+    asked = [reference] if isinstance(reference, str) else [*against, *against.values()]
+    if unknown := [name for name in asked if name not in names]:
+        raise ValueError(f"reference = {unknown[0]!r}: no such variant; there are {', '.join(names)}")
+    blocks = {v: blocks_of(table[table.variant == v], people, figure) for v in {*against, *against.values()}}
+    for variant, base in against.items():
+        estimate = estimate_of(list(paired_blocks(blocks[variant], blocks[base]).values()), **options)
+        rows.append(_row(estimate, variant=variant, reference=base) | dict(p=estimate.p))
+    found = pd.DataFrame(rows, columns=["variant", "reference", "mean", "low", "high", "p_above", "runs", "over", "p"])
     found["p_holm"] = holm(found.p)
     return found.assign(decided=found.p_holm < .05).drop(columns="p")
 
 
 def paired_runs(
     table, # DataFrame as from `read_results`
-    reference, # name of a variant
+    reference, # name of a variant, or {variant: name of the one for it}
     figure="mAP",
 ) -> pd.DataFrame: # variant, data, seed, difference: one row a pair of runs
     "The difference of every pair of runs: the dots of a picture."
-    base = table[table.variant == reference][["data", "seed", figure]]
-    others = table[table.variant != reference][["variant", "data", "seed", figure]]
-    both = others.merge(base, on=["data", "seed"], suffixes=("", "_reference"))
+    against = {v: reference for v in _variants(table) if v != reference} if isinstance(reference, str) else reference
+    pairs = table[table.variant.isin(against)].assign(reference=lambda rows: rows.variant.map(against))
+    base = table[["variant", "data", "seed", figure]].rename(columns={"variant": "reference"})
+    both = pairs[["variant", "reference", "data", "seed", figure]].merge(base, on=["reference", "data", "seed"],
+                                                                         suffixes=("", "_reference"))
     return both.assign(difference=both[figure] - both[f"{figure}_reference"])[["variant", "data", "seed", "difference"]]
 
 

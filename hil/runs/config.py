@@ -15,7 +15,7 @@ from .recipes import RECIPES, recipe_of
 
 # %% ../../nbs/6_runs/00_config.ipynb #fe0f33ec
 DataSet = Literal["synth", "sysu", "regdb", "llcm", "folder"]
-Preset = Literal["tiny", "default", "large", "sysu", "regdb", "llcm"]
+Preset = Literal["tiny", "small", "default", "large", "sysu", "regdb", "llcm"]
 Direction = Literal["infrared_to_visible", "visible_to_infrared"]
 Matcher = Literal["brst", "none", "one_way", "mutual", "hungarian", "sinkhorn"]
 Select = Literal["last", "healthiest", "test_best"]
@@ -34,10 +34,11 @@ class Config(metaclass=Settings):
     # data
     dataset: DataSet = "synth"  # "synth": rendered here; in data_root "sysu", "regdb", "llcm", or a "folder" of crops
     data_root: Place = ""  # folder of the data set; "" puts the rendered one into ~/.cache/hil (or $HIL_HOME)
-    preset: Preset = "default"  # synth: "tiny", "default", "large"; or the paper's recipe: "sysu", "regdb", "llcm"
+    preset: Preset = "default"  # synth: "tiny", "small", "default", "large"; or a recipe: "sysu", "regdb", "llcm"
     release: bool = False  # the public release's choices where they differ from the paper (see RELEASE)
     render_seed: Annotated[int, Range(0)] = 9  # synth: another seed, other people (0-8, 10, 11, 30-32 were looked at)
     overlap: Annotated[float, Range(0, 1)] = 1.0  # synth: share of the training people seen in both modalities
+    looks: Annotated[float, Range(0, 1)] = 0.0  # synth: how far front and back differ in garments; 1: as two people do
     split: Annotated[int, Range(1, 10)] = 1  # regdb: which of its ten given splits
     expect: Literal["published", "stand-in", "any"] = "published"  # counts to hold it to; or "stand-in", "any" (logged)
     train_splits: Literal["train", "train+val"] = "train"  # "train", or "train+val" (SYSU-MM01's 395 identities)
@@ -212,7 +213,7 @@ CONTRADICTIONS = [ # (what to say, whether it is so)
     ('evaluate_on = "val" after training on "train+val" measures people that were trained on: change one of them',
      lambda c: c.train_splits == "train+val" and c.evaluate_on == "val"),
     ('preset = "{c.preset}" is a recipe for real data: leave dataset alone, '
-     'or set preset to "tiny", "default" or "large" for dataset = "synth"',
+     'or set preset to "tiny", "small", "default" or "large" for dataset = "synth"',
      lambda c: c.preset in RECIPES and c.dataset == "synth"),
     ('sampler = "{c.sampler}" takes the identities of each modality by turns: '
      'set same_ids = False, or sampler = "random"',
@@ -226,7 +227,7 @@ CONTRADICTIONS = [ # (what to say, whether it is so)
 # %% ../../nbs/6_runs/00_config.ipynb #785a1e6d
 NEEDS = [ # (settings, what they are for, whether it is so)
     ("preset", 'dataset = "synth", or for a recipe', lambda c: c.dataset == "synth" or c.preset in RECIPES),
-    ("render_seed overlap", 'dataset = "synth"', lambda c: c.dataset == "synth"),
+    ("render_seed overlap looks", 'dataset = "synth"', lambda c: c.dataset == "synth"),
     ("expect", 'dataset = "sysu", "regdb" and "llcm", whose counts are known', lambda c: c.dataset in HOLDS and
      c.dataset != "folder"),
     ("split", 'dataset = "regdb", which has ten', lambda c: c.dataset == "regdb"),

@@ -43,6 +43,7 @@ class Preset:
 FORMAT = 5  # raise it whenever the pictures change
 PRESETS = {
     "tiny": Preset(24, 8, 8, 2),       # seconds: for tests
+    "small": Preset(48, 12, 30, 3),    # grids of hundreds of runs, on a machine without a GPU
     "default": Preset(320, 60, 60, 5), # 13,200 images
     "large": Preset(520, 80, 96, 8),   # 33,408 images
 }
@@ -68,11 +69,14 @@ def deal(
 def plan(
     preset, seed, overlap,   # see `render`
     difficulty=LEVERS, # of the benchmark
+    looks=0.0, # see `render`
 ):
     "The manifest of a rendering: settings, ids of each split, who appears in one modality only, images of each camera."
     if preset not in PRESETS: raise ValueError(f"preset {preset!r} is unknown: choose one of {', '.join(PRESETS)}")
     if not 0 <= overlap <= 1:
         raise ValueError(f"overlap is {overlap}: it is a share of people, choose a value from 0 to 1")
+    if not 0 <= looks <= 1:
+        raise ValueError(f"looks is {looks}: it says how far front and back differ, choose a value from 0 to 1")
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"seed is {seed!r}: choose a whole number from 0 up")
     size = PRESETS[preset]
@@ -82,18 +86,21 @@ def plan(
     only = {"visible": sorted(single[::2]), "infrared": sorted(single[1::2])}
     everyone = size.train + size.val + size.test
     count = {str(c): size.images * (everyone - len(only[cam.other_modality])) for c, cam in CAMERAS.items()}
+    more = {"looks": float(looks)} if looks else {}  # renderings of older versions do not name it
     return {"format": FORMAT, "preset": preset, "seed": int(seed), "overlap": float(overlap),
             "difficulty": asdict(difficulty), "images": size.images, "images_per_camera": count,
-            "ids": {"train": sorted(train), "val": sorted(val), "test": sorted(test)}, "only_in": only}
+            "ids": {"train": sorted(train), "val": sorted(val), "test": sorted(test)}, "only_in": only, **more}
 
 # %% ../../nbs/2_synth/00_render.ipynb #c69a1f7a
 def default_root(
     preset="default", # name in PRESETS
     seed=0,           # of people and pictures
     overlap=1.0,      # share of the training people who appear in both modalities
+    looks=0.0,        # how far garments differ between front and back
 ):
     "Where the kit keeps this rendering: $HIL_HOME (default ~/.cache/hil) / synth-<format>-<preset>-seed<seed>."
-    return cache_home() / (f"synth-{FORMAT}-{preset}-seed{seed}" + ("" if overlap == 1 else f"-overlap{overlap:g}"))
+    more = f"-overlap{overlap:g}" * (overlap != 1) + f"-looks{looks:g}" * (looks != 0)
+    return cache_home() / f"synth-{FORMAT}-{preset}-seed{seed}{more}"
 
 
 def complete(root, manifest):
@@ -101,8 +108,8 @@ def complete(root, manifest):
     for name in ("synth.json", "exp/plan.json"):
         if not (root / name).exists(): continue
         found = read_json(root / name, "Delete that folder to render it anew, or choose another root.")
-        differ = [f"{k} is {str(found.get(k)):.80}, not {str(manifest[k]):.80}"
-                  for k in manifest if found.get(k) != manifest[k]]
+        differ = [f"{k} is {str(found.get(k)):.80}, not {str(manifest.get(k)):.80}"
+                  for k in {**manifest, **dict.fromkeys(found)} if found.get(k) != manifest.get(k)]
         if differ:
             raise ValueError(f"{root} holds another rendering ({'; '.join(differ)}). "
                              "Choose another root, or delete that folder to render it anew.")
@@ -117,18 +124,19 @@ def render(
     preset="default",        # name in PRESETS
     seed=0,                  # of people and pictures
     overlap=1.0,             # share of the training people who appear in both modalities; the others appear in one
-    root=None,               # folder; None: default_root(preset, seed, overlap)
+    root=None,               # folder; None: default_root(preset, seed, overlap, looks)
     workers=None,            # threads; None: one per core
     progress=True,           # show a progress bar
     difficulty=LEVERS, # of the benchmark
+    looks=0.0,               # how far garments differ between front and back, see `hil.synth.people.draw_person`
 ):
     """Render the benchmark once in SYSU-MM01's layout; returns its root.
 
     What is complete is returned at once, what was interrupted goes on. Raises ValueError for settings out of range,
     and if the root holds another rendering.
     """
-    manifest = plan(preset, seed, overlap, difficulty)
-    root = given_path(root, "root") if root is not None else default_root(preset, seed, overlap)
+    manifest = plan(preset, seed, overlap, difficulty, looks)
+    root = given_path(root, "root") if root is not None else default_root(preset, seed, overlap, looks)
     if complete(root, manifest): return root
     writable_folder(root, "root")
     pictures = sum(manifest["images_per_camera"].values())
@@ -158,7 +166,7 @@ def render_person(
     difficulty, # levers
 ):
     "Write the missing folders of one person, each in one piece; returns the person's lines of truth."
-    person = draw_person(np.random.default_rng([manifest["seed"], pid]), difficulty.ties)
+    person = draw_person(np.random.default_rng([manifest["seed"], pid]), difficulty.ties, manifest.get("looks", 0.0))
     split, rows = next(s for s, ids in manifest["ids"].items() if pid in ids), []
     for c, cam in CAMERAS.items():
         if pid in manifest["only_in"][cam.other_modality]: continue

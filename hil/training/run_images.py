@@ -29,7 +29,7 @@ def load_images(
     root = config.data_root or None
     if config.dataset == "synth":
         if config.resume: check_rendered(config)
-        try: root = render(config.preset, config.render_seed, config.overlap, root, progress=progress)
+        try: root = render(config.preset, config.render_seed, config.overlap, root, None, progress, looks=config.looks)
         except ValueError as error: raise DataError(f"data_root: {error}") from error
     table = layouts.load(config.dataset, root, config.split, config.expect)
     train = train_table(table, config.train_splits.split("+")).assign(train=True)

@@ -1,0 +1,238 @@
+"""Grids that settle questions about HIL on small renderings, into nbs/bench/questions_*.csv.
+
+python tests/bench_questions.py one_factor                      # which parts help: 5 renderings x 3 seeds
+python tests/bench_questions.py real --real ../shared/real/dev  # the same variants on real sensors
+python tests/bench_questions.py one_factor --here --seconds 600 # in this process, until the time is over
+
+What is done already is not repeated, and every finished run is in the table at once. --here spares each run the
+start of a process and the writing of weights; the figures are the same (test_experiments compares them).
+"""
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+import traceback
+from dataclasses import asdict
+from functools import lru_cache, partial
+from pathlib import Path
+from types import SimpleNamespace
+
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ[name] = "1"  # before torch is read
+
+import hil  # noqa: E402, F401
+from hil.core.errors import RunError  # noqa: E402
+from hil.core.files import refuse_if_held  # noqa: E402
+from hil.core.progress import progress_bar  # noqa: E402
+from hil.evaluation import protocols  # noqa: E402
+from hil.experiments.ablation import VARIANTS  # noqa: E402
+from hil.experiments.cells import grid, real_sets, renderings  # noqa: E402
+from hil.experiments.grid import is_done, run_grid  # noqa: E402
+from hil.experiments.results import add_results, collect  # noqa: E402
+from hil.experiments.worker import measure  # noqa: E402
+from hil.runs.config import Config  # noqa: E402
+from hil.runs.folder import Run  # noqa: E402
+from hil.runs.recipes import recipe_of  # noqa: E402
+from hil.training import trainer  # noqa: E402
+
+BENCH = Path(__file__).resolve().parents[1] / "nbs" / "bench"
+SMALL = dict(preset="small")
+SEEN = [301, 302, 303, 304, 305]  # renderings
+CORE = ["HIL", "modalities apart", "HIL − MCCL", "HIL, one-way"]
+MORE = ["+ BRST", "+ one-way", "HIL − sub-centres", "HIL − neighbours", "HIL − shared labels"]
+LEFT_OUT = ["HIL − smoothing", "HIL − averaging", "release"]
+
+
+def named(names): return {name: VARIANTS[name] for name in names}
+
+
+def one_factor(asked):
+    "Every part added and removed, every matcher, every newer idea; the most telling part first, as in every grid."
+    rest = [name for name in VARIANTS if name not in (*CORE, *MORE, *LEFT_OUT)]
+    return [grid(named(names), renderings(SEEN), range(3), SMALL) for names in (CORE + MORE, rest)]
+
+
+def real(asked):
+    "The same variants on real sensors, as many people and pictures as a small rendering has."
+    place = few_people(asked.real, Path(asked.folder) / "real" / "sensors")
+    data = real_sets([str(place)])
+    base = recipe_of(SMALL) | dict(select="last")
+    return [grid(named(CORE + MORE), data, range(3), base)]
+
+
+def few_people(root, target, people=(("train", 48), ("val", 12), ("test", 30)), images=3):
+    "Links to the first pictures of the first people of each split, in SYSU-MM01's layout."
+    if (target / "exp" / "train_id.txt").exists(): return target
+    (target / "exp").mkdir(parents=True, exist_ok=True)
+    for split, number in people:
+        ids = (Path(root) / "exp" / f"{split}_id.txt").read_text(encoding="utf-8").strip().split(",")[:number]
+        (target / "exp" / f"{split}_id.txt").write_text(",".join(ids) + "\n", encoding="utf-8")
+        for folder in (f for pid in ids for f in sorted(Path(root).glob(f"cam*/{int(pid):04d}"))):
+            (target / folder.parent.name / folder.name).mkdir(parents=True, exist_ok=True)
+            for file in sorted(folder.iterdir())[:images]:
+                (target / folder.parent.name / folder.name / file.name).symlink_to(file.absolute())
+    return target
+
+
+def centres(asked):
+    "How many centres, how far from the common one, when and how much: for people with one look, and with two."
+    first = {"several centres, a = 0.9": {}, "one centre": dict(n_sub=0), "several centres, a = 0": dict(shrink=0.0),
+             "no MCCL": dict(mccl_weight=0.0)}
+    more = {"several centres, a = 0.5": dict(shrink=0.5), "two centres, a = 0": dict(shrink=0.0, n_sub=2),
+            "several centres, a = 0, weight 3": dict(shrink=0.0, mccl_weight=3.0),
+            "several centres, a = 0, no warm-up": dict(shrink=0.0, mccl_warmup=0)}
+    data = [dict(render_seed=seed, looks=looks) for seed in SEEN[:3] for looks in (0.0, 1.0)]
+    half = [dict(render_seed=seed, looks=0.5) for seed in SEEN[:3]]
+    return [grid(variants, sets, range(2), SMALL) for variants, sets in
+            ((first, data), (more, data), (first | more, half))]
+
+
+def transfer(asked):
+    "Matchers and thresholds where people are missing in one modality."
+    first = {"one-way": dict(matcher="one_way"), "BRST, t = 0.8": {}}
+    more = {"mutual": dict(matcher="mutual"), "Hungarian": dict(matcher="hungarian"),
+            "BRST, t = 0.5": dict(threshold=0.5), "BRST, t = 0.95": dict(threshold=0.95),
+            "BRST by samples": dict(level="sample")}
+    data = [dict(render_seed=seed, overlap=overlap) for overlap in (1.0, 0.5, 0.0) for seed in SEEN[:3]]
+    return [grid(variants, data, range(2), SMALL) for variants in (first, more)]
+
+
+GRIDS = {f.__name__: f for f in (one_factor, real, centres, transfer)}
+
+
+def light():
+    "Write no weights, for nobody goes on with these runs; read a data set once, and draw its galleries once."
+    def record(run, row, arrays, checkpoint, best=False): keep(run, row, arrays, {}, False)
+    def images(config, progress=True): return read(config.data_root, config.dataset, config.preset, config.render_seed,
+                                                   config.overlap, config.looks, config.expect, config.evaluate_on)
+    def draw(table, protocol, number, permutation=None):
+        key = table.attrs["root"], len(table), protocol, number
+        if key not in drawn: drawn[key] = draw_anew(table, protocol, number, permutation)
+        return drawn[key]
+    @lru_cache
+    def read(root, dataset, preset, seed, overlap, looks, expect, part):
+        kind = dict(preset=preset, render_seed=seed, overlap=overlap, looks=looks) if dataset == "synth" else dict(
+            expect=expect)
+        return load(Config(data_root=root, dataset=dataset, evaluate_on=part, **kind), False)
+    keep, load, draw_anew, drawn = Run.record, trainer.load_images, protocols.draw, {}
+    Run.record, trainer.load_images, protocols.draw = record, images, draw
+
+
+def is_held(path):
+    "Whether another process is at work on a run: several may share a grid."
+    try: refuse_if_held(path)
+    except RunError: return True
+    return False
+
+
+def keep(cells, folder, results):
+    "All that is done, whichever process did it, into the table."
+    add_results(results, *collect([cell for cell in cells if is_done(cell, folder)], folder))
+
+
+TOGETHER = ("matcher", "threshold", "level", "brst_direction", "same_ids", "n_sub", "shrink", "update_sub_centers",
+            "mccl_weight", "mccl_warmup", "mccl_variant", "split_prototypes", "hard_prototypes")  # act in stage 2 alone
+
+
+def stage_one(cell):
+    "What cells have in common that share everything up to the end of stage 1."
+    kept = {k: v for k, v in asdict(cell.config).items() if k not in TOGETHER}
+    if kept["jaccard"] == "modality_balanced": kept["jaccard"] = "plain"
+    return json.dumps(kept)
+
+
+def begun(cell, folder): # -> Trainer
+    "Stage 1 of a cell."
+    place = Path(folder) / "stage1" / str(os.getpid())
+    shutil.rmtree(place, ignore_errors=True)
+    made = trainer.Trainer(Config.saved(asdict(cell.config) | dict(run_dir=str(place))), progress=False).prepare()
+    made.bar, made.pace = progress_bar(disable=True), SimpleNamespace(update=lambda: None)
+    made.start()
+    for e in range(cell.config.stage1_epochs): made.epoch(e)
+    made.close()
+    return made
+
+
+def written(run, name, content):
+    run.manifest.keep(name, lambda part: part.write_text(json.dumps(content, indent=2), encoding="utf-8"))
+
+
+def finished(made, cell, folder):
+    "Stage 2 of a cell, after a stage 1 that it shares with others."
+    path = Path(folder) / cell.key
+    config = Config.saved(asdict(cell.config) | dict(run_dir=str(path)))
+    with Run.claimed(path):
+        shutil.copytree(made.run.path, path, dirs_exist_ok=True)
+        run = Run(path)
+        about, choice = run.about | dict(config=asdict(config)), run.chosen
+        written(run, "config.json", about)
+        if choice:
+            kept = {k: v for k, v in choice["settings"].items() if getattr(config, k) == "auto"}
+            written(run, "chosen.json", choice | dict(settings=kept))
+        made.config, made.run = config, Run(path)
+        made.settled = made.run.settled
+        for e in range(config.stage1_epochs, config.epochs): made.epoch(e)
+        measure(made)
+        for file in path.glob("*.pt"): file.unlink()
+
+
+def in_child(work):
+    "Run something in a copy of this process, which keeps what this one has computed; True where it went well."
+    child = os.fork()
+    if child: return os.waitpid(child, 0)[1] == 0
+    try: work()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def here(parts, folder, results, seconds):
+    "Finish cells in this process until the time is over; those with the same stage 1 share it."
+    end, groups = time.time() + seconds, {}
+    light()
+    for number, cells in enumerate(parts):
+        for cell in cells: groups.setdefault((cell.seed, number, stage_one(cell)), []).append(cell)
+    for _, group in sorted(groups.items(), key=lambda item: item[0][:2]):  # seed 0 of everything comes first
+        left = list({cell.key: cell for cell in group if not is_done(cell, folder)}.values())
+        made = None
+        for cell in left:
+            path = Path(folder) / cell.key
+            if is_held(path) or is_done(cell, folder): continue
+            if time.time() > end: return
+            shutil.rmtree(path, ignore_errors=True)  # begun and left: without weights it cannot go on
+            started, cpu = time.time(), sum(os.times()[:4])
+            made = made or begun(cell, folder)
+            if not in_child(partial(finished, made, cell, folder)): print(f"FAILED: {cell.name}", flush=True)
+            else: told(cell, folder, time.time() - started, sum(os.times()[:4]) - cpu)
+        keep(group, folder, results)
+
+
+def told(cell, folder, seconds, cpu):
+    history = Run(Path(folder) / cell.key).history
+    print(f"{cell.name}: {' '.join(f'{100 * x:.1f}' for x in history.mAP)}; {seconds:.0f} s, {cpu:.1f} CPU-s",
+          flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("questions", nargs="+", choices=GRIDS)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--real", default="../shared/real/dev", help="a real set in SYSU-MM01's layout")
+    parser.add_argument("--folder", default="runs/questions")
+    parser.add_argument("--here", action="store_true")
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--workers", type=int, default=0)
+    asked = parser.parse_args()
+    end = time.time() + asked.seconds
+    for question in asked.questions:
+        parts = [[cell for cell in part if cell.seed in asked.seeds] for part in GRIDS[question](asked)]
+        results = BENCH / f"questions_{question}.csv"
+        if asked.here: here(parts, asked.folder, results, end - time.time())
+        else: run_grid(sum(parts, []), asked.folder, workers=asked.workers, results=results)
+
+
+if __name__ == "__main__": main()
