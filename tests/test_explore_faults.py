@@ -343,3 +343,28 @@ def test_large_pictures_are_named(app):
     message, buffers = sent[-1]
     assert len(message["captions"]) == len(buffers) == 12 and "crop0.jpg" in message["captions"][0]
     assert all(b[:2] == b"\xff\xd8" for b in buffers) and "12 of 40" in app.answer.note
+
+
+# ---- the same person? -----------------------------------------------------------------------------------------------
+
+def test_the_question_of_a_match_can_be_answered(app):
+    s, view = app.session, app.view("Matches")
+    edge = view.graph.edges[0]
+    view.edge(edge["left"], edge["right"])
+    both = np.flatnonzero(np.isin(s.labels.apart, (edge["left"], edge["right"])))
+    assert view.question.layout.display == "" and view.both.title.endswith("the same person?")
+    view.answer(True)
+    assert "are one already" in app.answer.note and not s.curated
+    view.no.click()
+    assert len(set(s.labels.identity[both])) == 2 and len(s.journal.actions) == 1 and "are N0 now" in app.answer.note
+    view.edge(edge["left"], edge["right"])
+    view.no.click()
+    assert "are two already" in app.answer.note and len(s.journal.actions) == 1
+    view.yes.click()
+    assert len(set(s.labels.identity[both])) == 1 and s.identity == s.labels.identity[both[0]]
+    s.undo()
+    assert len(set(s.labels.identity[both])) == 2
+    s.epoch, s._replaced[s.epoch] = s.epoch, s.labels
+    view.edge(edge["left"], edge["right"])
+    view.yes.click()
+    assert "other settings" in app.answer.warn

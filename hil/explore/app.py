@@ -19,6 +19,7 @@ from .knob_view import KnobView, in_turns
 from .map_view import MapView
 from .match_view import MatchView
 from .retrieval_view import RetrievalView
+from .saved import LIMIT, save_page
 from .session import as_session
 from .time_view import TimeView
 from .view import View, grouped
@@ -203,6 +204,10 @@ class Explorer(View):
     def selection(self): # -> DataFrame, a row for each selected image; empty where none is selected
         "The selected images, with all that is known about them."
         return image_table(self.session).iloc[self.session.selection]
+
+    def save(self, path, limit=LIMIT): # .html, bytes that it may have -> Path
+        "One offline, read-only HTML file: map, identities, photographs, matches."
+        return save_page(self.session, path, limit)
 
     def static(self): return self.map.static() # Figure
 

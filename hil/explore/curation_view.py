@@ -112,19 +112,10 @@ class CurationView(View):
     def do(self, name): # what the button says
         "Do it; what cannot be done is said in the view, and to whoever shows what was `told`."
         try:
-            self.ready()
+            self.session.check_real()
             told = getattr(self, "do_" + name.replace(" ", "_"))()
         except (ValueError, OSError, RunError, DataError) as error: self.say(str(error), wrong=True)
         else: self.say(f"{told} · kept in {short(self.session.journal_file.name)}")
-
-    def ready(self):
-        "Raises ValueError where the labels that are shown cannot be corrected."
-        s, last = self.session, self.session.source.labelled[-1]
-        if s.epoch != last:
-            raise ValueError(f"corrections are made on epoch {last}, and this is epoch {s.epoch}: go there first")
-        if s.epoch in s._replaced:
-            raise ValueError("these are the clusters of other settings: in the tab Knobs, go back to the run's own, "
-                             "which are the ones that are corrected")
 
     def say(self, words, wrong=False): # what was done, or why not
         "The line under the buttons; success and failure never stand side by side."

@@ -109,7 +109,8 @@ class FindView(View):
         super().__init__(session)
         columns = [*image_table(session).columns]
         self.conditions, self._page = [], 0 # [(column, sign, value)]
-        self.column = control(w.Dropdown, "where", 200, 42, "hil-where", self.hint, options=columns, value="camera")
+        self.column = control(w.Dropdown, "where", 200, 42, "hil-where", self.hint, options=columns,
+                              value="camera" if session.source.camera_name.any() else "identity")
         self.sign = w.Dropdown(options=SIGNS, layout=w.Layout(width="84px"))
         self.value = w.Text(layout=w.Layout(width="110px"), continuous_update=False).add_class("hil-value")
         self.add = button("narrow", self.narrow, "keep those that answer this condition too", button_style="primary")
@@ -119,7 +120,7 @@ class FindView(View):
         self.falling = w.Checkbox(description="largest first", indent=False, layout=w.Layout(width="110px"))
         self.less = button("◀", lambda: self.turn(-1), f"the {SHOWN} images before")
         self.more = button("▶", lambda: self.turn(1), f"the next {SHOWN} images")
-        self.take = button("select these", lambda: self.session.select(np.sort(self.found())), "in all views, on the map too")
+        self.take = button("select these", lambda: session.select(np.sort(self.found())), "in all views")
         self.known = w.HTML()
         self.sheet_ = self.sheet(columns=[""], key=[[m, COLORS[m], "frame"] for m in MODALITIES], tall=400,
                                  empty="no image answers all of this: start over, or ask for less")
@@ -138,6 +139,7 @@ class FindView(View):
         numbers = pd.to_numeric(cells, errors="coerce").dropna()
         kinds = sorted(set(map(str, cells)) - {"", "nan"}, key=lambda c: (len(c), c))
         text = f"{counted(len(kinds), 'value')}: {some([short(k, 24) for k in kinds], 8)}"
+        if not kinds: text = "nothing is known"
         if len(numbers) and len(kinds) > 12: text = f"from {numbers.min():g} to {numbers.max():g}"
         self.known.value = f"<span style='font-size:12px'>{escape(self.column.value)}: {escape(text)}</span>"
 

@@ -36,7 +36,7 @@ SCALE = (-1.12, 1.12) # of both axes: every epoch in the same frame, with a marg
 
 class MapView(View):
     "All clustered images on a plane; lasso selects, hover shows the image."
-    def __init__(self, session, height=510): # height of the plot in pixels
+    def __init__(self, session, height=430): # height of the plot in pixels
         super().__init__(session)
         if session.color == "person" and not session.source.truth:
             raise ValueError(f"color 'person': nobody in {short(session.source.name)} is named, so there is no truth "
@@ -67,6 +67,7 @@ class MapView(View):
                           axes=False)
         scatter.tooltip(True, properties=["about"], preview="image", preview_type="image", histograms=False,
                         preview_image_size="contain", preview_image_height=120, size="small")
+        scatter.camera(distance=1.22) # a plot that is higher than wide shows all points, too
         scatter.options(transition_points=True, transition_points_duration=700)
         scatter.widget._handle_tooltip = self.hovered # private: test_map_view_and_jupyter_scatter
         return scatter

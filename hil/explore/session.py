@@ -136,6 +136,15 @@ class Session(t.HasTraits):
             self._replaced[self.epoch] = shown(labels, self.features(), rules)
         self.changed()
 
+    def check_real(self):
+        "Raises ValueError where the labels that are shown are not those that are corrected."
+        last = self.source.labelled[-1]
+        if self.epoch != last:
+            raise ValueError(f"corrections are made on epoch {last}, and this is epoch {self.epoch}: go there first")
+        if self.epoch in self._replaced:
+            raise ValueError("these are the clusters of other settings: in the tab Knobs, go back to the run's own, "
+                             "which are the ones that are corrected")
+
     def act(self, action): # action of hil.explore.journal, see `apply`
         "Correct the labels by hand."
         self.journal.do(action)

@@ -43,6 +43,7 @@ class TimeView(View):
 
     def go(self, epoch):
         "Show an epoch everywhere; its map is drawn first if it is not there yet."
+        if epoch == self.session.epoch: return
         words = f"epoch {epoch} ..."
         if not self.session.maps.ready(epoch):
             wait = duration(self.session.maps.seconds(epoch))

@@ -6,16 +6,20 @@ __all__ = ['STILL', 'View', 'grouped']
 # %% ../../nbs/9_explore/09_view.ipynb #662934cf
 import base64
 import io
+from html import escape
+from string import Template
 
 import numpy as np
 import pandas as pd
+from IPython.display import HTML, display
 from PIL import Image
 
 from ..core.errors import DataError
 from ..core.names import COLORS
 from ..core.pictures import read_picture
 from ..core.text import short, some
-from .widgets import Sheet
+from .widgets import STATIC, Sheet
+
 
 # %% ../../nbs/9_explore/09_view.ipynb #16ce8a4b
 STILL = ("Neither widgets nor pictures are shown here. To explore, run the cell in JupyterLab; a picture without "
@@ -107,6 +111,13 @@ class View:
     def __repr__(self):
         source = self.session.source
         return f"{type(self).__name__}({source.name}: {source.n:,} clustered images, epoch {self.session.epoch})"
+
+    def _ipython_display_(self):
+        "The view, and its still picture, which a page shows in its place where no kernel runs."
+        shown = self._repr_mimebundle_()
+        display(shown, raw=True)
+        twin = Template((STATIC / "twin.html").read_text(encoding="utf-8"))
+        display(HTML(twin.substitute(words=escape(repr(self)), picture=shown["image/png"])))
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         png = io.BytesIO()
