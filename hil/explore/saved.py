@@ -59,8 +59,8 @@ def fitting(
     for height in HEIGHTS:
         sizes = [len(sheet_of(source, _images(source, k), height)) for k in sample]
         if 1.1 * 4 / 3 * np.mean(sizes) * sheets <= limit: return height # a tenth more, as the sample may be lucky
-    raise ValueError(f"{source.n:,} photographs do not fit into {byte_size(max(limit, 0))}, not even {HEIGHTS[-1]} pixels "
-                     "high; allow more: save(path, limit=...)")
+    raise ValueError(f"{source.n:,} photographs do not fit into {byte_size(max(limit, 0))}, not even "
+                     f"{HEIGHTS[-1]} pixels high; allow more: save(path, limit=...)")
 
 
 def _images(source, sheet): return np.arange(sheet * PER, min((sheet + 1) * PER, source.n))
