@@ -81,7 +81,14 @@ class Page {
     const color = lift(this.colors[this.infrared[i] ? "infrared" : "visible"]);
     const { width, height } = this.grid;
     const style = `width:${width}px;height:${height}px;border-color:${color}`;
-    return make("div", { class: "photo", role: "img", "data-id": i, title: this.about(i), "aria-label": this.about(i), style });
+    return make("div", {
+      class: "photo",
+      role: "img",
+      "data-id": i,
+      title: this.about(i),
+      "aria-label": this.about(i),
+      style,
+    });
   }
 
   about(i) {
@@ -119,7 +126,9 @@ class Page {
   }
 
   sides(groups, most) {
-    const cells = groups.map((images) => make("div", { class: "cells" }, ...images.slice(0, most).map((i) => this.photo(i))));
+    const cells = groups.map((images) =>
+      make("div", { class: "cells" }, ...images.slice(0, most).map((i) => this.photo(i))),
+    );
     const sides = make("div", { class: "sides" }, ...cells);
     const hidden = groups.reduce((sum, images) => sum + Math.max(images.length - most, 0), 0);
     const box = make("div", {}, sides);
@@ -264,7 +273,11 @@ class Page {
 
   build(root) {
     const choice = (values, act) => {
-      const menu = make("select", {}, ...Object.entries(values).map(([value, words]) => make("option", { value }, words)));
+      const menu = make(
+        "select",
+        {},
+        ...Object.entries(values).map(([value, words]) => make("option", { value }, words)),
+      );
       menu.addEventListener("change", act);
       return menu;
     };
@@ -273,7 +286,9 @@ class Page {
     this.paint = choice({ identity: "identity", modality: "modality" }, () => this.draw());
     this.find = make("input", { type: "search", placeholder: "find an identity" });
     this.find.addEventListener("input", () => this.show("identities"));
-    this.sort = choice({ largest: "largest first", smallest: "smallest first", name: "by name" }, () => this.show("identities"));
+    this.sort = choice({ largest: "largest first", smallest: "smallest first", name: "by name" }, () =>
+      this.show("identities"),
+    );
     this.tools = make("span", { class: "bar" }, this.find, this.sort);
     this.tabs = make("span", {}, tab("identities", "Identities"), tab("matches", "Matches"));
     this.list = make("div", {});

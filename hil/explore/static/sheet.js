@@ -100,7 +100,8 @@ function frameOver(el, chosen) {
       el.append(frame);
     }
     const [w, h] = [box.right - box.left, box.bottom - box.top];
-    frame.setAttribute("style", `left:${box.left}px;top:${box.top}px;width:${w}px;height:${h}px`);
+    const { left, top } = el.getBoundingClientRect(); // the page may lie in a box of its own, as in JupyterLab
+    frame.setAttribute("style", `left:${box.left - left}px;top:${box.top - top}px;width:${w}px;height:${h}px`);
     event.preventDefault();
   }
 
@@ -175,7 +176,11 @@ function render({ model, el }) {
   }
 
   const grid = (className, ...columns) =>
-    make("div", { class: `sides ${className}`, style: `grid-template-columns:repeat(${columns.length},1fr)` }, ...columns);
+    make(
+      "div",
+      { class: `sides ${className}`, style: `grid-template-columns:repeat(${columns.length},1fr)` },
+      ...columns,
+    );
 
   function line(row, number) {
     const go = () => say({ type: "row", row: number });
