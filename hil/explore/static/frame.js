@@ -22,7 +22,9 @@ export function largePictures(captions, addresses, close) {
   const figures = addresses.map((src, i) =>
     make("figure", {}, make("img", { src, alt: captions[i] }), make("figcaption", {}, captions[i])),
   );
-  return make("dialog", { class: "hil hil-large", onclick: close }, make("div", {}, ...figures));
+  const dialog = make("dialog", { onclick: close }, make("div", {}, ...figures));
+  dialog.classList.add("hil", "hil-large");
+  return dialog;
 }
 
 // Act once the element stands in the page: now, or when it gets there. Returns how to stop waiting.
