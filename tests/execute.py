@@ -18,6 +18,7 @@ def tidy(cell):
         # a view that brings a still picture
         if "application/vnd.jupyter.widget-view+json" in out.get("data", {}) and "image/png" in out.data:
             del out.data["application/vnd.jupyter.widget-view+json"]
+        if "still-twin" in "".join(out.get("data", {}).get("text/html", "")): return False # the same picture once more
         return "application/vnd.jupyter.widget-view+json" not in out.get("data", {})
     if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if keep(o)]
 

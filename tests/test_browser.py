@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 from browser import ARGS, find, notebook, serve
 
+from hil.explore.app import explore
+
 playwright = pytest.importorskip("playwright.sync_api", reason="no browser test: playwright is not installed "
                                  "(pip install -c constraints.txt playwright)")
 CHROMIUM = find()
@@ -127,7 +129,7 @@ def test_a_visit(page, lab):
     # curate
     tab(page, "Identity")
     page.get_by_role("button", name="clear selection").click()
-    page.locator(".hil-identity th.head button").first.click()
+    page.locator(".hil-identity .head button").first.click()
     says(page, ".hil-identity h4", "tightness")
     shoot(page, "identity")
     tab(page, "Curation")
@@ -148,7 +150,9 @@ def test_a_visit(page, lab):
     # another kernel: nothing is lost
     run_all(page, lab)
     says(page, ".hil-frame .note", "2 corrections")
-    says(page, ".hil-identity th.head", "Ada m")
+    page.locator(".hil-find input").fill("Ada")
+    page.keyboard.press("Enter")
+    says(page, ".hil-identity .head", "Ada m")
 
 
 def test_questions_by_keys(page, lab):
@@ -186,10 +190,145 @@ def test_dark_theme(page, lab):
     page.locator(".lm-Menu-itemLabel:visible", has_text="JupyterLab Dark").first.click()
     page.wait_for_function("document.body.dataset.jpThemeLight === 'false'")
     page.wait_for_function(DARK_MAP)
+    arrow = page.locator(".hil-color select").evaluate("e => getComputedStyle(e).backgroundImage")
+    assert "%23ddd" in arrow, f"a dark arrow on a dark ground: {arrow[:120]}"
     ink = page.locator(".hil-identity h4").evaluate("e => getComputedStyle(e).color")
     assert min(map(int, re.findall(r"\d+", ink)[:3])) > 180, f"dark ink on a dark ground: {ink}"
-    page.locator(".hil-identity th.head button").first.click()
+    page.locator(".hil-identity .head button").first.click()
     tab(page, "Matches")
     says(page, ".hil-graph h4", "clustered images get a label")
     page.wait_for_timeout(500)
     shoot(page, "dark")
+
+
+DEVELOPED = "[...document.querySelectorAll('.photo')].filter(e => e.style.backgroundImage).length > 10"
+PICKED = "() => [...document.querySelectorAll('.hil-identity button.picked')].map(cell => Number(cell.dataset.id))"
+CELLS = "() => [...document.querySelectorAll('.hil-identity button.cell')].map(cell => Number(cell.dataset.id))"
+
+
+def test_picking_thumbnails(page, lab):
+    run_all(page, lab)
+    page.locator(".hil-identity .head button").first.click()
+    says(page, ".hil-identity h4", "tightness")
+    page.wait_for_function("document.querySelectorAll('.hil-identity button.cell').length > 5")
+    cells, ids = page.locator(".hil-identity button.cell"), page.evaluate(CELLS)
+    def picked(*places): # of the cells that are to be marked, once the kernel has answered
+        marked = f"now => JSON.stringify(({PICKED})()) === JSON.stringify(now)"
+        page.wait_for_function(marked, arg=[ids[k] for k in places])
+    picked()                                                   # the identity is open, nothing in it is chosen
+    cells.nth(0).click(modifiers=["Control"])
+    picked(0)
+    cells.nth(2).click(modifiers=["Shift"])
+    picked(0, 1, 2)
+    cells.nth(1).click(modifiers=["Control"])
+    picked(0, 2)
+    says(page, ".hil-map .note", "^2 of ")
+    shoot(page, "picked")
+    # a frame from above the first cell to the middle of the second
+    first, second = cells.nth(0).bounding_box(), cells.nth(1).bounding_box()
+    page.mouse.move(first["x"] - 3, first["y"] - 1)
+    page.mouse.down()
+    page.mouse.move(second["x"] + 20, second["y"] + 40, steps=5)
+    shoot(page, "frame")
+    drawn = page.locator(".band").bounding_box()
+    assert abs(drawn["x"] - first["x"] + 3) < 2 and abs(drawn["y"] - first["y"] + 1) < 2     # where the pointer is
+    page.mouse.up()
+    picked(0, 1)
+    # what a key did stands above, whatever tab is open; Ctrl+S is JupyterLab's, d d deletes no cell
+    page.keyboard.press("s")
+    says(page, ".hil-app > :nth-child(2) .note", "are now N")
+    page.keyboard.press("s")
+    says(page, ".hil-app > :nth-child(2) .warn", "all of N")
+    page.keyboard.press("u")
+    says(page, ".hil-app > :nth-child(2) .note", "taken back")
+    saved = (lab.folder / "explore.ipynb").stat().st_mtime_ns
+    for key in ("d", "d", "Control+s"): page.keyboard.press(key)
+    for _ in range(100):
+        page.wait_for_timeout(100)
+        if (lab.folder / "explore.ipynb").stat().st_mtime_ns != saved: break
+    else: raise AssertionError("Ctrl+S saved nothing")
+    assert page.locator(".jp-CodeCell").count() == 1
+    # full size, side by side
+    page.locator(".hil-identity button.cell").nth(0).click(modifiers=["Control"])
+    page.wait_for_function(f"({PICKED})().length === 1")
+    page.keyboard.press("f")
+    page.wait_for_function("document.querySelector('dialog.hil-large img')?.naturalHeight > 0")
+    page.keyboard.press("Escape")
+    page.wait_for_function("!document.querySelector('dialog.hil-large')")
+
+
+def test_tabs_fit_beside_the_map_and_are_equally_high(page, lab):
+    page.set_viewport_size({"width": 1000, "height": 1000})
+    run_all(page, lab)
+    heights, names = {}, page.locator(".hil-tabs .lm-TabBar-tab").all_inner_texts()
+    for name in names:
+        tab(page, name.strip())
+        page.wait_for_timeout(400)
+        shoot(page, f"narrow-{name.strip()}")
+        heights[name.strip()] = round(page.locator(".hil-tabs").bounding_box()["height"])
+    assert len(heights) > 5 and len(set(heights.values())) == 1, heights
+    plane, tabs = (page.locator(f".hil-{part}").bounding_box() for part in ("map", "tabs"))
+    assert plane["x"] + plane["width"] <= tabs["x"] + 1 and abs(plane["y"] - tabs["y"]) < 40
+    assert tabs["x"] + tabs["width"] <= 1000
+    # thumbnails have the width of the sheet, and a click on a match leaves the list where it was
+    tab(page, "Identity")
+    sheet, cells = (page.locator(f".hil-identity .{part}").first.bounding_box() for part in ("scroll", "sides"))
+    assert cells["width"] > .9 * sheet["width"]
+    tab(page, "Matches")
+    page.locator(".hil-graph path").last.wait_for()
+    place = "() => document.querySelector('.hil-graph .scroll').scrollTop"
+    page.locator(".hil-graph path").last.scroll_into_view_if_needed()
+    before = page.evaluate(place)
+    page.locator(".hil-graph path").last.click()
+    says(page, ".hil-matches h4", "the same person")
+    assert page.evaluate(place) == before
+    size = page.locator(".hil-graph text").last.evaluate("e => e.getBoundingClientRect().height")
+    assert 9 < size < 18
+
+
+def test_without_a_kernel_a_picture_stands_for_the_view(page, lab):
+    run_all(page, lab)
+    assert not page.locator(".still-twin").is_visible()        # the view itself is there
+    page.keyboard.press("Control+s")
+    twin = lab.folder / "explore.ipynb"
+    for _ in range(100):
+        page.wait_for_timeout(100)
+        if "still-twin" in twin.read_text(): break
+    for s in lab.ask("sessions"): lab.ask(f"sessions/{s['id']}", "DELETE")
+    page.goto(f"{lab.address}/lab/tree/explore.ipynb?token=t&reset")
+    page.locator(".still-twin img").wait_for()
+    failed = page.get_by_text("Error displaying widget")       # what JupyterLab would show
+    failed.wait_for(state="attached")
+    assert page.locator(".still-twin img").evaluate("e => e.naturalWidth") > 300
+    assert not failed.is_visible()
+    if SHOTS: page.screenshot(path=str(Path(SHOTS) / "no-kernel.png"))
+
+
+def test_a_saved_page_needs_nothing_but_itself(whole, tmp_path):
+    file = explore(str(whole.path), journal=tmp_path / "j.jsonl").save(tmp_path / "review.html")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(headless=True, args=ARGS, **CHROMIUM)
+        page = browser.new_page(viewport={"width": 1280, "height": 900}, offline=True)
+        asked, broken = [], []
+        page.on("request", lambda r: asked.append(r.url))
+        page.on("pageerror", lambda e: broken.append(str(e)))
+        page.on("console", lambda m: broken.append(m.text) if m.type == "error" else None)
+        page.goto(file.as_uri())
+        page.locator(".photo").nth(10).wait_for()
+        page.wait_for_function(DEVELOPED)
+        n = page.locator("section").count()
+        page.locator("section h2 button").first.click()
+        assert page.locator("section.open").count() == 1
+        if SHOTS: page.screenshot(path=str(Path(SHOTS) / "saved.png"))
+        page.get_by_placeholder("find an identity").fill("1")
+        assert 0 < page.locator("section").count() < n
+        page.get_by_role("button", name="Matches").click()
+        page.locator("section h2", has_text="accepted").first.wait_for()
+        box = page.locator("canvas").bounding_box()
+        for x in range(10, int(box["width"]), 12):             # somewhere on this line lies a point
+            page.mouse.move(box["x"] + x, box["y"] + box["height"] / 2)
+            if page.locator(".card").is_visible(): break
+        else: raise AssertionError("no point shows its card")
+        if SHOTS: page.screenshot(path=str(Path(SHOTS) / "saved-matches.png"))
+        browser.close()
+    assert not broken and all(url.startswith(("file:", "data:", "blob:")) for url in asked), (broken, asked)

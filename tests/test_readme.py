@@ -221,6 +221,7 @@ EVERY = {
     "hil assign runs/... new_crops/ new.csv": hil_runs, "make docs": make_knows, "make export": make_knows,
     "make slides NB=nbs/4_method/02_cluster.ipynb": make_knows, "make gpu-check": make_knows,
     'hil ablation --variants HIL "HIL, one-way" --renderings 9 12 --seeds 0 1 2': ablation_reads,
+    'explore("runs/<date>").save("review.html")': python_runs,
     'explore("runs/<date>")': python_runs, "from hil import Trainer, Config": python_runs, "import hil": python_runs,
     'Trainer(Config(preset="tiny")).fit()': python_runs,
     "papermill --help-notebook nbs/train.ipynb": papermill_helps,

@@ -136,3 +136,9 @@ def test_palette_is_distinct_and_modalities_differ():
     assert len(np.unique(style.palette(30), axis=0)) == 30 and style.palette(300).shape == (300, 3)
     assert names.COLORS["visible"] == "#0072B2" and names.COLORS["infrared"] == "#D55E00"
     assert curves.COLORS is names.COLORS
+
+
+def test_where_nobody_is_named_the_clusters_are_the_headline():
+    found = pd.DataFrame({"epoch": [1, 2], "clusters_visible": [5., 25.], "clusters_infrared": [3., 1.]})
+    assert curves._history_finding(found, {}) == "After 2 epochs: 25 visible clusters and 1 infrared cluster"
+    assert curves._history_finding(found[[]], {}) == "After 2 epochs: retrieval was not measured"

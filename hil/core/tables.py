@@ -27,7 +27,9 @@ def table_file(
     path = given_path(path, what)
     if path.suffix not in (".csv", ".parquet"):
         raise ValueError(f"{path}: expected a name that ends in .csv or .parquet")
-    writable_folder(path.absolute().parent, what)
+    folder = writable_folder(path.absolute().parent, what)
+    if not folder.exists():
+        raise ValueError(f"{what} {path}: there is no folder {folder}; make it first, or choose another one")
     return path
 
 

@@ -56,7 +56,8 @@ def values(
     if by == "outlier": return np.where(session.nobody, "outlier", "in an identity")
     if by == "sub-cluster": return np.where(y.sub < 0, -1, y.identity * 97 + y.sub)
     if by in ("identity", "cluster"): return y.identity if by == "identity" else y.apart
-    return {"camera": source.camid, "modality": source.modality, "person": source.pid}[by][:source.n]
+    camera = np.where(source.camera_name == "", "unknown", source.camera_name)
+    return {"camera": camera, "modality": source.modality, "person": source.pid}[by][:source.n]
 
 
 def coloring(
@@ -74,9 +75,12 @@ def coloring(
         legend = [(f"{label} ({(shown == label).sum():,})", color) for label, color in CHANGES.items()]
         return np.array([CHANGES[label] for label in shown]), legend
     if by == "camera":
-        cams, codes = np.unique(shown, return_inverse=True)
-        colors = _hex(palette(len(cams)))
-        return colors[codes], [(f"camera {short(cam, 12)}", color) for cam, color in zip(cams, colors)][:12]
+        cams = sorted(set(shown), key=lambda c: (c == "unknown", len(c), c)) # 2 before 10
+        colors, codes = _hex(palette(len(cams))), pd.Categorical(shown, categories=cams).codes
+        if cams[-1] == "unknown": colors[-1] = grey
+        legend = [(f"camera {short(cam, 12)}", color) for cam, color in zip(cams, colors)]
+        more = [(f"and {len(legend) - 12} more", legend[12][1])] if len(legend) > 12 else []
+        return colors[codes], legend[:12] + more
     return _many(shown, by)
 
 

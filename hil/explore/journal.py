@@ -112,15 +112,16 @@ class Journal:
 def export_labels(
     journal, # Journal
     path, # .csv or .parquet
-    table=None, # DataFrame with a row for each image: camid, modality ... are written beside
+    table=None, # DataFrame with a row for each image: all its columns are written beside
 ) -> pd.DataFrame: # path, label, name, and the columns of the table
     "Write the identities to a file. Raises ValueError for another kind of file."
     path = table_file(path)
     codes, label = np.unique(journal.labels, return_inverse=True)
     out = pd.DataFrame({"path": journal.paths, "label": label.ravel() - (codes < 0).sum(),
                         "name": [journal.names[c] if c >= 0 else "" for c in journal.labels]})
-    for column in ("camid", "modality", "pid"):
-        if table is not None and column in table: out[column] = table[column].to_numpy()[:len(out)]
+    for column in [] if table is None else table.columns.drop("path", errors="ignore"):
+        # what the table said before is kept under another name
+        out[f"{column}_before" if column in ("label", "name") else column] = table[column].to_numpy()[:len(out)]
     write_table(out, path)  # the ' in front of a formula is taken away by `read_labels`
     return out
 

@@ -15,8 +15,9 @@ import pandas as pd
 from jscatter import Scatter
 from matplotlib.colors import to_hex, to_rgb
 
-from ..core.text import counted, percent
+from ..core.text import counted, of_total, percent, short
 from .colorings import COLORINGS, coloring, values
+from .controls import button, control, side_by_side
 from .view import View
 from .widgets import Frame, announced
 from ..plots import maps
@@ -39,16 +40,20 @@ class MapView(View):
     "All clustered images on a plane; lasso selects, hover shows the image."
     def __init__(self, session, height=430): # height of the plot in pixels
         super().__init__(session)
-        with announced(session.maps, session.epoch): xy = session.maps.xy(session.epoch)
+        if session.color == "person" and not session.source.truth:
+            raise ValueError(f"color 'person': nobody in {short(session.source.name)} is named, so there is no truth "
+                             f"to show; expected one of {', '.join(by for by in COLORINGS if by != 'person')}")
+        # points are drawn in a random order: else all infrared ones would lie over the visible ones
+        self.order = np.random.default_rng(0).permutation(session.source.n) # image of each point
+        self.place = np.argsort(self.order) # point of each image
+        with announced(session.maps, session.epoch): xy = session.maps.xy(session.epoch)[self.order]
         self.scatter, self.frame = self.plot(xy, height), Frame()
         choices = [(label, by) for by, label in COLORINGS.items() if by != "person" or session.source.truth]
-        self.color = w.Dropdown(options=choices, value=session.color, description="colour by",
-                                layout=w.Layout(width="290px")).add_class("hil-color")
-        self.nothing = w.Button(description="clear selection", tooltip="select nothing (Esc)",
-                                layout=w.Layout(width="120px"))
-        self.widget = w.VBox([w.HBox([self.color, self.nothing]), self.scatter.widget, self.frame]).add_class("hil-map")
+        self.color = control(w.Dropdown, "colour by", 250, 62, "hil-color", value=session.color, options=choices)
+        self.nothing = button("clear selection", lambda: session.select([]), "select nothing")
+        above = side_by_side(self.color, self.nothing)
+        self.widget = w.VBox([above, self.scatter.widget, self.frame]).add_class("hil-map")
         w.link((self.color, "value"), (session, "color"))
-        self.nothing.on_click(lambda _: session.select([]))
         self.scatter.widget.observe(self.lassoed, "selection")
         self.frame.observe(lambda change: self.theme(change.new), "dark")
         self.watch(self.mark, "selection")
@@ -64,6 +69,7 @@ class MapView(View):
                           axes=False)
         scatter.tooltip(True, properties=["about"], preview="image", preview_type="image", histograms=False,
                         preview_image_size="contain", preview_image_height=120, size="small")
+        scatter.camera(distance=1.22) # a plot that is higher than wide shows all points, too
         scatter.options(transition_points=True, transition_points_duration=700)
         scatter.widget._handle_tooltip = self.hovered # private: test_map_view_and_jupyter_scatter
         return scatter
@@ -81,8 +87,8 @@ class MapView(View):
         s = self.session
         colors, self._legend = coloring(s, s.color)
         self._kinds, codes = np.unique(colors, return_inverse=True)
-        self.scatter.color(by=pd.Categorical.from_codes(codes.ravel(), self._kinds), map=self.shades())
-        x, y = s.maps.xy(s.epoch).T
+        self.scatter.color(by=pd.Categorical.from_codes(codes.ravel()[self.order], self._kinds), map=self.shades())
+        x, y = s.maps.xy(s.epoch)[self.order].T
         self.scatter.xy(x, y, SCALE, SCALE, animate=animate)
         self.explain()
 
@@ -99,7 +105,7 @@ class MapView(View):
     def say(self):
         s = self.session
         selected, n = len(s.selection), s.source.n
-        self.frame.note = f"{counted(selected, 'image')} selected" if selected else f"{n:,} images: {self.finding()}"
+        self.frame.note = f"{of_total(selected, n)} images selected" if selected else f"{n:,} images: {self.finding()}"
 
     def finding(self): # -> what the colours show, in words
         q = self.session.source.quality(self.session.labels.identity)
@@ -108,23 +114,25 @@ class MapView(View):
 
     def lassoed(self, change):
         "What the user drew becomes the selection, unless it is what `mark` has just drawn."
-        images = np.sort(np.asarray([] if change.new is None else change.new, int))
+        images = np.sort(self.order[np.asarray([] if change.new is None else change.new, int)])
         if not np.array_equal(images, np.sort(self.session.selection)): self.session.select(images)
 
     def mark(self):
         "What another view selected is marked on the map."
         shown, images = self.scatter.widget, self.session.selection
-        now = [] if shown.selection is None else shown.selection
-        if not np.array_equal(np.sort(images), np.sort(now)): shown.selection = np.asarray(images, np.uint32)
+        now = self.order[np.asarray([] if shown.selection is None else shown.selection, int)]
+        if not np.array_equal(np.sort(images), np.sort(now)): shown.selection = self.place[images].astype(np.uint32)
         self.say()
 
-    def hovered(self, event): # {"index": image number}
+    def hovered(self, event): # {"index": of the point}
         "Answer the browser's question for one image's card."
-        i, s = int(event["index"]), self.session
+        point, s = int(event["index"]), self.session
+        i = int(self.order[point])
         identity, cluster = (s.name(int(codes[i])) for codes in (s.labels.identity, s.labels.apart))
-        about = f"{identity}, cluster {cluster}, {self.origin(i)}"
+        about = f"{identity}, cluster {cluster}{self.origin(i)}, {short(s.source.paths[i], 60)}"
         picture = "data:image/jpeg;base64," + base64.b64encode(s.source.thumbs([i], 120)[0]).decode()
-        self.scatter.widget.send({"type": "tooltip", "index": i, "preview": picture, "properties": {"about": about}})
+        card = {"type": "tooltip", "index": point, "preview": picture, "properties": {"about": about}}
+        self.scatter.widget.send(card)
 
     def static(self): # Figure
         "The map in its present colours, and beside it by modality."

@@ -6,6 +6,8 @@
 __all__ = ['WAYS', 'MOST', 'MatchView']
 
 # %% ../../nbs/9_explore/12_match_view.ipynb #5f490838
+from itertools import count
+
 import ipywidgets as w
 import numpy as np
 
@@ -36,19 +38,22 @@ class MatchView(View):
         self.threshold = control(w.FloatSlider, "threshold t", 290, 74, "hil-threshold", self.show,
                                  value=told["threshold"], min=0, max=1, step=.01)
         self.most = control(w.Dropdown, "draw", 210, 60, heard=self.show, value=40, options=MOST)
-        self.adopt = button("use these settings", self.use, "go on from these matches: corrections, export and all counts "
-                            "begin with them; undo (key u) takes it back").add_class("hil-use")
-        self.said, self.graph = Frame(), MatchGraph(self.edge, self.node)
+        self.adopt = button("use these settings", self.use, "go on from these matches: corrections, export and all "
+                            "counts begin with them; undo (key u) takes it back").add_class("hil-use")
+        self.said, self.graph = Frame(), MatchGraph(self.edge, self.node, tall=250)
+        self.graph.on_stale = self.too_late
         self.why = WhyView(session)
-        self.ask = button("why these two?", lambda: self.why.of_clusters(*self.graph.chosen), "how sure the match is, and "
-                          "who comes second", disabled=True).add_class("hil-ask-why")
+        self.ask = button("why these two?", lambda: self.why.of_clusters(*self.graph.chosen),
+                          "how sure the match is, and who comes second", disabled=True).add_class("hil-ask-why")
         self.both = self.sheet(columns=[""], empty="click a curve to see both clusters", tall=260)
+        self.yes = button("yes, one person", lambda: self.answer(True), "both clusters become one identity")
+        self.no = button("no, two people", lambda: self.answer(False), "the infrared cluster leaves their identity")
+        self.question = side_by_side(w.Label("The same person?"), self.yes, self.no)
         self.watch(self.show, "version")
         self.watch(self.follow, "epoch")
         self.watch(lambda: setattr(self.both, "on", [self.session.image]), "image")
-        controls = side_by_side(self.direction, self.matcher, self.level, self.threshold, self.most,
-                                self.adopt)
-        self.widget = w.VBox([controls, self.said, self.graph, side_by_side(self.ask), self.why.widget,
+        controls = side_by_side(self.direction, self.matcher, self.level, self.threshold, self.most, self.adopt)
+        self.widget = w.VBox([controls, self.said, self.graph, side_by_side(self.question, self.ask), self.why.widget,
                               self.both]).add_class("hil-matches")
         self.show()
 
@@ -88,7 +93,9 @@ class MatchView(View):
         table = self.table()
         self.threshold.disabled = self.matcher.value != "brst"
         self.level.disabled = self.matcher.value not in ("brst", "one_way")
+        self.graph.state, self.graph.subject = self.state(), f"{self.session.epoch} {self.direction.value}"
         self.graph.chosen, self.both.rows, self.both.title, self.ask.disabled = [], [], "", True
+        self.question.layout.display = "none"
         if len(table): self.draw(table)
         else:
             self.graph.title, self.graph.edges = "No matches", []
@@ -131,17 +138,54 @@ class MatchView(View):
         "Show both clusters and select their images."
         s = self.session
         parts = {c: np.flatnonzero(s.labels.apart == c) for c in (left, right)}
-        self.graph.chosen, self.ask.disabled = [left, right], False
+        self.graph.chosen, self.question.layout.display, self.ask.disabled = [left, right], "", False
         self.why.close()
         self.both.title = f"{s.name(left)} and {s.name(right)}: the same person?"
         self.both.rows = [dict(head=s.name(c), note=f"{m}\n{counted(len(part), 'image')}" + self.who(part),
                                sides=[grouped([self.cell(i) for i in part], 200)], go=False)
                           for m, (c, part) in zip(MODALITIES, parts.items())]
-        s.select(np.concatenate([*parts.values()]))
+        s.select(np.concatenate([*parts.values()]), origin="opened")
 
     def node(self, code): # a cluster's code
         "Select one cluster's images."
-        self.session.select(np.flatnonzero(self.session.labels.apart == code))
+        self.session.select(np.flatnonzero(self.session.labels.apart == code), origin="opened")
+
+    def answer(self, same): # whether the two clusters that were clicked show one person
+        "Make the answer true: a correction like any other, which can be taken back."
+        s, (left, right) = self.session, self.graph.chosen
+        try:
+            s.check_real()
+            told = self.join(left, right) if same else self.part(left, right)
+        except (ValueError, OSError) as error: s.told = (str(error), True)
+        else: s.told = (told, False)
+
+    def join(self, left, right): # -> words: what was done
+        "Both clusters' images in one identity: that of the first that has one, else a new one."
+        s, y = self.session, self.session.labels
+        images = np.flatnonzero(np.isin(y.apart, (left, right)))
+        codes = [c for c in (self.identity_of(left), self.identity_of(right)) if c >= 0]
+        into = codes[0] if codes else len(y.names)
+        if codes and (y.identity[images] == into).all(): return f"{s.name(left)} and {s.name(right)} are one already"
+        if len(set(codes)) == 2: s.act(dict(do="merge", into=into, others=[codes[1]]))
+        elif codes: s.act(dict(do="move", images=images, into=into))
+        else: s.act(dict(do="split", images=images, name=f"{y.names[left]}+{y.names[right]}"))
+        s.open(into)
+        return f"{counted(int((s.labels.identity == into).sum()), 'image')} are {s.name(into)} now"
+
+    def part(self, left, right): # -> words: what was done
+        "The infrared cluster's images in an identity of their own, where the two share one."
+        s, y = self.session, self.session.labels
+        if self.identity_of(left) != self.identity_of(right) or self.identity_of(left) < 0:
+            return f"{s.name(left)} and {s.name(right)} are two already"
+        images = np.flatnonzero((y.apart == right) & (y.identity == self.identity_of(right)))
+        names = set(y.names)
+        s.act(dict(do="split", images=images, name=next(n for k in count() if (n := f"N{k}") not in names)))
+        s.open(len(s.labels.names) - 1)
+        return f"{counted(len(images), 'image')} are {s.name(s.identity)} now"
+
+    def identity_of(self, cluster): # code -> identity that holds most of its images, -1 = none
+        codes = self.session.labels.identity[self.session.labels.apart == cluster]
+        return int(np.bincount(codes + 1).argmax()) - 1 if len(codes) else -1
 
     def static(self): # Figure
         "The same graph as a picture."

@@ -33,8 +33,8 @@ class RetrievalView(View):
                                   empty="click any image in any view, or take one with the buttons above")
         self.some = {m: button(f"another {m} one", lambda m=m: self.ask_some(m), f"ask with a random {m} image")
                      for m in MODALITIES}
-        self.hard = button("a hard one", self.ask_hard, "ask with one of the images that are answered worst",
-                           disabled=not truth)
+        self.hard = button("a hard one", self.ask_hard, "ask with one of the images that are answered worst" if truth
+                           else "nobody is named here, so nobody knows which answers are wrong", disabled=not truth)
         self.among = control(w.Dropdown, "among", 220, 52, value=held,
                              options=[("held-out images", True)] * held + [("clustered images", False)])
         self.watch(self.show, "image", "epoch")
@@ -43,9 +43,7 @@ class RetrievalView(View):
                               self.results]).add_class("hil-retrieval")
         self.show()
 
-    def ask(self, image, add=False): self.session.image = int(image)
-
-    clicked = ask # a click on a thumbnail, with shift or without
+    def ask(self, image): self.session.image = int(image)
 
     def ask_some(self, m): # "visible" or "infrared"
         if len(pool := self.pool(m)): self.ask(self._rng.choice(pool))
@@ -100,12 +98,11 @@ class RetrievalView(View):
                                                          "its test images have no features")
             return
         ranked, cosine = self.rank(i)
-        person = f"\nperson {short(source.pid_name[i], 24)}" if source.pid[i] >= 0 else ""
-        seen_by = f"camera {short(source.camid[i], 12)}{person}"
+        few = f"the first {self.k} of {len(ranked):,}" if len(ranked) > self.k else f"{len(ranked):,}"
         self.results.title = self.finding(i, ranked)
-        self.results.rows = [dict(head=f"{source.modality[i]} query", note=seen_by,
+        self.results.rows = [dict(head=f"{source.modality[i]} query", note=short(source.paths[i], 60) + self.origin(i),
                                   sides=[[self.cell(i)]], go=False),
-                             dict(head="found", note=f"{counted(len(ranked), 'image')} ranked\nunder each: cosine",
+                             dict(head="found", note=f"{few} ranked images, under each its cosine",
                                   sides=[[self.result(i, *found) for found in zip(ranked[:self.k], cosine)]], go=False)]
 
     def result(self, i, j, cosine): # thumbnail of image j, found for image i

@@ -6,6 +6,7 @@
 __all__ = ['Session', 'in_moved', 'in_step', 'as_session', 'identities', 'nearest_identities']
 
 # %% ../../nbs/9_explore/06_session.ipynb #3a90fb47
+from contextlib import contextmanager
 from itertools import count
 
 import numpy as np
@@ -33,6 +34,8 @@ class Session(t.HasTraits):
     image = t.Int(-1) # the last image that was clicked, -1 = none
     color = t.Unicode("identity") # how the map is coloured
     version = t.Int(0) # rises whenever the labels change
+    busy = t.Unicode() # what the kernel is doing while clicks have to wait, "" = nothing
+    told = t.Tuple(default_value=("", False)) # what a key or a click did, and whether it went wrong
 
     def __init__(self,
         source, # hil.explore.source.Source
@@ -42,6 +45,7 @@ class Session(t.HasTraits):
     ):
         self.source, self.maps = source, Maps(source, xy, random_state)
         self._labels, self._graphs, self._replaced = {}, {}, {}
+        self.origin = "opened" # where the selection is from: an identity "opened" whole, "drawn" on the map, "picked"
         super().__init__(epoch=source.labelled[-1], selection=np.zeros(0, int))
         base = source.labels(self.epoch)
         name = f"curation-{images_key(source.table.path[:source.n])}.jsonl"
@@ -179,8 +183,8 @@ class Session(t.HasTraits):
         "Raises ValueError where clusters are shown that nobody adopted: they cannot be corrected."
         self.check_last()
         if self.only_shown:
-            raise ValueError("these clusters are only shown: press \"use these settings\" (tab Knobs) to go on from them, "
-                             "or \"back to the run's own\"")
+            raise ValueError("these clusters are only shown: press \"use these settings\" (tab Knobs) to go on from "
+                             "them, or \"back to the run's own\"")
 
     def review(self): # Review
         "What to ask next, in step with the labels and the answers; made again where other labels are begun with."
@@ -201,7 +205,7 @@ class Session(t.HasTraits):
         y, # ShownLabels: identity, apart and names are taken over
         **settings, # with which they were found, by their names in `hil.method.labels.Rules`; direction
     ): # -> words: what was done
-        "Begin again from these labels. The answers given before hold in them; other corrections before it do not count."
+        "Begin again from these labels. Answers given before hold in them; other corrections before do not count."
         self.check_last()
         before = self.journal.actions if self.curated else []
         identity, names, broken = honour(y.identity, y.apart, y.names, self.journal.links)
@@ -209,7 +213,8 @@ class Session(t.HasTraits):
         self.act(dict(do="adopt", labels=identity, apart=y.apart, names=names, settings={**self.settings, **settings}))
         lost = [action for action in before if action["do"] not in ("link", "adopt")]
         told = [f"{counted(len(np.unique(identity[identity >= 0])), 'identity')} adopted"]
-        if lost: told.append(f"{counted(len(lost), 'correction')} made before no longer counted (undo brings them back)")
+        if lost:
+            told.append(f"{counted(len(lost), 'correction')} made before no longer counted (undo brings them back)")
         if broken: told.append(f"{counted(broken, 'answer')} that cannot hold in these clusters")
         return ", ".join(told)
 
@@ -227,19 +232,39 @@ class Session(t.HasTraits):
         # nobody hears of new labels while an identity is open that is gone
         with self.hold_trait_notifications():
             self.version += 1
-            if self.identity >= 0 and not (self.labels.identity == self.identity).any(): self.identity = -1
+            inside = np.flatnonzero(self.labels.identity == self.identity)
+            if self.identity < 0: return
+            if not len(inside): self.identity = -1
+            if self.origin == "opened" and not np.array_equal(inside, self.selection): self.selection = inside
 
-    def select(self, images, identity=-1): # int [k]
+    def select(self, images, identity=-1, origin="drawn"): # int [k], code, "drawn" or "opened"
         "Select images; one alone opens its identity, and becomes the image that retrieval asks about."
         images = np.asarray(images, int)
         if len(images) == 1: self.image, identity = int(images[0]), int(self.labels.identity[images[0]])
+        self.origin = origin
         with self.hold_trait_notifications():
             self.identity = identity
             if not np.array_equal(images, self.selection): self.selection = images
 
     def open(self, code): # identity
         "Show one identity in all views."
-        if 0 <= code < len(self.labels.names): self.select(np.flatnonzero(self.labels.identity == code), code)
+        inside = np.flatnonzero(self.labels.identity == code)
+        if 0 <= code < len(self.labels.names): self.select(inside, code, "opened")
+
+    def pick(self, images, how="toggle"): # int [k]; "toggle": join or leave, "add": join, "set": only these
+        "Thumbnails were clicked: views show what they showed. What was opened whole is no choice: a pick begins anew."
+        images = np.asarray(images, int)
+        images = images[images < self.source.n] # others are held out: nothing is corrected in them
+        old = self.selection if self.origin != "opened" and how != "set" else images[:0]
+        self.origin = "picked"
+        self.selection = np.setxor1d(old, images) if how == "toggle" else np.union1d(old, images)
+
+    @contextmanager
+    def working(self, words): # what is being done
+        "While this lasts, the application takes no clicks: they would act on what comes after."
+        self.busy = words
+        try: yield
+        finally: self.busy = ""
 
     def name(self, code): # as views show it: without signs that cannot be seen, and no longer than a line bears
         return short(self.labels.names[code], 32) if code >= 0 else "outlier"

@@ -94,11 +94,20 @@ class Source:
         self.pid = np.where(known, pd.factorize(pid.where(known), sort=False)[0], -1) # int [all], -1 = unknown
         self.pid_name = np.where(known, pid.astype(str), "")
         self.paths = table.path.astype(str).to_numpy()
+        unknown = ["", "nan", "-1", "-1.0", *["0"] * (folder is not None)] # 0: a run on crops whose names tell none
+        cameras = table.camid.astype(str)
+        self.camera_name = np.where(cameras.isin(unknown), "", cameras) # [all] text, "" = unknown
         self._thumbs, self._quality = OrderedDict(), OrderedDict()
 
     def __repr__(self):
         held_out, epochs = len(self.table) - self.n, len(self.epochs)
         return f"Source({self.name}: {self.n:,} clustered images, {held_out:,} held out, {epochs} epochs)"
+
+    def described(self): # -> DataFrame, a row for each clustered image: blank where camera or person is unknown
+        "The table that came along, as it may be handed on."
+        n, table = self.n, self.table.iloc[:self.n]
+        unknown = {"camid": self.camera_name[:n] == "", "pid": self.pid[:n] < 0}
+        return table.assign(**{c: np.where(blank, None, table[c]) for c, blank in unknown.items() if c in table})
 
     @property
     def truth(self): return bool((self.pid[:self.n] >= 0).any()) # whether any identity is known

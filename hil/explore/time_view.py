@@ -46,10 +46,13 @@ class TimeView(View):
 
     def go(self, epoch):
         "Show an epoch everywhere; its map is drawn first if it is not there yet."
+        if epoch == self.session.epoch: return
+        words = f"epoch {epoch} ..."
         if not self.session.maps.ready(epoch):
             wait = duration(self.session.maps.seconds(epoch))
-            self.frame.note = f"drawing the map of epoch {epoch}, duration {wait}, once; kept afterwards ..."
-        self.session.epoch = epoch
+            words = f"drawing the map of epoch {epoch}, duration {wait}, once; kept afterwards ..."
+            self.frame.note = words
+        with self.session.working(words): self.session.epoch = epoch
 
     def pick(self, epoch): # a point of a curve was clicked
         if int(epoch) in self.session.source.labelled: self.go(int(epoch))

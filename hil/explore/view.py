@@ -8,14 +8,20 @@ __all__ = ['STILL', 'View', 'grouped']
 # %% ../../nbs/9_explore/09_view.ipynb #662934cf
 import base64
 import io
+from html import escape
+from string import Template
 
 import numpy as np
 import pandas as pd
+from IPython.display import HTML, display
 from PIL import Image
 
+from ..core.errors import DataError
 from ..core.names import COLORS
-from ..core.text import short
-from .widgets import Sheet
+from ..core.pictures import read_picture
+from ..core.text import short, some
+from .widgets import STATIC, Sheet
+
 
 # %% ../../nbs/9_explore/09_view.ipynb #16ce8a4b
 STILL = ("Neither widgets nor pictures are shown here. To explore, run the cell in JupyterLab; a picture without "
@@ -42,14 +48,39 @@ class View:
         missed, self._missed = self._missed, {}
         for what in missed: what()
 
-    def sheet(self, **traits): # -> a Sheet whose clicks select in the session
-        return Sheet(lambda ids: self.session.source.thumbs(ids, 96), self.clicked, **traits)
-
-    def clicked(self, image, add=False): # image number
-        "A click on a thumbnail selects it; with shift it joins, or leaves, what is selected."
+    def sheet(self, **traits): # -> a Sheet whose clicks select in the session, and that marks what is selected
         s = self.session
-        if add and image < s.source.n: s.select(np.setxor1d(s.selection, [image]), s.identity) # others: retrieval only
-        s.image = image
+        made = Sheet(lambda ids: s.source.thumbs(ids, 96), self.clicked, on_pick=self.picked, **traits)
+        def mark(): made.picked = s.selection.tolist() if s.origin == "picked" else []
+        made.on_stale = self.too_late
+        self.watch(mark, "selection")
+        mark()
+        return made
+
+    def clicked(self, image): # number
+        "A click on a thumbnail makes it the image that retrieval asks about."
+        self.session.image = image
+
+    def picked(self, images, how): # int [k]; "toggle" with control, "add" with shift, "set" by a frame around them
+        "Thumbnails join, or leave, what is selected."
+        self.session.pick(images, how)
+
+    def state(self): # -> text: what is shown, for `HilWidget.state`
+        return f"{self.session.epoch}.{self.session.version}"
+
+    def too_late(self, message=None):
+        "What a click does on something that has changed since."
+        self.session.told = ("this has changed since your click, which did nothing: look again, then click again", True)
+
+    def large(self, i): # image number -> bytes of a JPEG
+        "A picture as large as it is, up to 1,200 pixels; a grey card where it cannot be read."
+        source = self.session.source
+        try: img = read_picture(source.root / source.paths[i], source._range(i))
+        except DataError: return source.thumbs([i], 400)[0]
+        img.thumbnail((1200, 1200))
+        out = io.BytesIO()
+        img.save(out, "JPEG", quality=92)
+        return out.getvalue()
 
     def pictures(self, ids): # -> list of uint8 [H, W, 3]
         "Thumbnails as arrays, for a still picture."
@@ -57,24 +88,38 @@ class View:
 
     def cell(self, i, color=None, caption=None): # -> one thumbnail of a sheet
         source = self.session.source
-        color, caption = color or COLORS[source.modality[i]], caption or f"cam {short(source.camid[i], 12)}"
-        return [int(i), color, caption, f"{short(source.paths[i], 120)}, {self.origin(i)}"]
+        camera = source.camera_name[i]
+        told = f"cam {short(camera, 12)}" if camera else short(source.paths[i].rpartition("/")[2], 12)
+        return [int(i), color or COLORS[source.modality[i]], caption or told, f"{source.paths[i]}{self.origin(i)}"]
 
-    def origin(self, i): # -> camera and, where known, person of an image
+    def origin(self, i): # -> ", camera 3, person 7", of both what is known
         source = self.session.source
-        person = f", person {short(source.pid_name[i], 24)}" if source.pid[i] >= 0 else ""
-        return f"camera {short(source.camid[i], 12)}{person}"
+        camera = f", camera {short(source.camera_name[i], 12)}" if source.camera_name[i] else ""
+        return camera + (f", person {short(source.pid_name[i], 24)}" if source.pid[i] >= 0 else "")
 
     def who(self, images): # -> a line with the three commonest people of some images; "" where nobody is known
         source = self.session.source
-        people = pd.Series(source.pid_name[images][source.pid[images] >= 0]).value_counts().iloc[:3]
-        return "\n" + ", ".join(f"person {short(p, 24)} ({n})" for p, n in people.items()) if len(people) else ""
+        people = pd.Series(source.pid_name[images][source.pid[images] >= 0]).value_counts()
+        if not len(people): return ""
+        named = [f"person {short(p, 24)} ({n})" for p, n in people.iloc[:3].items()]
+        return "\n" + some(named + people.index[3:].tolist(), 3)
+
+    def cameras(self, images): # -> "cameras 1, 2 and 3 more"; "" where none is known
+        found = sorted(set(self.session.source.camera_name[images]) - {""}, key=lambda c: (len(c), c))
+        return f"camera{'s' * (len(found) > 1)} {some([short(c, 12) for c in found], 8)}" if found else ""
 
     def static(self): raise NotImplementedError # Figure
 
     def __repr__(self):
         source = self.session.source
         return f"{type(self).__name__}({source.name}: {source.n:,} clustered images, epoch {self.session.epoch})"
+
+    def _ipython_display_(self):
+        "The view, and its still picture, which a page shows in its place where no kernel runs."
+        shown = self._repr_mimebundle_()
+        display(shown, raw=True)
+        twin = Template((STATIC / "twin.html").read_text(encoding="utf-8"))
+        display(HTML(twin.substitute(words=escape(repr(self)), picture=shown["image/png"])))
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         png = io.BytesIO()

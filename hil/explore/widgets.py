@@ -36,15 +36,17 @@ def bundled(
 class HilWidget(anywidget.AnyWidget):
     "A widget with a title, in the common style, that answers messages by their type."
     title = t.Unicode().tag(sync=True) # the finding
+    state = t.Unicode().tag(sync=True) # of what is shown; a click on what is no longer shown means nothing
     _css = STATIC / "hil.css"
 
     def __init__(self, answers, **traits): # {type of message: function of the message}
         super().__init__(**traits)
-        self._answers = answers
+        self._answers, self.on_stale = answers, ignore
         self.on_msg(self._heard)
 
     def _heard(self, _, message, buffers):
-        if message["type"] in self._answers: self._answers[message["type"]](message)
+        if message.get("state", self.state) != self.state: self.on_stale(message)
+        elif message["type"] in self._answers: self._answers[message["type"]](message)
 
 
 def ignore(*what): "What a click does where nobody asked for it."
@@ -57,24 +59,29 @@ class Sheet(HilWidget):
     key = t.List().tag(sync=True) # [label, colour, "frame" | "line" | "dash" | "dot"]
     empty = t.Unicode("nothing selected").tag(sync=True) # what an empty sheet says
     on = t.List(t.Int()).tag(sync=True) # images that are marked
+    picked = t.List(t.Int()).tag(sync=True) # images that are selected
+    subject = t.Unicode().tag(sync=True) # another one: the sheet begins at its top, else it stays where it is
     height = t.Int(84).tag(sync=True) # pixels of a thumbnail
     tall = t.Int(430).tag(sync=True) # pixels of the sheet
     _esm = bundled("sheet.js")
 
     def __init__(self,
         thumbs, # thumbs(ids) -> [bytes of a JPEG]
-        on_click=ignore, # on_click(image, add): add is true with shift or control
+        on_click=ignore, # on_click(image)
         on_row=ignore, # on_row(number of the row)
+        on_pick=ignore, # on_pick(images, how): "toggle" with control, "add" with shift, "set" by a frame around them
         **traits,
     ):
         super().__init__({
             "need": lambda m: self.send({"type": "thumbs", "ids": m["ids"]}, thumbs(m["ids"])),
-            "click": lambda m: on_click(int(m["image"]), bool(m.get("add"))),
+            "click": lambda m: on_click(int(m["image"])),
+            "pick": lambda m: on_pick([int(i) for i in m["images"]], m["how"]),
             "row": lambda m: on_row(int(m["row"]))}, **traits)
 
 # %% ../../nbs/9_explore/05_widgets.ipynb #2d14fa7c
 class MatchGraph(HilWidget):
     "Visible clusters | infrared clusters, and what was sent between them."
+    subject = t.Unicode().tag(sync=True) # another one: the graph begins at its top, else it stays where it is
     left = t.List().tag(sync=True) # {"id", "name"} of the visible clusters, top to bottom
     right = t.List().tag(sync=True) # the same, infrared
     edges = t.List().tag(sync=True) # {"left", "right" (ids), "n", "accepted", "truth", "tip"}
@@ -108,10 +115,15 @@ class Frame(HilWidget):
     dark = t.Bool(False).tag(sync=True) # set by the browser
     key = t.List().tag(sync=True) # legend under the line
     letters = t.Unicode().tag(sync=True) # letters that it takes
+    busy = t.Unicode().tag(sync=True) # while this says something, the box takes no click and no key
     _esm = bundled("frame.js")
 
     def __init__(self, on_key=ignore, **traits): # on_key(letter)
         super().__init__({"key": lambda m: on_key(m["key"])}, **traits)
+
+    def enlarge(self, captions, pictures): # [k] texts, [k] bytes of JPEGs
+        "Show pictures large, side by side, over the page."
+        self.send({"type": "large", "captions": captions}, pictures)
 
 # %% ../../nbs/9_explore/05_widgets.ipynb #5b0a7d11
 class Notice:

@@ -102,8 +102,11 @@ def _history_finding(history, marks):
     "The headline of `history_plot`: mAP, and where it lies between the marks."
     score = history["mAP"].dropna() if "mAP" in history else []
     if not len(score):
-        return (f"{counted(len(history), 'epoch')}: retrieval was not measured" if len(history)
-                else "No epoch recorded yet")
+        if not len(history): return "No epoch recorded yet"
+        last = history.iloc[-1] # nobody is named, or nobody was asked: what is known are the clusters
+        found = [counted(int(last[f"clusters_{m}"]), f"{m} cluster") for m in MARKERS
+                 if pd.notna(last.get(f"clusters_{m}"))]
+        return f"After {counted(len(history), 'epoch')}: {' and '.join(found) or 'retrieval was not measured'}"
     low, high = marks.get("untrained", np.nan), marks.get("supervised", np.nan)
     way = ", ".join(f"{k} {percent(v)}" for k, v in marks.items())
     if high > low:

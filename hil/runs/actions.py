@@ -15,7 +15,7 @@ import numpy as np
 from ..core.names import MODALITIES
 
 # %% ../../nbs/6_runs/05_actions.ipynb #e5ca81fc
-ACTIONS = {"merge": ("into", "others"), "split": ("images", "name"), "rename": ("identity", "name"),
+ACTIONS = {"merge": ("into", "others"), "move": ("images", "into"), "split": ("images", "name"), "rename": ("identity", "name"),
            "outlier": ("images",), "link": ("same", "a", "b", "images"),
            "adopt": ("labels", "apart", "names", "settings")}
 
@@ -29,6 +29,7 @@ def apply(
     _check(labels, names, action)
     do, labels, names = action["do"], labels.copy(), list(names)
     if do == "merge": labels[np.isin(labels, action["others"])] = action["into"]
+    if do == "move": labels[action["images"]] = action["into"]
     if do == "link": _link(labels, names, action)
     if do == "split":
         labels[action["images"]] = len(names)

@@ -5,6 +5,7 @@ import {
   edgePath,
   edgeWidth,
   graphHeight,
+  graphWidth,
   legendEntries,
   nodeHeights,
   pressesButton,
@@ -21,9 +22,13 @@ test("nodes are spread over the height that the longer side needs", () => {
   assert.deepEqual(nodeHeights(0, height), []);
 });
 
+test("text keeps its size: the drawing is as wide as its place, within bounds", () => {
+  assert.deepEqual([200, 431.6, 1400].map(graphWidth), [300, 432, 620]);
+});
+
 test("a refused pair sags, an accepted one does not", () => {
-  assert.equal(edgePath(33, 51, true), "M110,33 C230,33 230,51 350,51");
-  assert.equal(edgePath(33, 51, false), "M110,33 C230,38 230,56 350,51");
+  assert.equal(edgePath(33, 51, true, 460), "M110,33 C230,33 230,51 350,51");
+  assert.equal(edgePath(33, 51, false, 460), "M110,33 C230,38 230,56 350,51");
 });
 
 test("a curve is as wide as there are samples", () => {

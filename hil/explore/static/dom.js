@@ -50,6 +50,15 @@ export function scrollBox(content, height) {
   return make("div", { class: "scroll", style: `max-height:${height}px` }, content);
 }
 
+// Draw again, and stand where one stood, unless it is about something else now.
+export function redraw(el, subject, draw) {
+  const place = el.dataset.subject === subject ? (el.querySelector(".scroll")?.scrollTop ?? 0) : 0;
+  el.dataset.subject = subject;
+  draw();
+  const box = el.querySelector(".scroll");
+  if (box) box.scrollTop = place;
+}
+
 // Show now, and once after any number of changes that arrive together. Returns how to stop.
 export function whenChanged(model, names, show) {
   let due = false;

@@ -8,8 +8,23 @@ export function isDark(jupyterSaysLight, systemIsDark) {
 
 // Whether a key is meant for the explorer: one of its letters, alone, and not while somebody types.
 export function takesKey(event, letters, typing) {
-  if (typing || event.ctrlKey || event.metaKey || event.altKey) return false;
+  if (typing || withHand(event)) return false;
   return event.key.length === 1 && letters.includes(event.key);
+}
+
+// Ctrl+S and its like belong to JupyterLab and the browser.
+export function withHand(event) {
+  return event.ctrlKey || event.metaKey || event.altKey;
+}
+
+// Pictures large and side by side over the page, until a key or a click.
+export function largePictures(captions, addresses, close) {
+  const figures = addresses.map((src, i) =>
+    make("figure", {}, make("img", { src, alt: captions[i] }), make("figcaption", {}, captions[i])),
+  );
+  const dialog = make("dialog", { onclick: close }, make("div", {}, ...figures));
+  dialog.classList.add("hil", "hil-large");
+  return dialog;
 }
 
 // Act once the element stands in the page: now, or when it gets there. Returns how to stop waiting.
@@ -37,18 +52,45 @@ function render({ model, el }) {
   }
 
   function hear(event) {
+    if (!app?.contains(event.target)) return;
+    // JupyterLab leaves keys alone that are pressed in here, but for those that are its own
+    if (withHand(event)) delete app.dataset.lmSuppressShortcuts;
+    else app.dataset.lmSuppressShortcuts = "true";
     const typing = event.target.closest("input, textarea, select, [contenteditable=true]");
     if (!takesKey(event, model.get("letters"), typing)) return;
-    model.send({ type: "key", key: event.key });
+    if (!model.get("busy")) model.send({ type: "key", key: event.key, state: model.get("state") });
     event.preventDefault();
     event.stopPropagation();
   }
 
   function listen() {
     app = el.parentElement;
-    app.dataset.lmSuppressShortcuts = "true"; // JupyterLab leaves keys alone that are pressed in here
+    app.dataset.lmSuppressShortcuts = "true";
     app.tabIndex = Math.max(app.tabIndex, 0);
-    app.addEventListener("keydown", hear);
+    window.addEventListener("keydown", hear, true); // before JupyterLab, which hears keys on the document
+    veil();
+  }
+
+  function veil() {
+    app?.classList.toggle("hil-busy", model.get("busy") !== "");
+    if (app) app.dataset.busy = model.get("busy");
+  }
+
+  function enlarge(message, buffers) {
+    if (message.type !== "large") return;
+    const addresses = buffers.map((bytes) => URL.createObjectURL(new Blob([bytes], { type: "image/jpeg" })));
+    const dialog = largePictures(message.captions, addresses, () => dialog.close());
+    dialog.addEventListener("keydown", (event) => {
+      event.stopPropagation();
+      dialog.close();
+    });
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      for (const address of addresses) URL.revokeObjectURL(address);
+      app?.focus({ preventScroll: true });
+    });
+    el.append(dialog);
+    dialog.showModal();
   }
 
   function show() {
@@ -64,12 +106,16 @@ function render({ model, el }) {
   watch.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
   tellTheme();
   const stopWaiting = model.get("letters") ? whenInPage(el, listen) : () => {};
+  model.on("change:busy", veil);
+  model.on("msg:custom", enlarge);
   const stopShowing = whenChanged(model, ["title", "note", "warn", "key"], show);
   return () => {
     stopShowing();
     stopWaiting();
     watch.disconnect();
-    app?.removeEventListener("keydown", hear);
+    model.off("change:busy", veil);
+    model.off("msg:custom", enlarge);
+    window.removeEventListener("keydown", hear, true);
   };
 }
 

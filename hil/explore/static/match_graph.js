@@ -1,13 +1,19 @@
 // Visible clusters on the left, infrared ones on the right, and a curve for each pair between which samples were sent.
-import { draw, emptyBox, legend, lift, make, scrollBox, whenChanged } from "./dom.js";
+import { draw, emptyBox, legend, lift, make, redraw, scrollBox, whenChanged } from "./dom.js";
 
-const WIDTH = 460;
+const NARROW = 300; // pixels below which the graph gets no narrower
+const WIDE = 620; // and above which it gets no wider: text has one size
 const MARGIN = 110; // for the names beside the nodes
+const SCROLLBAR = 18; // room beside the drawing
 const TOP = 24; // for the heads above the nodes
 const NODE = 18; // height of a node's line
 
 export function graphHeight(left, right) {
   return Math.max(left, right) * NODE + TOP + 2;
+}
+
+export function graphWidth(pixels) {
+  return Math.round(Math.min(Math.max(pixels, NARROW), WIDE));
 }
 
 // Where `count` nodes stand, top to bottom.
@@ -16,10 +22,10 @@ export function nodeHeights(count, height) {
 }
 
 // A curve between two heights; a refused pair sags, so that it does not hide behind an accepted one.
-export function edgePath(y0, y1, accepted) {
-  const middle = WIDTH / 2;
+export function edgePath(y0, y1, accepted, width) {
+  const middle = width / 2;
   const sag = accepted ? 0 : 5;
-  return `M${MARGIN},${y0} C${middle},${y0 + sag} ${middle},${y1 + sag} ${WIDTH - MARGIN},${y1}`;
+  return `M${MARGIN},${y0} C${middle},${y0 + sag} ${middle},${y1 + sag} ${width - MARGIN},${y1}`;
 }
 
 export function edgeWidth(n, most) {
@@ -72,9 +78,9 @@ function button(shape, label, act) {
   return shape;
 }
 
-function drawEdge(edge, y0, y1, most, colors) {
+function drawEdge(edge, y0, y1, most, colors, width) {
   const path = draw("path", {
-    d: edgePath(y0, y1, edge.accepted),
+    d: edgePath(y0, y1, edge.accepted, width),
     style: `stroke:${lift(edgeColor(edge.truth, colors))}`,
     "stroke-width": edgeWidth(edge.n, most),
     "stroke-opacity": edge.accepted ? 0.8 : 0.55,
@@ -97,23 +103,25 @@ function drawNode(node, x, y, anchor, color) {
 
 function render({ model, el }) {
   el.classList.add("hil", "hil-graph");
+  let width = 0; // pixels of the drawing
+
+  const say = (message) => model.send({ ...message, state: model.get("state") });
 
   function graph(edges, colors) {
     const sides = [
       { name: "visible", nodes: model.get("left"), x: MARGIN, anchor: "end" },
-      { name: "infrared", nodes: model.get("right"), x: WIDTH - MARGIN, anchor: "start" },
+      { name: "infrared", nodes: model.get("right"), x: width - MARGIN, anchor: "start" },
     ];
     const height = graphHeight(sides[0].nodes.length, sides[1].nodes.length);
-    const svg = draw("svg", { viewBox: `0 0 ${WIDTH} ${height}`, role: "group" });
+    const svg = draw("svg", { width, height, role: "group" });
     for (const side of sides) {
       const heights = nodeHeights(side.nodes.length, height);
       side.y = new Map(side.nodes.map((node, i) => [node.id, heights[i]]));
     }
-    const [left, right] = model.get("chosen");
     for (const edge of drawingOrder(edges)) {
-      const path = drawEdge(edge, sides[0].y.get(edge.left), sides[1].y.get(edge.right), mostSamples(edges), colors);
-      if (edge.left === left && edge.right === right) path.classList.add("on");
-      svg.append(button(path, edge.tip, () => model.send({ type: "edge", left: edge.left, right: edge.right })));
+      const ends = [sides[0].y.get(edge.left), sides[1].y.get(edge.right)];
+      const path = drawEdge(edge, ...ends, mostSamples(edges), colors, width);
+      svg.append(button(path, edge.tip, () => say({ type: "edge", left: edge.left, right: edge.right })));
     }
     for (const { name, nodes, x, anchor, y } of sides) {
       const color = colors[name];
@@ -121,13 +129,13 @@ function render({ model, el }) {
       svg.append(draw("text", { x, y: 12, "text-anchor": anchor, style }, `${name} clusters`));
       for (const node of nodes) {
         const group = drawNode(node, x, y.get(node.id), anchor, color);
-        svg.append(button(group, node.name, () => model.send({ type: "node", id: node.id })));
+        svg.append(button(group, node.name, () => say({ type: "node", id: node.id })));
       }
     }
     return svg;
   }
 
-  function show() {
+  function draws() {
     const edges = model.get("edges");
     const colors = model.get("colors");
     el.replaceChildren(make("h4", {}, model.get("title")));
@@ -136,9 +144,30 @@ function render({ model, el }) {
       return;
     }
     el.append(legend(legendEntries(edges, colors)), scrollBox(graph(edges, colors), model.get("tall")));
+    mark();
   }
 
-  return whenChanged(model, ["title", "left", "right", "edges", "chosen", "empty", "tall"], show);
+  function show() {
+    width = graphWidth(el.clientWidth - SCROLLBAR);
+    redraw(el, model.get("subject"), draws);
+  }
+
+  function mark() {
+    const chosen = model.get("chosen").join("-");
+    for (const path of el.querySelectorAll("path")) path.classList.toggle("on", path.dataset.edge === chosen);
+  }
+
+  const size = new ResizeObserver(() => {
+    if (graphWidth(el.clientWidth - SCROLLBAR) !== width) show();
+  });
+  size.observe(el);
+  model.on("change:chosen", mark);
+  const stop = whenChanged(model, ["title", "left", "right", "edges", "empty", "tall", "subject"], show);
+  return () => {
+    stop();
+    size.disconnect();
+    model.off("change:chosen", mark);
+  };
 }
 
 export default { render };

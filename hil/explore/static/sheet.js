@@ -1,10 +1,11 @@
 // Rows of thumbnails. A thumbnail is asked for when it comes into view.
-import { emptyBox, legend, lift, make, scrollBox, whenChanged } from "./dom.js";
+import { emptyBox, legend, lift, make, redraw, scrollBox, whenChanged } from "./dom.js";
 
 const HANDFUL = 64; // thumbnails in one question to the kernel
 const PAUSE = 20; // milliseconds in which questions are collected
 const BORDER = 3; // pixels around a thumbnail
 const SHAPE = 0.45; // width of a thumbnail over its height
+const STIR = 6; // pixels that the pointer moves before a click becomes a frame
 
 export function handfuls(ids, size = HANDFUL) {
   const parts = [];
@@ -17,6 +18,21 @@ export function cellAfter(key, index, count) {
   const step = { ArrowRight: 1, ArrowLeft: -1 }[key];
   if (index < 0 || !step || index + step < 0 || index + step >= count) return -1;
   return index + step;
+}
+
+// The images from the one that was clicked last to this one, in the order in which they are shown.
+export function between(ids, last, id) {
+  const [from, to] = [ids.indexOf(last), ids.indexOf(id)];
+  return from < 0 ? [id] : ids.slice(Math.min(from, to), Math.max(from, to) + 1);
+}
+
+// Two corners of a frame as a box.
+export function boxOf([x0, y0], [x1, y1]) {
+  return { left: Math.min(x0, x1), right: Math.max(x0, x1), top: Math.min(y0, y1), bottom: Math.max(y0, y1) };
+}
+
+export function overlap(a, b) {
+  return a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
 }
 
 // CSS of a cell around a thumbnail of `height` pixels.
@@ -64,10 +80,67 @@ export class Thumbnails {
   }
 }
 
+// A frame that is drawn with the pointer over `el`: `chosen` gets the cells in it, and the event that ended it.
+function frameOver(el, chosen) {
+  let start = null; // where the pointer went down
+  let frame = null; // the drawn box, once the pointer has moved
+
+  function down(event) {
+    if (event.button === 0 && event.target.closest(".scroll") && !event.target.closest(".head")) {
+      start = [event.clientX, event.clientY];
+    }
+  }
+
+  function move(event) {
+    if (!start) return;
+    const box = boxOf(start, [event.clientX, event.clientY]);
+    if (!frame && Math.max(box.right - box.left, box.bottom - box.top) < STIR) return;
+    if (!frame) {
+      frame = make("div", { class: "band" });
+      el.append(frame);
+    }
+    const [w, h] = [box.right - box.left, box.bottom - box.top];
+    const { left, top } = el.getBoundingClientRect(); // the page may lie in a box of its own, as in JupyterLab
+    frame.setAttribute("style", `left:${box.left - left}px;top:${box.top - top}px;width:${w}px;height:${h}px`);
+    event.preventDefault();
+  }
+
+  function up(event) {
+    const drawn = frame;
+    const box = start && boxOf(start, [event.clientX, event.clientY]);
+    start = null;
+    frame = null;
+    if (!drawn) return;
+    drawn.remove();
+    window.addEventListener("click", swallow, { capture: true, once: true });
+    setTimeout(() => window.removeEventListener("click", swallow, { capture: true }), 0);
+    const cells = [...el.querySelectorAll("button.cell")];
+    chosen(
+      cells.filter((cell) => overlap(cell.getBoundingClientRect(), box)),
+      event,
+    );
+  }
+
+  function swallow(event) {
+    event.stopPropagation();
+    event.preventDefault();
+  }
+
+  el.addEventListener("pointerdown", down);
+  window.addEventListener("pointermove", move);
+  window.addEventListener("pointerup", up);
+  return () => {
+    el.removeEventListener("pointerdown", down);
+    window.removeEventListener("pointermove", move);
+    window.removeEventListener("pointerup", up);
+  };
+}
+
 function render({ model, el }) {
   el.classList.add("hil", "hil-sheet");
   const thumbnails = new Thumbnails((ids) => model.send({ type: "need", ids }));
   const eye = new IntersectionObserver(seen, { rootMargin: "150px" });
+  let last = null; // the image that was clicked last
 
   function seen(entries) {
     for (const { isIntersecting, target } of entries) {
@@ -81,33 +154,52 @@ function render({ model, el }) {
     if (message.type === "thumbs") thumbnails.arrived(message.ids, buffers);
   }
 
+  const idsOf = (cells) => cells.map((cell) => Number(cell.dataset.id));
+  const say = (message) => model.send({ ...message, state: model.get("state") });
+
+  function clicked(id, event) {
+    if (event.shiftKey) {
+      const shown = idsOf([...el.querySelectorAll("button.cell")]);
+      say({ type: "pick", images: between(shown, last, id), how: "add" });
+    } else if (event.ctrlKey || event.metaKey) say({ type: "pick", images: [id], how: "toggle" });
+    else model.send({ type: "click", image: id });
+    last = id;
+  }
+
   function cell([id, color, caption, tip]) {
     const img = make("img", { alt: caption || `image ${id}`, draggable: "false" });
-    const click = (event) =>
-      model.send({ type: "click", image: id, add: event.shiftKey || event.ctrlKey || event.metaKey });
     const title = tip || caption || "";
     const style = cellStyle(color, model.get("height"));
-    const button = make("button", { class: "cell", "data-id": id, title, style, onclick: click }, img);
+    const button = make("button", { class: "cell", "data-id": id, title, style, onclick: (e) => clicked(id, e) }, img);
     eye.observe(button);
     return make("figure", {}, button, caption ? make("figcaption", {}, caption) : null);
   }
 
+  const grid = (className, ...columns) =>
+    make(
+      "div",
+      { class: `sides ${className}`, style: `grid-template-columns:repeat(${columns.length},1fr)` },
+      ...columns,
+    );
+
   function line(row, number) {
-    const go = () => model.send({ type: "row", row: number });
-    const name = row.go ? make("button", { title: "show this one", onclick: go }, row.head) : make("b", {}, row.head);
-    const note = make("div", { class: "soft" }, row.note || "");
-    const sides = row.sides.map((side) => make("td", {}, make("div", { class: "cells" }, ...side.map(cell))));
-    return make("tr", {}, make("th", { class: "head" }, name, note), ...sides);
+    const go = () => say({ type: "row", row: number });
+    const name = row.go
+      ? make("button", { title: row.go === true ? "show this one" : row.go, onclick: go }, row.head)
+      : make("b", {}, row.head);
+    const note = make("span", { class: "soft" }, (row.note || "").replaceAll("\n", " · "));
+    const sides = row.sides.map((side) => make("div", { class: "cells" }, ...side.map(cell)));
+    return make("section", {}, make("div", { class: "head" }, name, " ", note), grid("", ...sides));
   }
 
   function table() {
     const columns = model.get("columns");
-    const heads = ["", ...columns].map((name) => make("th", { class: "side" }, name));
-    const head = columns.some((name) => name) ? make("thead", {}, make("tr", {}, ...heads)) : null;
-    return make("table", {}, head, make("tbody", {}, ...model.get("rows").map(line)));
+    const heads = columns.map((name) => make("b", {}, name));
+    const head = columns.some((name) => name) ? grid("names", ...heads) : null;
+    return make("div", {}, head, ...model.get("rows").map(line));
   }
 
-  function show() {
+  function draws() {
     eye.disconnect();
     el.replaceChildren();
     if (model.get("title")) el.append(make("h4", {}, model.get("title")));
@@ -120,10 +212,16 @@ function render({ model, el }) {
     mark();
   }
 
+  const show = () => redraw(el, model.get("subject"), draws);
+
   function mark() {
     const on = new Set(model.get("on"));
+    const picked = new Set(model.get("picked"));
     for (const button of el.querySelectorAll("button.cell")) {
-      button.classList.toggle("on", on.has(Number(button.dataset.id)));
+      const id = Number(button.dataset.id);
+      button.classList.toggle("on", on.has(id));
+      button.classList.toggle("picked", picked.has(id));
+      button.setAttribute("aria-pressed", picked.has(id));
     }
   }
 
@@ -135,14 +233,23 @@ function render({ model, el }) {
     event.preventDefault();
   }
 
+  function framed(cells, event) {
+    const how = event.shiftKey || event.ctrlKey || event.metaKey ? "add" : "set";
+    say({ type: "pick", images: idsOf(cells), how });
+  }
+
   el.addEventListener("keydown", walk);
   model.on("msg:custom", hear);
   model.on("change:on", mark);
-  const stop = whenChanged(model, ["rows", "title", "columns", "key", "empty", "height", "tall"], show);
+  model.on("change:picked", mark);
+  const stopFrame = frameOver(el, framed);
+  const stop = whenChanged(model, ["rows", "title", "columns", "key", "empty", "height", "tall", "subject"], show);
   return () => {
     stop();
+    stopFrame();
     model.off("msg:custom", hear);
     model.off("change:on", mark);
+    model.off("change:picked", mark);
     el.removeEventListener("keydown", walk);
     eye.disconnect();
     thumbnails.forget();
