@@ -7,7 +7,6 @@ __all__ = ['TIPS', 'LAST', 'before_after', 'shown_name', 'CurationView']
 
 # %% ../../nbs/9_explore/16_curation_view.ipynb #f55fa922
 from html import escape
-from itertools import count
 from pathlib import Path
 
 import ipywidgets as w

@@ -17,9 +17,9 @@ from ..core.names import COLORS
 from ..core.text import counted, duration, percent
 from .controls import button, control, side_by_side
 from .view import View
+from .widgets import Curves, Frame
 from ..method.advice import advice_text, advise
 from ..method.health import warnings
-from .widgets import Curves, Frame
 from ..plots.curves import eps_curve
 
 # %% ../../nbs/9_explore/14_knob_view.ipynb #46b2190c

@@ -31,10 +31,10 @@ from ..core.ids import checked_ids, checked_labels
 from ..core.names import MODALITIES
 from ..core.paths import check_inside, given_path
 from ..core.pictures import camera_ranges, read_picture
+from ..evaluation.sightings import sightings
 from ..method.cluster import majority_pids
 from ..method.labels import Rules, compact, epoch_labels
 from ..method.sub_clusters import secondary_assign
-from ..evaluation.sightings import sightings
 from ..runs.config import Config
 from ..runs.folder import Run
 

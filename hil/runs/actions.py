@@ -15,7 +15,8 @@ import numpy as np
 from ..core.names import MODALITIES
 
 # %% ../../nbs/6_runs/05_actions.ipynb #e5ca81fc
-ACTIONS = {"merge": ("into", "others"), "move": ("images", "into"), "split": ("images", "name"), "rename": ("identity", "name"),
+ACTIONS = {"merge": ("into", "others"), "move": ("images", "into"), "split": ("images", "name"),
+           "rename": ("identity", "name"),
            "outlier": ("images",), "link": ("same", "a", "b", "images"),
            "adopt": ("labels", "apart", "names", "settings")}
 
