@@ -113,7 +113,8 @@ class Explorer(View):
     "The linked application; `explore` makes it."
     def __init__(self, session):
         super().__init__(session)
-        self.frame = Frame(self.pressed, letters="".join({**KEYS, **STEPS, **ANSWERS}), title=short(session.source.name))
+        letters = "".join({**KEYS, **STEPS, **ANSWERS})
+        self.frame = Frame(self.pressed, letters=letters, title=short(session.source.name))
         self.map, self.time, self.views = MapView(session), TimeView(session), {}
         self.tabs = w.Tab([w.VBox() for _ in TABS], titles=list(TABS), selected_index=0).add_class("hil-tabs")
         beside = w.HBox([self.map.widget, self.tabs]).add_class("hil-beside")

@@ -24,7 +24,8 @@ from ..core.text import from_cell, some
 # %% ../../nbs/9_explore/02_journal.ipynb #42998052
 log = logging.getLogger(__name__)
 ACTIONS = {"merge": ("into", "others"), "split": ("images", "name"), "rename": ("identity", "name"),
-           "outlier": ("images",), "link": ("same", "a", "b", "images"), "adopt": ("labels", "apart", "names", "settings")}
+           "outlier": ("images",), "link": ("same", "a", "b", "images"),
+           "adopt": ("labels", "apart", "names", "settings")}
 
 
 def apply(
@@ -204,8 +205,8 @@ class Journal:
         for i, j, same in self.links:
             joins = labels[i] == labels[j] >= 0 and self.labels[i] != self.labels[j]
             if joins and not same and (i, j) != own and action["do"] != "adopt":
-                raise ValueError(f"{action['do']}: you answered that {self.paths[i]} and {self.paths[j]} show two people, "
-                                 "and this would join them; undo that answer first")
+                raise ValueError(f"{action['do']}: you answered that {self.paths[i]} and {self.paths[j]} show two "
+                                 "people, and this would join them; undo that answer first")
 
     def undo(self): # -> the action taken back, or None
         "Take the last action back, which is an action too."

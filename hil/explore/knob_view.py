@@ -62,7 +62,8 @@ class KnobView(View):
         self.building = w.HBox([self.bar, self.left], layout=w.Layout(display="none")).add_class("hil-building")
         self.watch(self.ask, "epoch")
         self.widget = w.VBox([side_by_side(self.eps, self.min_samples, self.k1, self.n_sub),
-                              side_by_side(self.apply, self.adopt, self.reset), self.said, self.building, self.curves]).add_class("hil-knobs")
+                              side_by_side(self.apply, self.adopt, self.reset), self.said, self.building,
+                              self.curves]).add_class("hil-knobs")
         self.ask()
 
     def settings(self): return round(self.eps.value, 2), self.min_samples.value, self.k1.value or None # of a Graph

@@ -34,12 +34,12 @@ class MatchView(View):
         self.threshold = control(w.FloatSlider, "threshold t", 290, 74, "hil-threshold", self.show,
                                  value=told["threshold"], min=0, max=1, step=.01)
         self.most = control(w.Dropdown, "draw", 210, 60, heard=self.show, value=40, options=MOST)
-        self.adopt = button("use these settings", self.use, "go on from these matches: corrections, export and all counts "
-                            "begin with them; undo (key u) takes it back").add_class("hil-use")
+        self.adopt = button("use these settings", self.use, "go on from these matches: corrections, export and all "
+                            "counts begin with them; undo (key u) takes it back").add_class("hil-use")
         self.said, self.graph = Frame(), MatchGraph(self.edge, self.node)
         self.why = WhyView(session)
-        self.ask = button("why these two?", lambda: self.why.of_clusters(*self.graph.chosen), "how sure the match is, and "
-                          "who comes second", disabled=True).add_class("hil-ask-why")
+        self.ask = button("why these two?", lambda: self.why.of_clusters(*self.graph.chosen), "how sure the match is, "
+                          "and who comes second", disabled=True).add_class("hil-ask-why")
         self.both = self.sheet(columns=[""], empty="click a curve to see both clusters", tall=260)
         self.watch(self.show, "version")
         self.watch(self.follow, "epoch")

@@ -177,8 +177,8 @@ class Session(t.HasTraits):
         "Raises ValueError where clusters are shown that nobody adopted: they cannot be corrected."
         self.check_last()
         if self.only_shown:
-            raise ValueError("these clusters are only shown: press \"use these settings\" (tab Knobs) to go on from them, "
-                             "or \"back to the run's own\"")
+            raise ValueError("these clusters are only shown: press \"use these settings\" (tab Knobs) to go on from "
+                             "them, or \"back to the run's own\"")
 
     def review(self): # Review
         "What to ask next, in step with the labels and the answers; made again where other labels are begun with."
@@ -199,7 +199,7 @@ class Session(t.HasTraits):
         y, # ShownLabels: identity, apart and names are taken over
         **settings, # with which they were found, by their names in `hil.method.labels.Rules`; direction
     ): # -> words: what was done
-        "Begin again from these labels. The answers given before hold in them; other corrections before it do not count."
+        "Begin again from these labels. Answers given before hold in them; other corrections before it do not count."
         self.check_last()
         before = self.journal.actions if self.curated else []
         identity, names, broken = honour(y.identity, y.apart, y.names, self.journal.links)
@@ -207,7 +207,8 @@ class Session(t.HasTraits):
         self.act(dict(do="adopt", labels=identity, apart=y.apart, names=names, settings={**self.settings, **settings}))
         lost = [action for action in before if action["do"] not in ("link", "adopt")]
         told = [f"{counted(len(np.unique(identity[identity >= 0])), 'identity')} adopted"]
-        if lost: told.append(f"{counted(len(lost), 'correction')} made before no longer counted (undo brings them back)")
+        made = counted(len(lost), "correction")
+        if lost: told.append(f"{made} made before no longer counted (undo brings them back)")
         if broken: told.append(f"{counted(broken, 'answer')} that cannot hold in these clusters")
         return ", ".join(told)
 
