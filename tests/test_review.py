@@ -14,7 +14,7 @@ from hil.core.vectors import unit_rows
 from hil.explore.app import TABS, explore
 from hil.explore.colorings import coloring
 from hil.explore.journal import Journal, apply, read_labels
-from hil.explore.parts import parts_of
+from hil.explore.parts import identity_parts
 from hil.explore.review import ORDERS, Review, honour, link_action
 from hil.explore.review_view import ReviewView
 from hil.explore.session import as_session, in_step
@@ -268,7 +268,7 @@ def test_a_hundred_right_answers_help_more_when_the_doubtful_come_first():
 def test_parts_are_what_a_cluster_gave_to_an_identity(seed):
     table, x = people(seed=seed % 97)
     y, kind = clustered(table, x, seed), table.modality.to_numpy()
-    parts = parts_of(unit_rows(x), kind, y.identity, y.apart)
+    parts = identity_parts(unit_rows(x), kind, y.identity, y.apart)
     np.testing.assert_array_equal(parts.of < 0, y.identity < 0)
     groups = pd.DataFrame({"identity": y.identity, "apart": y.apart, "kind": kind, "part": parts.of})
     inside = groups[groups.part >= 0]

@@ -45,8 +45,8 @@ class IdentityView(View):
         self.n_sub = control(w.IntSlider, "sub-clusters K", 300, 100, "hil-k", self.show, min=0, max=12,
                              value=session.source.settings["n_sub"], continuous_update=False)
         self.near, self.why = side_by_side(), WhyView(session)
-        self.ask = button("why joined?", self.why.of_identity, "the chain between two selected images, or between the image "
-                          "clicked last and the one least like it").add_class("hil-ask-why")
+        self.ask = button("why joined?", self.why.of_identity, "the chain between two selected images, or between the "
+                          "image clicked last and the one least like it").add_class("hil-ask-why")
         self.watch(self.show, "selection", "identity", "version", "epoch")
         self.watch(lambda: setattr(self.sheet_, "on", [self.session.image]), "image")
         self.one = side_by_side(self.all, self.n_sub, self.ask, self.near)

@@ -93,8 +93,8 @@ class Journal:
         for i, j, same in self.links:
             joins = labels[i] == labels[j] >= 0 and self.labels[i] != self.labels[j]
             if joins and not same and (i, j) != own and action["do"] != "adopt":
-                raise ValueError(f"{action['do']}: you answered that {self.paths[i]} and {self.paths[j]} show two people, "
-                                 "and this would join them; undo that answer first")
+                raise ValueError(f"{action['do']}: you answered that {self.paths[i]} and {self.paths[j]} show two "
+                                 "people, and this would join them; undo that answer first")
 
     def undo(self): # -> the action taken back, or None
         "Take the last action back, which is an action too."

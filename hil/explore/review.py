@@ -11,7 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.linear_model import LogisticRegression
 
-from .parts import Parts, cuts_of, leads, near_parts, pairs_of, parts_of
+from .parts import IdentityParts, cuts_of, identity_parts, leads, near_parts, pairs_of
 
 # %% ../../nbs/9_explore/17_review.ipynb #029f0b9c
 class Question(NamedTuple):
@@ -83,15 +83,15 @@ class Review:
         whole[part[(now < 0) | (now != self.identity[parts.speaker][part])]] = False
         return whole
 
-    def _parts(self, apart, whole): # int [N], bool [P] -> Parts: those that are whole as they are, the others made again
+    def _parts(self, apart, whole): # int [N], bool [P] -> Parts: whole ones as they are, the others made again
         new = np.flatnonzero(~np.append(whole, False)[self.parts.of]) if whole.any() else np.arange(len(self.x))
-        made = parts_of(self.x[new], self.modality[new], self.identity[new], apart[new])
+        made = identity_parts(self.x[new], self.modality[new], self.identity[new], apart[new])
         if not whole.any(): return made
         old, number = self.parts, np.append(np.where(whole, whole.cumsum() - 1, -1), -1)
         of = number[old.of]
         of[new] = np.where(made.of < 0, -1, made.of + whole.sum())
         made = made._replace(speaker=new[made.speaker])
-        return Parts(of, *(np.concatenate([a[whole], b]) for a, b in zip(old[1:], made[1:])))
+        return IdentityParts(of, *(np.concatenate([a[whole], b]) for a, b in zip(old[1:], made[1:])))
 
     def _cut(self, least=4):
         "Cut every part of at least so many images in two; a cut is kept as long as its part has the same images."
@@ -204,8 +204,9 @@ class Review:
         if (self.parts.modality[i], i) > (self.parts.modality[j], j): i, j = j, i # visible first
         chance, joined = float(self.chance[k]), bool(self.joined[k])
         yes, fresh = (NOBODY, False) if joined else self.joining(i, j)
-        return Question(self._images([i]), self._images([j]), tuple(map(int, self.parts.speaker[[i, j]])), joined, chance,
-                        yes, fresh, self.leaving(i, j) if joined else NOBODY, "joined now" if joined else "apart now")
+        speakers = tuple(map(int, self.parts.speaker[[i, j]]))
+        return Question(self._images([i]), self._images([j]), speakers, joined, chance, yes, fresh,
+                        self.leaving(i, j) if joined else NOBODY, "joined now" if joined else "apart now")
 
     def _images(self, parts): return np.flatnonzero(np.isin(self.parts.of, parts))
 
@@ -220,8 +221,8 @@ class Review:
         return self._images(one if weight(one) < weight(other) else other)
 
     def joining(self, i, j): # parts of two identities -> (int [a] images that move, whether into a new identity)
-        """What a yes moves: nothing but the names where the two identities can be one. Where an answer forbids that, the
-        parts known to be one person move into the other identity, or, where that is forbidden too, out of both."""
+        """What a yes moves: nothing but the names where the two identities can be one. Where an answer forbids that,
+        the parts known to be one person move into the other identity, or, where that is forbidden too, out of both."""
         sides = [np.flatnonzero(self.of_part == self.of_part[e]) for e in (i, j)]
         own = [side[self.person[side] == self.person[e]] for side, e in zip(sides, (i, j))]
         if not self._strange(*sides): return NOBODY, False

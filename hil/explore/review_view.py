@@ -39,7 +39,8 @@ class ReviewView(View):
         for name, b in self.buttons.items(): b.add_class("hil-" + name.replace(" ", "-"))
         self.buttons["yes"].button_style = self.buttons["no"].button_style = "primary"
         self.find = button("show on the map", self.select, "select the images of both strips")
-        self.strips = self.sheet(columns=["", ""], height=96, tall=420, empty="nothing is left to be asked in this order")
+        self.strips = self.sheet(columns=["", ""], height=96, tall=420,
+                                 empty="nothing is left to be asked in this order")
         self.bar, self.frame = w.FloatProgress(min=0, max=1, layout=w.Layout(width="120px", height="14px")), Frame()
         self.watch(self.show, "version", "epoch")
         self.watch(lambda: setattr(self.strips, "on", [self.session.image]), "image")
@@ -135,8 +136,8 @@ class ReviewView(View):
         told = [f"{counted(len(links), 'answer')} ({yes} yes, {len(links) - yes} no)" if links else "no answer yet"]
         if self.skipped: told.append(f"{len(self.skipped)} skipped")
         pace = float(np.median(self._paces)) if len(self._paces) > 4 else None
-        told.append(f"{counted(left, 'question')} worth asking left" + (f", some {duration(left * pace)}" if pace and left
-                                                                        else ""))
+        wait = f", some {duration(left * pace)}" if pace and left else ""
+        told.append(f"{counted(left, 'question')} worth asking left{wait}")
         self.frame.note, self.bar.value = ", ".join(told), len(links) / max(len(links) + left, 1)
 
     def ahead(self, review, version, most=2):

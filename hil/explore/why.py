@@ -28,7 +28,7 @@ class Step(NamedTuple):
     second: int # image
     distance: float # Jaccard distance, 0..1
     margin: float # eps - distance: below 0, the step is too long
-    ranks: tuple # place of the second in the first one's list of neighbours and the other way round; 0 = not in the list
+    ranks: tuple # place of each in the other's list of neighbours, the second's first; 0 = not in it
 
 
 def chain(
@@ -138,7 +138,8 @@ def steps_between(
     part = np.flatnonzero(np.isin(labels.apart[rows], clusters) | np.isin(rows, [first, second]))
     start, end = (int(np.flatnonzero(rows[part] == image)[0]) for image in (first, second))
     inside = distance[part][:, part].tocsr()
-    way = chain(inside, start, end, in_reach(distance, part, eps) >= settings["min_samples"]) or chain(inside, start, end)
+    core = in_reach(distance, part, eps) >= settings["min_samples"]
+    way = chain(inside, start, end, core) or chain(inside, start, end)
     lists = graph.neighbors(m)[:, :k1]
     def rank(a, b): # place of image b in the list of a
         return int((np.flatnonzero(lists[part[a]] == part[b]) if len(lists) else [0])[:1].sum())
@@ -163,7 +164,8 @@ def _middle(session, image): # -> the image in the middle of an image's cluster,
     return middle(session, np.flatnonzero(own))
 
 
-def middle(session, images): # Session, int [k] -> the image that is nearest to their centre
+def middle(session, images): # Session, int [k] -> image
+    "The image that is nearest to the centre of some."
     x = session.directions()[images]
     return int(images[(x @ x.mean(0)).argmax()])
 
@@ -182,8 +184,8 @@ def _finding(session, why):
     if not why.crossings: told.append(_told_of_chain(why.chains[0], why.joined, why.eps))
     for c in why.crossings:
         second = f"; second choice {name(c.second)}, {c.second_cosine:.2f}" if c.second >= 0 else ""
-        told.append(f"{name(c.source)} chooses {name(c.target)} with cosine {c.cosine:.2f}, {percent(c.ratio)} of the best "
-                    f"that {name(c.target)} has seen ({percent(c.threshold)} are asked for){second}")
+        told.append(f"{name(c.source)} chooses {name(c.target)} with cosine {c.cosine:.2f}, {percent(c.ratio)} of the "
+                    f"best that {name(c.target)} has seen ({percent(c.threshold)} are asked for){second}")
     if why.crossings and why.joined:
         led = {int(y.apart[why.first]), int(y.apart[why.second])}
         met = any({c.source, c.target} == led for c in why.crossings) or len({c.target for c in why.crossings}) == 1
@@ -212,13 +214,14 @@ def rows_of(
     for steps in why.chains:
         if not steps: continue
         m, longest = s.source.modality[steps[0].first], max(step.distance for step in steps)
-        cells = [(steps[0].first, "start", False), *((t.second, f"{t.distance:.2f} ({t.margin:+.2f})", t.margin < 0) for t in steps)]
+        cells = [(steps[0].first, "start", False)]
+        cells += [(t.second, f"{t.distance:.2f} ({t.margin:+.2f})", t.margin < 0) for t in steps]
         out.append((f"chain in {m}", f"longest step {longest:.2f}\nmargin to eps {why.eps - longest:+.2f}", cells))
     for c in why.crossings:
         ok = "accepted" if c.ratio >= c.threshold else "refused"
-        choices = [(c.target, f"first choice of {s.name(c.source)}", f"cosine {c.cosine:.2f}\nratio {percent(c.ratio)}, asked for "
-                    f"{percent(c.threshold)}: {ok}")]
-        if c.second >= 0: choices.append((c.second, f"second choice of {s.name(c.source)}", f"cosine {c.second_cosine:.2f}"))
+        asks, sure = s.name(c.source), f"ratio {percent(c.ratio)}, asked for {percent(c.threshold)}: {ok}"
+        choices = [(c.target, f"first choice of {asks}", f"cosine {c.cosine:.2f}\n{sure}")]
+        if c.second >= 0: choices.append((c.second, f"second choice of {asks}", f"cosine {c.second_cosine:.2f}"))
         out += [(head, f"{s.name(code)}\n{note}", [(int(i), "", False) for i in _other_side(s, c, code)])
                 for code, head, note in choices]
     return out
@@ -240,7 +243,8 @@ def why_picture(
     "The chain, the way across and the second choice, with photographs (HIL, sections 3.1 and 3.4)."
     if not rows: return empty_figure("Why joined?", why.words)
     wide = max(6, *(len(cells) for *_, cells in rows))
-    size, letters = (2.4 + .78 * wide, 1.75 * len(rows) + .3 + .2 * -(-len(why.words) // (20 + 11 * wide))), 20 + 11 * wide
+    letters = 20 + 11 * wide # in a line of the title
+    size = 2.4 + .78 * wide, 1.75 * len(rows) + .3 + .2 * -(-len(why.words) // letters)
     fig, axes = plt.subplots(len(rows), wide, figsize=size, squeeze=False)
     fig.subplots_adjust(left=2.3 / size[0], right=.99, top=1.75 * (len(rows) - .04) / size[1], bottom=.03 / size[1])
     for ax in axes.flat: ax.axis("off")
@@ -270,7 +274,8 @@ class WhyView(View):
         graph, settings = self.session.graph(), self.session.settings
         try:
             if self.session.source.n > AT_ONCE and not graph.built(settings["k1"]):
-                raise ValueError("the neighbour graph of this epoch is not there yet: open the tab Knobs once; it is kept")
+                raise ValueError("the neighbour graph of this epoch is not there yet: open the tab Knobs once; "
+                                 "it is kept")
             self.why = why_joined(self.session, first, second)
         except ValueError as error:
             self.say(str(error))
