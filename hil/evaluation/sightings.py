@@ -150,7 +150,8 @@ def identities_told(
                f"{known.confidence[known.identity == i].mean():.2f} |" for i in order]
     return "\n".join([
         f"**Here are your identities:** {len(table):,} images show {len(sides):,} identities, {both:,} of them seen in "
-        f"both modalities. {len(table) - len(known):,} images are in none; of {doubtful:,} the run is less sure than .5.",
+        f"both modalities. {len(table) - len(known):,} images are in none; of {doubtful:,} the run is "
+        "less sure than .5.",
         "",
         "| identity | visible images | infrared images | mean confidence |", "|---|---|---|---|", *largest, "",
         f"All of them as a table: `hil identities {run.path} who.csv`. Correct it there or in the explorer "

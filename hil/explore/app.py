@@ -184,7 +184,7 @@ class Explorer(View):
         self.answer.note, self.answer.warn = ("", words) if wrong else (words, "")
 
     def pressed(self, key): # of KEYS, STEPS, ANSWERS, "f" or "?"
-        "What a key does; what it did, or why not, is said. Questions are answered where they are seen: in the tab Review."
+        "What a key does; what it did, or why not, is said. Questions are answered in the tab Review only."
         self.session.told = ("", False)
         if key in ANSWERS and self.tabs.titles[self.tabs.selected_index] == "Review": self.view("Review").pressed(key)
         elif key in KEYS: self.view("Curation").do(KEYS[key])

@@ -29,13 +29,13 @@ def radius_curve(
     cameras=None, # {modality: [N] camera of each image}, for rules.jaccard = "camera_aware"
 ) -> pd.DataFrame: # a row a modality, k1 and eps: clusters, outliers (images), separation
     "How many clusters there are, and how far they stand apart (HIL section 3.1), under other settings."
-    rows = []
+    rows, jaccard = [], "plain" if rules.jaccard == "modality_balanced" else rules.jaccard
     for m, x in features.items():
         x = unit_rows(x)
         for k1 in k1s:
             k1 = rules.k1_of(m) if k1 is None else k1
             own = Rules(**{**vars(rules), "k1": k1, "k1_infrared": 0, "k2": min(rules.own("k2", m), k1),
-                           "k2_infrared": 0, "jaccard": "plain" if rules.jaccard == "modality_balanced" else rules.jaccard})
+                           "k2_infrared": 0, "jaccard": jaccard})
             distance = apart_distance(x, m, own, cameras=cameras and cameras[m])
             for eps in radii:
                 y = modality_labels(x, m, Rules(**{**vars(own), "eps": eps}), distance)

@@ -31,7 +31,7 @@ def twin_gap(
     centres, # float32 [C, D] unit rows
     sizes, # int [C] images of each
 ) -> float: # 0..2, mean over the images
-    "How much nearer a cluster's nearest other one is than its fifth nearest: large where clusters are pieces of people."
+    "How much nearer a cluster's nearest other one is than its fifth nearest: large where people are in pieces."
     fifth = min(5, len(centres) // 4)  # among few clusters the fifth nearest is a far one
     if fifth < 2: return 0.
     cosine = product(centres, centres)

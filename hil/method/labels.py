@@ -235,7 +235,8 @@ class Labels:
     "What one epoch believes; -1 = outlier."
     apart: dict  # {modality: int [N]} cluster within the image's own modality
     final: dict  # {modality: int [N]} the labels that are learned
-    # "apart": each modality numbers its own; else whose numbers both use: a modality, "joint" clusters, "truth", "labels"
+    # "apart": each modality numbers its own; else whose numbers both use: a modality's, "joint" clusters', "truth",
+    # "labels"
     space: str = "apart"
     direction: str = ""  # the way labels travelled; "joint" where none had to, "" where none did
 
