@@ -306,8 +306,9 @@ def test_questions_are_answered_by_keys_where_they_are_seen(tmp_path):
     first = review.question.speakers
     app.pressed("k")
     assert review.question.speakers != first and not s.curated and "1 skipped" in review.frame.note
-    second = review.question.speakers
+    second, thinking = review.question.speakers, s.review()
     app.pressed("y")
+    assert s.review() is thinking # an answer builds nothing anew
     assert s.labels.identity[second[0]] == s.labels.identity[second[1]]
     assert "1 answer (1 yes, 0 no)" in review.frame.note
     app.pressed("u")

@@ -189,7 +189,7 @@ class Session(t.HasTraits):
     def review(self): # Review
         "What to ask next, in step with the labels and the answers; made again where other labels are begun with."
         links, apart = self.journal.links if self.curated else [], self.labels.apart
-        begun = self.epoch, self.only_shown, id(self.journal.adopted) if self.curated else None
+        begun = self.epoch, self.only_shown, id(self.journal.adopted if self.curated else None)
         if self._review[0] != begun:
             self._review = begun, Review(self.directions(), self.source.modality[:self.source.n],
                                               self.labels.identity, apart, links)
