@@ -20,7 +20,7 @@ from hil.runs.folder import Run
 from hil.training.trainer import Trainer
 
 PATHS = {"visible": [f"visible/{i}.jpg" for i in range(4)], "infrared": [f"infrared/{i}.jpg" for i in range(3)]}
-SETTINGS = dict(preset="tiny", stage1_epochs=0, stage2_epochs=1, iterations=2, batch_ids=8)
+SETTINGS = dict(preset="tiny", threads=1, stage1_epochs=0, stage2_epochs=1, iterations=2, batch_ids=8)
 
 
 # ---- files --------------------------------------------------------------------------------------------------------

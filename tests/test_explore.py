@@ -402,7 +402,7 @@ def test_knobs(app):
     corrected = app.view("Curation")
     assert corrected.frame.warn == ""
     corrected.do("undo")
-    assert "other settings" in corrected.frame.warn # what-if clusters are not corrected by hand
+    assert "only shown" in corrected.frame.warn # what-if clusters are not corrected by hand
     view.reset.click()
     np.testing.assert_array_equal(s.labels.apart, s.source.labels(s.epoch).apart)
 

@@ -404,7 +404,7 @@ def another(name):
     if isinstance(default, bool): return not default
     if name == "device": return "cpu"
     if isinstance(default, str): return next((c for c in choices if c != default), "x")
-    if isinstance(default, float): return default / 2
+    if isinstance(default, float): return default / 2 or .5
     return default - 1 if default == bounds.high else default + 1
 
 

@@ -95,7 +95,7 @@ def warnings(
     if "health" in history and now.health >= before.health.max() - .01: return found  # clusters of one person may merge
     for m in MODALITIES:
         clusters, outliers = f"clusters_{m}", f"outliers_{m}"
-        if clusters not in history or before[clusters].dropna().empty: continue
+        if not {clusters, outliers} <= set(history) or before[clusters].dropna().empty: continue
         most = before[clusters].max()
         if now[clusters] < .9 * most and now[outliers] <= before[outliers].max():
             found.append(f"{m} clusters shrink while no image becomes an outlier ({most:.0f} before, "
