@@ -28,7 +28,7 @@ class Known:
     @property
     def sizes(self) -> np.ndarray: # int [G]
         "Images of each group, in both modalities."
-        return sum(np.bincount(g[g >= 0], minlength=len(self.people)) for g in self.groups.values())
+        return np.sum([np.bincount(g[g >= 0], minlength=len(self.people)) for g in self.groups.values()], axis=0)
 
     def names(self) -> dict:
         "{modality: int [N]} the named person of each image, -1 = none."
