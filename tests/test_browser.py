@@ -84,7 +84,7 @@ def shoot(page, name):
 def test_a_visit(page, lab):
     folder = lab.folder
     run_all(page, lab)
-    says(page, ".hil-identity h4", "identities, the largest first")
+    says(page, ".hil-identity h4", "identities, largest first")
 
     # lasso: around all of the map
     page.get_by_title("Activate lasso selection").click()

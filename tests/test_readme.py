@@ -234,6 +234,7 @@ EVERY = {
     "-p dataset regdb -p split 1": papermill_reads, "-p dataset llcm": papermill_reads,
     "papermill nbs/train.ipynb out.ipynb -p dataset folder -p data_root /path/to/crops": papermill_reads,
     "python tests/headline.py": python_knows,
+    "python tests/bench_questions.py one_factor --seeds 0": python_knows,
     "pip install .": pip_knows, 'pip install ".[notebook,cpu]"': pip_knows,
     "torchrun --nproc_per_node 2 -m hil train --preset sysu --data_root /path/to/SYSU-MM01 "
     "--weights vit_base_ics_cfs_lup.pth --run_dir runs/sysu": torchrun_reads,
