@@ -58,7 +58,9 @@ function render({ model, el }) {
     else app.dataset.lmSuppressShortcuts = "true";
     const typing = event.target.closest("input, textarea, select, [contenteditable=true]");
     if (!takesKey(event, model.get("letters"), typing)) return;
-    if (!model.get("busy")) model.send({ type: "key", key: event.key, state: model.get("state") });
+    // a step to another epoch means the same whatever is being drawn; all else waits for what it is about
+    const now = !model.get("busy") || ",.".includes(event.key);
+    if (now) model.send({ type: "key", key: event.key, state: model.get("state") });
     event.preventDefault();
     event.stopPropagation();
   }
