@@ -80,7 +80,7 @@ SETTINGS = [
     (dict(k1=10**9), "k1"), (dict(shots=10**9), "shots"), (dict(lr=float("nan")), "lr = nan"),
     (dict(lr=10**400), "lr = "), (dict(seed=-1), "seed = -1"), (dict(seed=1.5), "seed = 1.5 is a float"),
     (dict(flip=1), "flip = 1 is a int"), (dict(lr="1e-3"), "is a str"), (dict(lr=1j), "is a complex"),
-    (dict(eps=np.float64(.5)), "float64"), (dict(preset="medium"), "preset = 'medium'"), (dict(preset=[]), "preset = []"),
+    (dict(eps=np.float64(.5)), "float64"), (dict(preset="huge"), "preset = 'huge'"), (dict(preset=[]), "preset = []"),
     (dict(dataset="SYSU"), "did you mean 'sysu'?"), (dict(devise="cpu"), "did you mean 'device'?"),
     (dict(select="best"), "select = 'best'")]
 
