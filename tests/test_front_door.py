@@ -23,7 +23,7 @@ jaccard_distance(features, k1=30, k2=6, keep=1.0, neighbors='exact', recall=0.95
 pseudo_labels(distance, eps=0.6, min_samples=4)
 centroids(features, labels)
 secondary_cluster(features, labels, n_sub=9, shrink=0.9, random_state=0)
-brst(features, labels, prototypes, threshold=0.5, level='sample')
+brst(features, labels, prototypes, threshold=0.5, level='sample', permitted=None)
 ClusterMemory(centers, temp=0.05, momentum=0.1, smoothing=0.0)
 ClusterMemory.forward(self, features, labels, weights=None, checked=False)
 ClusterMemory.update(self, features, labels, how='sample', rounds=None, checked=False)
