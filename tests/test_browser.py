@@ -318,6 +318,7 @@ def test_a_saved_page_needs_nothing_but_itself(whole, tmp_path):
         for _ in range(300):                                   # the page's own rules forbid wait_for_function's eval
             if page.evaluate(DEVELOPED): break
             page.wait_for_timeout(100)
+        assert page.evaluate(DEVELOPED)
         n = page.locator("section").count()
         page.locator("section h2 button").first.click()
         assert page.locator("section.open").count() == 1

@@ -6,8 +6,6 @@
 __all__ = ['WAYS', 'MOST', 'MatchView']
 
 # %% ../../nbs/9_explore/12_match_view.ipynb #5f490838
-from itertools import count
-
 import ipywidgets as w
 import numpy as np
 
@@ -178,8 +176,7 @@ class MatchView(View):
         if self.identity_of(left) != self.identity_of(right) or self.identity_of(left) < 0:
             return f"{s.name(left)} and {s.name(right)} are two already"
         images = np.flatnonzero((y.apart == right) & (y.identity == self.identity_of(right)))
-        names = set(y.names)
-        s.act(dict(do="split", images=images, name=next(n for k in count() if (n := f"N{k}") not in names)))
+        s.act(dict(do="split", images=images, name=s.new_name()))
         s.open(len(s.labels.names) - 1)
         return f"{counted(len(images), 'image')} are {s.name(s.identity)} now"
 

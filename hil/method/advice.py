@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..core.text import counted
 from ..core.vectors import unit_rows
-from .choose import separation
+from .choose import ALIKE, separation
 from .labels import Rules, apart_distance, modality_labels
 
 # %% ../../nbs/4_method/18_advice.ipynb #67366185
@@ -63,11 +63,12 @@ def advise(
     "Where clusters stand furthest apart, and over which radii that stays so. No label is looked at."
     found = []
     for _, part in curve.reset_index(drop=True).groupby("modality", sort=False):
-        best = part.loc[part.separation.idxmax()]
+        alike = part[part.separation >= ALIKE * part.separation.max()]
+        best = part.loc[alike.separation[alike.k1 == alike.k1.min()].idxmax()]  # fewer neighbours merge less
         if not best.separation > 0: continue
         row = part[part.k1 == best.k1].sort_values("eps", ignore_index=True)
-        alike = abs(row.clusters - best.clusters) <= steady * best.clusters
-        good = (row.separation >= near * best.separation) & alike
+        as_many = abs(row.clusters - best.clusters) <= steady * best.clusters
+        good = (row.separation >= near * best.separation) & as_many
         low = high = int(row.index[row.eps == best.eps][0])
         while low > 0 and good[low - 1]: low -= 1
         while high < len(row) - 1 and good[high + 1]: high += 1

@@ -154,9 +154,9 @@ def facts_of(
         before, do = labels, action["do"]
         labels, names = apply(labels, names, action)
         if do == "adopt": joined, parted = set(), []
-        if do == "merge": joined.add(action["into"])
+        if do in ("merge", "move"): joined.add(action["into"])
         if do == "link": links[tuple(sorted(action["images"]))] = action["same"]
-        if do not in ("split", "outlier"): continue
+        if do not in ("split", "move", "outlier"): continue
         if do == "split": joined.add(len(names) - 1)
         moved = np.unique(action["images"])
         parted += [(i, np.flatnonzero(labels == before[i])) for i in moved.tolist() if before[i] >= 0]

@@ -150,6 +150,7 @@ def _told(actions, head):
     def name(c): return head["names"][c] if c < len(head["names"]) else f"new identity {c}"
     def one(a):
         if a["do"] == "merge": return f"joins {some(map(name, a['others']))} to {name(a['into'])}"
+        if a["do"] == "move": return f"moves {_images(a['images'], None)} to {name(a['into'])}"
         if a["do"] == "split": return f"splits off {_images(a['images'], None)} as {a['name']}"
         if a["do"] == "rename": return f"calls {name(a['identity'])} {a['name']}"
         if a["do"] == "outlier": return f"sets {_images(a['images'], None)} aside"
