@@ -1803,6 +1803,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'hil/plots/differences.py')},
             'hil.plots.findings': { 'hil.plots.findings._about_clusters': ( '8_plots/findings.html#_about_clusters',
                                                                             'hil/plots/findings.py'),
+                                    'hil.plots.findings._about_transfer': ( '8_plots/findings.html#_about_transfer',
+                                                                            'hil/plots/findings.py'),
                                     'hil.plots.findings._beliefs': ('8_plots/findings.html#_beliefs', 'hil/plots/findings.py'),
                                     'hil.plots.findings._points': ('8_plots/findings.html#_points', 'hil/plots/findings.py'),
                                     'hil.plots.findings._scores': ('8_plots/findings.html#_scores', 'hil/plots/findings.py'),

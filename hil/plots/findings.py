@@ -122,6 +122,17 @@ def _about_clusters(row, people, images, eps):
             yield (f"{int(row[f'clusters_{m}'])} {m} clusters for {known} people: people are in pieces", wider)
 
 
+def _about_transfer(row, t):
+    "Wrong labels across the spectra, or few; the threshold is one of reverse selection alone."
+    right, crossed = row.get("transfer_precision", np.nan), row.get("transfer_coverage", np.nan)
+    if right < .85:
+        yield (f"{percent(1 - right)} of the labels that cross the spectra are wrong",
+               f"-p threshold {min(t + .1, .98):.2g}")
+    elif crossed < .6:
+        yield (f"only {percent(crossed)} of the images take a label across the spectra",
+               f"-p threshold {max(t - .1, .3):.2g}")
+
+
 def next_steps(
     history:pd.DataFrame, # of a run, the untrained model (epoch 0) first
     epoch:int, # whose features are the result
@@ -139,12 +150,7 @@ def next_steps(
     elif len(score) > 2 and (rise := score.iloc[-1] - score.iloc[-2]) > .01:
         more = int(settings["stage2_epochs"]) + 3
         found.append((f"the last epoch still raised mAP by {_points(rise)}", f"-p stage2_epochs {more}"))
-    right, crossed = row.get("transfer_precision", np.nan), row.get("transfer_coverage", np.nan)
-    t = settings["threshold"]
-    if right < .85: found.append((f"{percent(1 - right)} of the labels that cross the spectra are wrong",
-                                  f"-p threshold {min(t + .1, .98):.2g}"))
-    elif crossed < .6: found.append((f"only {percent(crossed)} of the images take a label across the spectra",
-                                     f"-p threshold {max(t - .1, .3):.2g}"))
+    if settings["matcher"] == "brst": found += _about_transfer(row, settings["threshold"])
     found += _about_clusters(row, people, images, settings["eps"])
     if ceiling is not None and settings["trainable"] == "heads" and ceiling - last.get("mAP", np.nan) < .05:
         found.append(("the frozen trunk is nearly exhausted: the truth would add "
