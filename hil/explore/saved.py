@@ -17,6 +17,7 @@ from PIL import Image
 from ..core.files import write_atomic
 from ..core.names import COLORS
 from ..core.paths import given_path
+from ..core.progress import progress_bar
 from ..core.text import byte_size, counted, short
 from .match_view import MatchView
 from .widgets import STATIC, bundled
@@ -98,7 +99,7 @@ def save_page(
     session, # hil.explore.session.Session
     path, # .html, in a folder that is there
     limit=LIMIT, # bytes that the file may have
-    told=None, # told(share of the sheets done in 0..1), for a bar
+    progress=True, # show a bar
 ): # Path
     "One offline, read-only HTML file of what a session shows. Raises ValueError."
     path = given_path(path, "save")
@@ -110,10 +111,11 @@ def save_page(
     height = fitting(source, limit - len(json.dumps(data)) - 60_000)
     data["grid"].update(height=height, width=round(height * SHAPE))
     sheets, count = [], -(-source.n // PER)
-    for k in range(count):
-        picture = base64.b64encode(sheet_of(source, _images(source, k), height)).decode()
-        sheets.append(f'<script type="text/plain" id="sheet{k}">{picture}</script>')
-        if told: told((k + 1) / count)
+    with progress_bar(total=count, desc="photographs", unit="sheets", disable=not progress) as bar:
+        for k in range(count):
+            picture = base64.b64encode(sheet_of(source, _images(source, k), height)).decode()
+            sheets.append(f'<script type="text/plain" id="sheet{k}">{picture}</script>')
+            bar.update()
     def read(name): return (STATIC / name).read_text(encoding="utf-8")
     page = Template(read("saved.html")).substitute(
         title=escape(data["title"]), style=read("saved.css"), script=bundled("saved.js"), sheets="\n".join(sheets),

@@ -19,6 +19,7 @@ from ..core.vectors import unit_rows
 from .knob_view import AT_ONCE
 from .view import View, grouped
 from ..method.cluster import centroids
+from ..method.labels import Rules
 from ..plots.style import empty_figure, figure_title, styled
 
 # %% ../../nbs/9_explore/19_why.ipynb #79683c36
@@ -132,7 +133,7 @@ def steps_between(
     "The chain between two images of one modality, among the images of their clusters (HIL section 3.1)."
     labels, settings, m = session.labels, session.settings, str(session.source.modality[first])
     graph, rows, eps = session.graph(), session.source.rows(m), settings["eps"]
-    k1 = (m == "infrared" and settings["k1_infrared"]) or settings["k1"]
+    k1 = Rules.of(settings).k1_of(m)
     distance = graph.distance(m, k1)
     clusters = [c for c in labels.apart[[first, second]] if c >= 0]
     part = np.flatnonzero(np.isin(labels.apart[rows], clusters) | np.isin(rows, [first, second]))
