@@ -53,7 +53,7 @@ def test_a_recipe_needs_data_and_weights():
 @pytest.mark.parametrize("wrong,close", [("sisu", "sysu"), ("reg_db", "regdb"), ("LLCM", None), ("dfault", "default")])
 def test_a_mistyped_preset(wrong, close):
     with pytest.raises(RunError) as error: Config(preset=wrong, **MINE)
-    assert "expected one of tiny, default, large, sysu, regdb, llcm" in str(error.value) and (close is None
+    assert "expected one of tiny, small, default, large, sysu, regdb, llcm" in str(error.value) and (close is None
         or f"did you mean {close!r}?" in str(error.value))
 
 
