@@ -139,9 +139,10 @@ def identities_told(
     run, # Run, or its folder
     most=5, # of the largest identities that are told
 ) -> str: # Markdown
-    "What identities a run has found, and how to take them out of it."
+    "What identities a run has found and how to take them out of it, or why there are none."
     run = run if isinstance(run, Run) else Run(run)
-    table = identity_table(run)
+    try: table = identity_table(run)
+    except RunError as error: return f"No identities can be told. {error}."
     known = table[table.identity >= 0]
     sides = pd.crosstab(known.identity, known.modality).reindex(columns=MODALITIES, fill_value=0)
     both, doubtful = int((sides > 0).all(axis=1).sum()), int((known.confidence < .5).sum())
