@@ -15,8 +15,8 @@ from hil.runs.config import Config
 from hil.training.trainer import Trainer
 
 FILE = Path(__file__).resolve().parents[1] / "nbs" / "bench" / "health.json"
-BEFORE = dict(iterations=36, lr=7e-4, lr_drop=0.7, averaging=0.0, smoothing=0.0, eps=0.6, min_samples=4, k1=30,
-              k1_infrared=12, k2=6, k2_infrared=0, n_sub=9)  # the defaults of 0.2.0; its heads were not damped
+BEFORE = dict(iterations=36, lr=7e-4, lr_end=1.0, lr_drop=0.7, averaging=0.0, smoothing=0.0, eps=0.6, min_samples=4,
+              k1=30, k1_infrared=12, k2=6, k2_infrared=0, n_sub=9)  # the defaults of 0.2.0; its heads were not damped
 SETTINGS = {"default": {}, "defaults of 0.2.0": BEFORE,
             "truth": dict(supervision="truth", stage1_epochs=0),
             # what a laptop can do where the frozen trunk is the limit (lesson lite0)

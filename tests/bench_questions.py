@@ -2,6 +2,7 @@
 
 python tests/bench_questions.py one_factor                      # which parts help: 5 renderings x 3 seeds
 python tests/bench_questions.py real --real ../shared/real/dev  # the same variants on real sensors
+python tests/bench_questions.py tuning tuned                    # the best settings of each method against each other
 python tests/bench_questions.py one_factor --here --seconds 600 # in this process, until the time is over
 
 What is done already is not repeated, and every finished run is in the table at once. --here spares each run the
@@ -18,9 +19,13 @@ from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
+from zlib import crc32
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[name] = "1"  # before torch is read
+
+import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
 
 import hil  # noqa: E402, F401
 from hil.core.errors import RunError  # noqa: E402
@@ -30,7 +35,8 @@ from hil.evaluation import protocols  # noqa: E402
 from hil.experiments.ablation import VARIANTS  # noqa: E402
 from hil.experiments.cells import grid, real_sets, renderings  # noqa: E402
 from hil.experiments.grid import is_done, run_grid  # noqa: E402
-from hil.experiments.results import add_results, collect  # noqa: E402
+from hil.experiments.results import add_results, collect, read_results  # noqa: E402
+from hil.experiments.statistics import chosen_settings  # noqa: E402
 from hil.experiments.worker import measure  # noqa: E402
 from hil.runs.config import Config  # noqa: E402
 from hil.runs.folder import Run  # noqa: E402
@@ -39,6 +45,7 @@ from hil.training import trainer  # noqa: E402
 
 BENCH = Path(__file__).resolve().parents[1] / "nbs" / "bench"
 SMALL = dict(preset="small")
+SMALL_RECIPE = recipe_of(SMALL) | dict(select="last")  # the same settings for pictures from a folder
 SEEN = [301, 302, 303, 304, 305]  # renderings
 CORE = ["HIL", "modalities apart", "HIL − MCCL", "HIL, one-way"]
 MORE = ["+ BRST", "+ one-way", "HIL − sub-centres", "HIL − neighbours", "HIL − shared labels"]
@@ -58,22 +65,34 @@ def real(asked):
     "The same variants on real sensors, as many people and pictures as a small rendering has."
     place = few_people(asked.real, Path(asked.folder) / "real" / "sensors")
     data = real_sets([str(place)])
-    base = recipe_of(SMALL) | dict(select="last")
-    return [grid(named(CORE + MORE), data, range(3), base)]
+    return [grid(named(CORE + MORE), data, range(3), SMALL_RECIPE)]
 
 
-def few_people(root, target, people=(("train", 48), ("val", 12), ("test", 30)), images=3):
-    "Links to the first pictures of the first people of each split, in SYSU-MM01's layout."
-    if (target / "exp" / "train_id.txt").exists(): return target
+def few_people(root, target, people=(("train", 48), ("val", 12), ("test", 30)), images=3, left_out=(), noise=0):
+    """The first pictures of the first people of each split, in SYSU-MM01's layout: links, or noisy copies.
+
+    `images` and `left_out` (cameras) are for the people to train on; noise: standard deviation in grey levels.
+    """
+    if (target / "exp" / "test_id.txt").exists(): return target
     (target / "exp").mkdir(parents=True, exist_ok=True)
     for split, number in people:
         ids = (Path(root) / "exp" / f"{split}_id.txt").read_text(encoding="utf-8").strip().split(",")[:number]
-        (target / "exp" / f"{split}_id.txt").write_text(",".join(ids) + "\n", encoding="utf-8")
         for folder in (f for pid in ids for f in sorted(Path(root).glob(f"cam*/{int(pid):04d}"))):
-            (target / folder.parent.name / folder.name).mkdir(parents=True, exist_ok=True)
-            for file in sorted(folder.iterdir())[:images]:
-                (target / folder.parent.name / folder.name / file.name).symlink_to(file.absolute())
+            if split == "train" and folder.parent.name in left_out: continue
+            place = target / folder.parent.name / folder.name
+            place.mkdir(parents=True, exist_ok=True)
+            for file in sorted(folder.iterdir())[:images if split == "train" else 3]:
+                if noise: noisy(file, noise).save((place / file.name).with_suffix(".png"))
+                else: (place / file.name).symlink_to(file.absolute())
+        (target / "exp" / f"{split}_id.txt").write_text(",".join(ids) + "\n", encoding="utf-8")
     return target
+
+
+def noisy(file, deviation):
+    "A picture with noise of a sensor in it, the same noise every time."
+    picture = np.asarray(Image.open(file), float)
+    rng = np.random.default_rng(crc32("/".join(file.parts[-3:]).encode()))
+    return Image.fromarray((picture + rng.normal(0, deviation, picture.shape)).round().clip(0, 255).astype(np.uint8))
 
 
 def centres(asked):
@@ -99,7 +118,71 @@ def transfer(asked):
     return [grid(variants, data, range(2), SMALL) for variants in (first, more)]
 
 
-GRIDS = {f.__name__: f for f in (one_factor, real, centres, transfer)}
+def settings(asked):
+    "The numbers of the clusters against their automatic choice; the lengths of the stages; level and memory update."
+    first = {"HIL": {}, "eps 0.4": dict(eps=0.4), "eps 0.5": dict(eps=0.5), "eps 0.6": dict(eps=0.6),
+             "eps 0.7": dict(eps=0.7), "k1 6": dict(k1=6), "k1 12": dict(k1=12), "k1 20": dict(k1=20),
+             "min_samples 2": dict(min_samples=2), "min_samples 6": dict(min_samples=6)}
+    more = {"HIL": {}, "stage 1: 2 epochs": dict(stage1_epochs=2), "stage 1: none": dict(stage1_epochs=0),
+            "stage 2: 4 epochs": dict(stage2_epochs=4), "level sample": dict(level="sample"),
+            "memory_update sample": dict(memory_update="sample"), "memory_update hard": dict(memory_update="hard"),
+            "brst_direction visible_to_infrared": dict(brst_direction="visible_to_infrared")}
+    return [grid(variants, renderings(SEEN), range(2), SMALL) for variants in (first, more)]
+
+
+WORSE = {"as it is": {}, "24 people": dict(train=24), "12 people": dict(train=12), "2 images a camera": dict(images=2),
+         "1 image a camera": dict(images=1), "noise 20": dict(noise=20), "noise 40": dict(noise=40),
+         "cameras 2 and 6 left out": dict(left_out=("cam2", "cam6")),
+         "cameras 2, 4, 5 and 6 left out": dict(left_out=("cam2", "cam4", "cam5", "cam6"))}
+
+
+def breaks(asked):
+    "What breaks it: fewer people, fewer images of each, noise, cameras left out (of the people to train on)."
+    places = [worse(name, seed, Path(asked.folder) / "worse") for name in WORSE for seed in SEEN[:3]]
+    variants = {"HIL": {}, "HIL, one-way": dict(matcher="one_way"), "modalities apart": VARIANTS["modalities apart"]}
+    return [grid(variants, real_sets([str(place)]), range(2), SMALL_RECIPE) for place in places]
+
+
+def worse(name, seed, folder):
+    "A rendering with one thing made harder."
+    root = trainer.load_images(Config(render_seed=seed, **SMALL), False).table.attrs["root"]
+    change = dict(WORSE[name])
+    people = ("train", change.pop("train", 48)), ("val", 12), ("test", 30)
+    return few_people(root, folder / f"rendering {seed}, {name}", people, **change)
+
+
+TUNED = ["HIL", "HIL, one-way", "HIL − MCCL", "HIL, hard prototypes", "HIL, neighbour soft labels",
+         "HIL, modality-balanced Jaccard"]
+
+
+def trials_of(name):
+    "Six settings to try: three learning rates, and two shares of a target that lie beside the own label."
+    second, values = ("soft_own", (0.5, 0.7)) if "soft labels" in name else ("smoothing", (0.0, 0.2))
+    return [{"lr": lr, second: value} for lr in (1.5e-4, 3e-4, 6e-4) for value in values]
+
+
+def tuning(asked):
+    "The same number of trials for every method, on validation people of renderings that no other question looks at."
+    trials = {f"{name}; {json.dumps(trial)}": {**trial, **VARIANTS[name]}
+              for name in TUNED for trial in trials_of(name)}
+    return [grid(trials, renderings([401, 402]), range(2), SMALL | dict(evaluate_on="val"))]
+
+
+def tuned(asked):
+    "Every method with the settings that were best on validation people, on the test people of five renderings."
+    best = chosen_trials(read_results(BENCH / "questions_tuning.csv"))
+    variants = {name: {**trial, **VARIANTS[name]} for name, trial in best.items()}
+    return [grid(variants, renderings(SEEN), range(2), SMALL)]
+
+
+def chosen_trials(table):
+    "{method: its best trial}."
+    told = table.variant.str.split("; ", n=1, expand=True)
+    best = chosen_settings(table.assign(variant=told[0], settings=told[1]), budget=6)
+    return {row.variant: json.loads(row.settings) for row in best.itertuples()}
+
+
+GRIDS = {f.__name__: f for f in (one_factor, real, centres, transfer, settings, breaks, tuning, tuned)}
 
 
 def light():

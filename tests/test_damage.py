@@ -356,7 +356,8 @@ def test_a_longer_schedule_is_allowed_and_put_down(run, images):
                                          (6, "")])
 def test_what_a_longer_schedule_means_for_the_rate_is_said(longer, says, caplog):
     run = SimpleNamespace(path="run", checkpoint=lambda: {"epoch": 7})
-    Trainer.say_rates(SimpleNamespace(run=run, config=Config(stage2_epochs=longer, lr_drop=.7)), Config(lr_drop=.7))
+    Trainer.say_rates(SimpleNamespace(run=run, config=Config(stage2_epochs=longer, lr_end=1., lr_drop=.7)),
+                      Config(lr_end=1., lr_drop=.7))
     assert says in caplog.text and bool(caplog.text) == bool(says)
 
 

@@ -41,14 +41,14 @@ Trainer.fit(self)
 explore(source, features=None, **options)
 """
 
-# settings and their defaults (0.3.0 changed iterations, lr, lr_drop and what is "auto": see CHANGELOG)
+# settings and their defaults (0.3.0 changed iterations, lr, lr_end, lr_drop and what is "auto": see CHANGELOG)
 SETTINGS = """
 dataset='synth' data_root='' preset='default' release=False render_seed=9 overlap=1.0 split=1 expect='published'
 train_splits='train' evaluate_on='test' search_mode='all' shots=1 direction='infrared_to_visible' draws='seeded'
 trials=10 model='lite0' weights='' trainable='heads' gradient_checkpointing=False compile=False dropout=0.3 n_views=1
 flip=False stage1_epochs=1 stage2_epochs=6 iterations=72 batch_ids=24 instances=4 same_ids=True sampler='random'
-optimizer='adam' lr=0.00015 warmup_lr=0.2 lr_drop=1.0 weight_decay=0.0005 accumulate=1 precision='float32' eps='auto'
-min_samples='auto' k1='auto' k1_infrared='auto' k2='auto' neighbors='exact' n_sub='auto' shrink=0.9
+optimizer='adam' lr=0.00015 warmup_lr=0.2 lr_end=0.1 lr_drop=1.0 weight_decay=0.0005 accumulate=1 precision='float32'
+eps='auto' min_samples='auto' k1='auto' k1_infrared='auto' k2='auto' neighbors='exact' n_sub='auto' shrink=0.9
 update_sub_centers=False matcher='brst' threshold=0.8 level='cluster' brst_direction='alternate' temp=0.05
 momentum=0.1 memory_update='mean'
 cluster_weight=1.0 mccl_weight=1.0 mccl_warmup=4 mccl_variant='published' neighbor_weight=1.0 instance_mix='unit'

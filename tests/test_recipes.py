@@ -27,7 +27,7 @@ COMMON = dict(model="vit_base_ics", flip=True, trainable="all",                 
               mccl_warmup=20, mccl_variant="published", instance_mix="unit", cluster_weight=1.,
               mccl_weight=1., neighbor_weight=1.,
               stage1_epochs=30, stage2_epochs=30, optimizer="sgd", lr=3.5e-5, warmup_lr=1.,                # 6
-              weight_decay=5e-4, lr_drop=1., averaging=0., smoothing=0., select="last",
+              weight_decay=5e-4, lr_end=1., lr_drop=1., averaging=0., smoothing=0., select="last",
               reload_epoch=0, supervision="none", trials=10, accumulate=1, precision="float32", release=False)
 OWN = {"sysu": dict(dataset="sysu", train_splits="train+val", eps=.6, n_sub=9, threshold=.5, iterations=100),
        "regdb": dict(dataset="regdb", train_splits="train", eps=.3, n_sub=2, threshold=.8, iterations=50),

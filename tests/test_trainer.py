@@ -317,7 +317,7 @@ def test_a_frozen_trunk_stays_as_it_came(quick):
 
 def test_learning_rate_warms_up_and_drops(small, tmp_path, monkeypatch):
     trainer = Trainer(small(run_dir=str(tmp_path), stage1_epochs=1, stage2_epochs=3, iterations=1, lr=1e-3,
-                            warmup_lr=.2, lr_drop=.5, trials=1), progress=False)
+                            warmup_lr=.2, lr_end=1., lr_drop=.5, trials=1), progress=False)
     rates = []
     monkeypatch.setattr(trainer, "record", lambda number, *a: rates.append(trainer.optimizer.param_groups[0]["lr"]))
     trainer.fit()

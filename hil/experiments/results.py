@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIGURES', 'COLUMNS', 'ADVICE', 'figures_of', 'settings_text', 'row_of', 'people_file', 'read_results', 'read_people',
-           'write_csv', 'add_results', 'collect', 'rows_of_epochs']
+           'write_csv', 'add_results', 'collect', 'told_runs', 'rows_of_epochs']
 
 # %% ../../nbs/a_experiments/03_results.ipynb #57870509
 import json
@@ -16,6 +16,7 @@ import pandas as pd
 from ..core.errors import DataError
 from ..core.files import write_atomic
 from ..core.manifest import read_table
+from ..core.text import counted
 from .cells import CODE, WHERE, telling
 from .worker import PEOPLE
 from ..runs.folder import Run
@@ -150,6 +151,14 @@ def collect(
             advice = f"Delete the folder {run.path}: then the run is made again."
             people[cell.key] = read_table(file, ["draw", "pid", "queries", "ap"], advice)
     return rows, people
+
+
+def told_runs(
+    table, # DataFrame as from `read_results`
+) -> str: # "4 runs: rendering 9, rendering 12; seeds 0, 1."
+    "What was run, in a line: how many runs, on which data sets, with which seeds."
+    seeds = ", ".join(map(str, sorted(table.seed.unique())))
+    return f"{counted(len(table), 'run')}: {', '.join(dict.fromkeys(table.data))}; seeds {seeds}."
 
 # %% ../../nbs/a_experiments/03_results.ipynb #5a043dd4
 def rows_of_epochs(

@@ -69,6 +69,7 @@ class Config(metaclass=Settings):
     optimizer: Literal["adam", "sgd"] = "adam"  # "adam" or "sgd" (paper; momentum 0.9)
     lr: Annotated[float, Range(1e-9, 100)] = 1.5e-4  # learning rate
     warmup_lr: Annotated[float, Range(1e-9, 1)] = 0.2  # share of lr in stage 1: the stems stay close until labels cross
+    lr_end: Annotated[float, Range(0, 1)] = 0.1  # share of lr to which half a cosine leads in stage 2; 1: none
     lr_drop: Annotated[float, Range(0, 1)] = 1.0  # after this share of the epochs the learning rate is a tenth
     averaging: Annotated[float, Range(0, 0.9999)] = 0.99  # share of the weights' moving average that stays; 0: none
     weight_decay: Annotated[float, Range(0, 1)] = 5e-4
@@ -241,6 +242,7 @@ NEEDS = [ # (settings, what they are for, whether it is so)
     ("n_views", 'trainable = "heads"', lambda c: c.trainable == "heads"),
     ("accumulate precision", 'trainable = "all"', lambda c: c.trainable == "all"),
     ("warmup_lr", "stage1_epochs > 0", lambda c: c.stage1_epochs > 0),
+    ("lr_end", "stage2_epochs > 1", lambda c: c.stage2_epochs > 1),
     ("same_ids", 'a matcher other than "none"', lambda c: c.matcher != "none" or c.sampler != "random"),
     ("shrink update_sub_centers", "n_sub > 0 and mccl_weight > 0", lambda c: c.n_sub != 0 and c.mccl_weight > 0),
     ("labels links", 'supervision = "none" and "labels"', lambda c: c.supervision != "truth"),

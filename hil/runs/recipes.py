@@ -7,7 +7,7 @@ __all__ = ['PAPER', 'SYSU', 'RECIPES', 'TINY', 'SMALL', 'REAL', 'RELEASE', 'reci
 
 # %% ../../nbs/6_runs/01_recipes.ipynb #ee83ae2f
 PAPER = dict(model="vit_base_ics", trainable="all", flip=True, stage1_epochs=30, stage2_epochs=30, batch_ids=8,
-             instances=16, optimizer="sgd", lr=3.5e-5, warmup_lr=1., lr_drop=1., averaging=0.,
+             instances=16, optimizer="sgd", lr=3.5e-5, warmup_lr=1., lr_end=1., lr_drop=1., averaging=0.,
              weight_decay=5e-4, smoothing=0., min_samples=4, k1=30, k1_infrared=0, k2=6, k2_infrared=0, shrink=.9,
              update_sub_centers=False, matcher="brst", level="sample", brst_direction="alternate", temp=.05,
              momentum=.1, memory_update="sample", cluster_weight=1., mccl_weight=1., mccl_warmup=20,
@@ -18,9 +18,9 @@ RECIPES = {"sysu": SYSU, "regdb": {**PAPER, **dict(dataset="regdb", train_splits
                                                    n_sub=2, threshold=.8)},
            "llcm": {**SYSU, **dict(dataset="llcm",
                                    train_splits="train")}}  # LLCM: the kit's choice, no published settings
-TINY = dict(stage2_epochs=3, iterations=6, batch_ids=6, eps=.6, k1=8, k1_infrared=6, k2=3, k2_infrared=0, min_samples=3,
-            n_sub=3)  # what 24 rendered people of eight visible and four infrared images can bear
-SMALL = dict(stage2_epochs=2, iterations=8, batch_ids=12, lr=3e-4, mccl_warmup=1,
+TINY = dict(stage2_epochs=3, iterations=6, batch_ids=6, lr_end=1., eps=.6, k1=8, k1_infrared=6, k2=3, k2_infrared=0,
+            min_samples=3, n_sub=3)  # what 24 rendered people of eight visible and four infrared images can bear
+SMALL = dict(stage2_epochs=2, iterations=8, batch_ids=12, lr=3e-4, lr_end=1., mccl_warmup=1,
              trials=4)  # seconds a run, for grids
 REAL = ("sysu", "regdb", "llcm", "folder")  # without a recipe of their own, the healthiest epoch is taken
 RELEASE = dict(brst_direction="visible_to_infrared", level="sample", memory_update="sample", same_ids=False,

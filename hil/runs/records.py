@@ -24,7 +24,8 @@ from .config import Config
 # %% ../../nbs/6_runs/04_records.ipynb #0973dc4e
 FORMAT = 1  # of the run folder
 # what a run did in the days before these settings
-BEFORE = {"averaging": 0.0, "smoothing": 0.0, "k2_infrared": 0, "matmul_precision": "highest"}
+BEFORE = {"averaging": 0.0, "smoothing": 0.0, "k2_infrared": 0, "matmul_precision": "highest",
+          "lr_end": 1.0}
 # what is lost with a file, and what to do
 LOST = {"config.json": "Without it the run cannot be opened: put back a copy of it.",
         "images.csv": "Without it nobody knows which picture a row belongs to: put back a copy of it.",

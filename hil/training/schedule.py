@@ -6,6 +6,7 @@
 __all__ = ['Stage', 'stage_of', 'learning_rate', 'Averaged']
 
 # %% ../../nbs/7_training/01_schedule.ipynb #7154feea
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -42,10 +43,12 @@ def learning_rate(
     config, # hil.runs.config.Config
     epoch, # 0, 1 ... of the run
 ) -> float:
-    "A share of `lr` in stage 1, `lr` in stage 2, a tenth of it at the end of the run."
+    "A share of `lr` in stage 1; in stage 2 `lr`, which falls along half a cosine; a tenth after `lr_drop`."
+    stage = stage_of(config, epoch)
     if epoch >= round(config.lr_drop * config.epochs): return .1 * config.lr
-    if not stage_of(config, epoch).together: return config.warmup_lr * config.lr
-    return config.lr
+    if not stage.together: return config.warmup_lr * config.lr
+    left = .5 + .5 * math.cos(math.pi * stage.epoch / config.stage2_epochs)
+    return config.lr * (config.lr_end + (1 - config.lr_end) * left)
 
 # %% ../../nbs/7_training/01_schedule.ipynb #f4384fb9
 class Averaged:

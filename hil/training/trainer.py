@@ -234,13 +234,13 @@ class Trainer:
         return rounded_products(self.config.matmul_precision, self.device)
 
     def say_rates(self, before): # Config that the run had until now
-        "A longer schedule drops the rate later: say which epochs had another one than in a run that began so."
+        "A longer schedule lets the rate fall later: say which epochs had another one than in a run that began so."
         if before.epochs == self.config.epochs or distributed.rank() > 0: return
         done = (self.run.checkpoint() or {"epoch": 0})["epoch"]
         differ = [e + 1 for e in range(done) if learning_rate(before, e) != learning_rate(self.config, e)]
         log.warning("%s: %d epochs in place of %d. %s", self.run.path, self.config.epochs, before.epochs,
-                    f"Epochs {some(differ)} were trained at the rate of the shorter schedule (lr_drop is a share of "
-                    "all epochs): this is not the run that began with the longer one" if differ else
+                    f"Epochs {some(differ)} were trained at the rate of the shorter schedule (lr_end and lr_drop "
+                    "look at all epochs): this is not the run that began with the longer one" if differ else
                     "The epochs so far are those of a run that began with the longer schedule")
 
     def start(self): # -> int: epochs that are done
