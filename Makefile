@@ -89,7 +89,7 @@ test: setup .venv/.browser
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test nbs --n-workers 2 --skip-file-re '$(LONG)' --timing || failed=1; \
 	echo "== pytest (with the check that hil/ is what the notebooks export)"; \
 	test $$failed = 0 || echo "lint or notebooks FAILED, see above"; \
-	$(BIN)/python -m pytest $(ARGS) && exit $$failed
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS) && exit $$failed
 
 test-wheel: setup
 	@HIL_WHEEL=pip $(BIN)/python -m pytest tests/test_install.py $(ARGS)
