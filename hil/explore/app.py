@@ -15,7 +15,7 @@ import traitlets as t
 from ..core.text import counted, of_total, short, some
 from .colorings import COLORINGS
 from .curation_view import CurationView
-from .find_view import FindView, image_table
+from .find_view import FindView, by_similarity, image_table
 from .identity_view import IdentityView, identities_of
 from .knob_view import KnobView, in_turns
 from .map_view import MapView
@@ -216,6 +216,10 @@ class Explorer(View):
     def selection(self): # -> DataFrame, a row for each selected image; empty where none is selected
         "The selected images, with all that is known about them."
         return image_table(self.session).iloc[self.session.selection]
+
+    def search(self, path, modality): # of a picture from disk, "visible" or "infrared" -> DataFrame
+        "All images, the most similar to a picture first; the column similarity is the cosine of their features."
+        return by_similarity(self.session, path, modality)
 
     def save(self, path, limit=LIMIT): # .html, bytes that it may have -> Path
         "One offline, read-only HTML file: map, identities, photographs, matches."

@@ -17,7 +17,6 @@ from ..core.names import MODALITIES
 from ..core.paths import given_path
 from ..core.pictures import read_picture
 from ..core.settings import one_of
-from ..core.text import some
 from ..core.vectors import unit_rows
 from ..evaluation.encode import extract, load_encoder
 from ..runs.folder import Run
@@ -46,11 +45,12 @@ def encoder_at(
     epoch, # of the source
 ): # hil.evaluation.encode.Encoder
     "The network whose features the source has in an epoch, kept once it is loaded. Raises RunError."
-    kept = source.__dict__.setdefault("encoders", {})
+    kept = source.encoders
     if epoch in kept: return kept[epoch]
     files = epochs_with_weights(source)
     if epoch not in files:
-        there = f"go to epoch {some(sorted(files))} first" if files else "open the run again: it has gone on since"
+        there = " or ".join(map(str, sorted(files)))
+        there = f"go to epoch {there} first" if there else "open the run again: it has gone on since"
         raise RunError(f"{source.name}: the weights of epoch {epoch} were not kept, so no picture can be compared with "
                        f"its features; {there}")
     while len(kept) > 1: kept.pop(next(iter(kept)))

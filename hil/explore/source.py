@@ -101,7 +101,7 @@ class Source:
         self.camera_name = np.where(cameras.isin(unknown), "", cameras) # [all] text, "" = unknown
         self._thumbs, self._quality = OrderedDict(), OrderedDict()
         # whose network made the features: folder of a run, {epoch here: epoch of the run}
-        self.network = (folder, {e: e for e in self.epochs}) if folder else (None, {})
+        self.network, self.encoders = (folder, {e: e for e in self.epochs}) if folder else (None, {}), {}
 
     def __repr__(self):
         held_out, epochs = len(self.table) - self.n, len(self.epochs)
