@@ -818,6 +818,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'hil/explore/find_view.py'),
                                        'hil.explore.find_view.FindView.turn': ( '9_explore/find_view.html#findview.turn',
                                                                                 'hil/explore/find_view.py'),
+                                       'hil.explore.find_view.FindView.untimed': ( '9_explore/find_view.html#findview.untimed',
+                                                                                   'hil/explore/find_view.py'),
                                        'hil.explore.find_view.PictureSearch': ( '9_explore/find_view.html#picturesearch',
                                                                                 'hil/explore/find_view.py'),
                                        'hil.explore.find_view.PictureSearch.__init__': ( '9_explore/find_view.html#picturesearch.__init__',

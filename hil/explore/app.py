@@ -34,7 +34,7 @@ def cluster_map(
     features=None, # [N, D] features of the DataFrame's rows
     color="identity", # one of hil.explore.session.COLORINGS
     epoch=None, # recorded epoch; None: the last one
-    **options, # xy, journal, random_state, root, name; for a DataFrame settings of hil.runs.config.Config, as eps, k1
+    **options, # xy, journal, random_state, root, columns; for a DataFrame name and settings of Config, as eps, k1
 ) -> MapView:
     "All clustered images on a plane: hover shows an image, lasso selects (HIL, the figures of section 4)."
     if color not in COLORINGS: raise ValueError(f"color {color!r}: expected one of {', '.join(COLORINGS)}")
@@ -231,7 +231,7 @@ class Explorer(View):
 def explore(
     source, # run folder, Run, Session, or DataFrame (path, camid, modality, optional pid, label, train)
     features=None, # [N, D] features of the DataFrame's rows
-    **options, # xy, journal, random_state, root, name; for a DataFrame settings of hil.runs.config.Config, as eps, k1
+    **options, # xy, journal, random_state, root, columns; for a DataFrame name and settings of Config, as eps, k1
 ) -> Explorer:
     "See, question and correct the clusters of a run, or of any project's embeddings, in one linked application."
     return Explorer(as_session(source, features, **options))

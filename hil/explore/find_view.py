@@ -17,6 +17,7 @@ from .controls import button, control, side_by_side
 from .picture_search import nearest_to, search_picture
 from .source import thumbnail
 from .view import View, as_array
+from .when import times
 from ..plots import sheets
 
 # %% ../../nbs/9_explore/21_find_view.ipynb #4778c873
@@ -206,7 +207,14 @@ class FindView(View):
         text = f"{counted(len(kinds), 'value')}: {some([short(k, 24) for k in kinds], 8)}"
         if not kinds: text = "nothing is known"
         if len(numbers) and len(kinds) > 12: text = f"from {numbers.min():g} to {numbers.max():g}"
-        self.known.value = f"<span style='font-size:12px'>{escape(self.column.value)}: {escape(text)}</span>"
+        told = f"{escape(self.column.value)}: {escape(text)}{escape(self.untimed())}"
+        self.known.value = f"<span style='font-size:12px;line-height:1.4'>{told}</span>"
+
+    def untimed(self): # -> words, "" where a column tells when images were taken
+        "How whoever knows the times can bring them."
+        when = times(self.session)
+        if when.kind: return ""
+        return f". {when.note or 'No column tells the time'}: columns=\"times.csv\" (path, time) brings one"
 
     def narrow(self):
         "One condition more; one that means nothing is said, and not added."
