@@ -201,6 +201,11 @@ def test_dark_theme(page, lab):
     shoot(page, "dark")
 
 
+IN_SIGHT = """() => {
+  const [box, cell] = ['.scroll', 'button.cell.on'].map(name =>
+    document.querySelector(`.hil-identity .hil-sheet ${name}`).getBoundingClientRect());
+  return cell.bottom > box.top && cell.top < box.bottom;
+}"""
 DEVELOPED = "[...document.querySelectorAll('.photo')].filter(e => e.style.backgroundImage).length > 10"
 PICKED = "() => [...document.querySelectorAll('.hil-identity button.picked')].map(cell => Number(cell.dataset.id))"
 CELLS = "() => [...document.querySelectorAll('.hil-identity button.cell')].map(cell => Number(cell.dataset.id))"
@@ -288,6 +293,7 @@ def test_a_picture_from_disk_and_a_timeline(page, lab, whole):
     last.click()
     page.wait_for_function(f"image => JSON.stringify(({PICKED})()) === JSON.stringify([image])",
                            arg=int(last.get_attribute("data-id")))
+    page.wait_for_function(IN_SIGHT)                               # its thumbnail, too
     shoot(page, "timeline")
     tab(page, "Find")
     page.get_by_role("button", name="start over").click()
