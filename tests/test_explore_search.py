@@ -127,7 +127,7 @@ def test_what_is_no_picture_is_said_and_nothing_changes(app, tmp_path, monkeypat
 
 
 def test_modalities_are_checked(app):
-    with pytest.raises(ValueError, match="modality"): app.search(file_of(app, 0), "thermal")
+    with pytest.raises(RunError, match="modality"): app.search(file_of(app, 0), "thermal")
 
 
 def test_a_run_without_weights_and_a_table_say_so(whole, app, tmp_path):
