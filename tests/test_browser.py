@@ -59,9 +59,9 @@ def page(lab):
     assert not serious, serious
 
 
-def run_all(page, lab):
+def run_all(page, lab, name="explore.ipynb"):
     "Open the notebook with a fresh kernel and run it."
-    lab.open(page, "explore.ipynb")
+    lab.open(page, name)
     lab.run_all(page)
     page.wait_for_selector(".hil-app .hil-map canvas")
     page.wait_for_timeout(800)
@@ -201,6 +201,11 @@ def test_dark_theme(page, lab):
     shoot(page, "dark")
 
 
+IN_SIGHT = """() => {
+  const [box, cell] = ['.scroll', 'button.cell.on'].map(name =>
+    document.querySelector(`.hil-identity .hil-sheet ${name}`).getBoundingClientRect());
+  return cell.bottom > box.top && cell.top < box.bottom;
+}"""
 DEVELOPED = "[...document.querySelectorAll('.photo')].filter(e => e.style.backgroundImage).length > 10"
 PICKED = "() => [...document.querySelectorAll('.hil-identity button.picked')].map(cell => Number(cell.dataset.id))"
 CELLS = "() => [...document.querySelectorAll('.hil-identity button.cell')].map(cell => Number(cell.dataset.id))"
@@ -255,6 +260,44 @@ def test_picking_thumbnails(page, lab):
     page.wait_for_function("document.querySelector('dialog.hil-large img')?.naturalHeight > 0")
     page.keyboard.press("Escape")
     page.wait_for_function("!document.querySelector('dialog.hil-large')")
+
+
+def test_a_picture_from_disk_and_a_timeline(page, lab, whole):
+    paths = whole.images.path[whole.images.train]
+    pd.DataFrame({"path": paths, "time": [f"2024-05-03 14:{i // 60 % 60:02d}:{i % 60:02d}" for i in range(len(paths))]}
+                 ).to_csv(lab.folder / "times.csv", index=False)
+    notebook(lab.folder / "timed.ipynb", "from hil.explore.app import explore\n"
+             f"explore({str(whole.path)!r}, journal='timed.jsonl', columns='times.csv')")
+    run_all(page, lab, "timed.ipynb")
+    tab(page, "Find")
+    page.locator(".hil-picture input").fill("nobody.jpg")
+    page.locator(".hil-search").click()
+    says(page, ".hil-app > :nth-child(2) .warn", "no such file")
+    page.locator(".hil-picture input").fill(str(Path(whole.data_root) / paths.iloc[3]))
+    page.locator(".hil-search").click()
+    says(page, ".hil-found h4", "those most similar to .* first")
+    page.wait_for_function("document.querySelector('.hil-searched img').naturalHeight > 50")
+    assert page.locator(".hil-searched img").bounding_box()["height"] < 110
+    assert paths.iloc[3] in page.locator(".hil-found button.cell").first.get_attribute("title")
+    shoot(page, "searched")
+    page.locator(".hil-searched button").first.click()             # the nearest identity
+    tab(page, "Identity")
+    says(page, ".hil-timeline h4", "images from 2024-05-03 14:")
+    dots = page.locator(".hil-timeline circle")
+    image = int(dots.nth(1).get_attribute("data-id"))
+    dots.nth(1).focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"image => JSON.stringify(({PICKED})()) === JSON.stringify([image])", arg=image)
+    page.wait_for_function("document.querySelectorAll('.hil-timeline circle.on').length === 1")
+    last = dots.last
+    last.click()
+    page.wait_for_function(f"image => JSON.stringify(({PICKED})()) === JSON.stringify([image])",
+                           arg=int(last.get_attribute("data-id")))
+    page.wait_for_function(IN_SIGHT)                               # its thumbnail, too
+    shoot(page, "timeline")
+    tab(page, "Find")
+    page.get_by_role("button", name="start over").click()
+    page.wait_for_function("!document.querySelector('.hil-searched img')?.offsetParent")
 
 
 def test_tabs_fit_beside_the_map_and_are_equally_high(page, lab):

@@ -15,7 +15,7 @@ import traitlets as t
 from ..core.text import counted, of_total, short, some
 from .colorings import COLORINGS
 from .curation_view import CurationView
-from .find_view import FindView, image_table
+from .find_view import FindView, by_similarity, image_table
 from .identity_view import IdentityView, identities_of
 from .knob_view import KnobView, in_turns
 from .map_view import MapView
@@ -34,7 +34,7 @@ def cluster_map(
     features=None, # [N, D] features of the DataFrame's rows
     color="identity", # one of hil.explore.session.COLORINGS
     epoch=None, # recorded epoch; None: the last one
-    **options, # xy, journal, random_state, root, name; for a DataFrame settings of hil.runs.config.Config, as eps, k1
+    **options, # xy, journal, random_state, root, columns; for a DataFrame name and settings of Config, as eps, k1
 ) -> MapView:
     "All clustered images on a plane: hover shows an image, lasso selects (HIL, the figures of section 4)."
     if color not in COLORINGS: raise ValueError(f"color {color!r}: expected one of {', '.join(COLORINGS)}")
@@ -217,6 +217,10 @@ class Explorer(View):
         "The selected images, with all that is known about them."
         return image_table(self.session).iloc[self.session.selection]
 
+    def search(self, path, modality): # of a picture from disk, "visible" or "infrared" -> DataFrame
+        "All images, the most similar to a picture first; the column similarity is the cosine of their features."
+        return by_similarity(self.session, path, modality)
+
     def save(self, path, limit=LIMIT): # .html, bytes that it may have -> Path
         "One offline, read-only HTML file: map, identities, photographs, matches."
         return save_page(self.session, path, limit)
@@ -227,7 +231,7 @@ class Explorer(View):
 def explore(
     source, # run folder, Run, Session, or DataFrame (path, camid, modality, optional pid, label, train)
     features=None, # [N, D] features of the DataFrame's rows
-    **options, # xy, journal, random_state, root, name; for a DataFrame settings of hil.runs.config.Config, as eps, k1
+    **options, # xy, journal, random_state, root, columns; for a DataFrame name and settings of Config, as eps, k1
 ) -> Explorer:
     "See, question and correct the clusters of a run, or of any project's embeddings, in one linked application."
     return Explorer(as_session(source, features, **options))

@@ -35,6 +35,7 @@ class Session(t.HasTraits):
     color = t.Unicode("identity") # how the map is coloured
     version = t.Int(0) # rises whenever the labels change
     busy = t.Unicode() # what the kernel is doing while clicks have to wait, "" = nothing
+    searched = t.Any(None) # hil.explore.picture_search.Searched: a picture from disk that is searched by
     told = t.Tuple(default_value=("", False)) # what a key or a click did, and whether it went wrong
 
     def __init__(self,

@@ -225,6 +225,15 @@ function render({ model, el }) {
     }
   }
 
+  // An image that was clicked elsewhere, as on a timeline, comes into sight; the page itself stays where it is.
+  function follow() {
+    mark();
+    const [box, cell] = [el.querySelector(".scroll"), el.querySelector("button.cell.on")];
+    if (!box || !cell) return;
+    const [seen, at] = [box.getBoundingClientRect(), cell.getBoundingClientRect()];
+    if (at.bottom < seen.top || at.top > seen.bottom) box.scrollTop += at.top - seen.top - seen.height / 3;
+  }
+
   function walk(event) {
     const cells = [...el.querySelectorAll("button.cell")];
     const next = cellAfter(event.key, cells.indexOf(document.activeElement), cells.length);
@@ -240,7 +249,7 @@ function render({ model, el }) {
 
   el.addEventListener("keydown", walk);
   model.on("msg:custom", hear);
-  model.on("change:on", mark);
+  model.on("change:on", follow);
   model.on("change:picked", mark);
   const stopFrame = frameOver(el, framed);
   const stop = whenChanged(model, ["rows", "title", "columns", "key", "empty", "height", "tall", "subject"], show);
@@ -248,7 +257,7 @@ function render({ model, el }) {
     stop();
     stopFrame();
     model.off("msg:custom", hear);
-    model.off("change:on", mark);
+    model.off("change:on", follow);
     model.off("change:picked", mark);
     el.removeEventListener("keydown", walk);
     eye.disconnect();
