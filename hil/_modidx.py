@@ -1454,6 +1454,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'hil.method.identities.find_identities': ( '4_method/identities.html#find_identities',
                                                                                   'hil/method/identities.py'),
                                        'hil.method.identities.join_clusters': ( '4_method/identities.html#join_clusters',
+                                                                                'hil/method/identities.py'),
+                                       'hil.method.identities.mutual_liking': ( '4_method/identities.html#mutual_liking',
                                                                                 'hil/method/identities.py')},
             'hil.method.labels': { 'hil.method.labels.Labels': ('4_method/labels.html#labels', 'hil/method/labels.py'),
                                    'hil.method.labels.Labels.shared': ('4_method/labels.html#labels.shared', 'hil/method/labels.py'),
