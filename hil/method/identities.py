@@ -26,7 +26,7 @@ def mutual_liking(
     cosine, # tensor [A, B] between the clusters of two modalities
     near=NEAR, # clusters of the other side that count as the neighbourhood; all where there are fewer
 ): # tensor [A, B] in -4..4
-    "How much more similar two clusters are than each of them is to its neighbourhood (CSLS; Conneau et al., ICLR 2018)."
+    "How much more similar two clusters are than each is to its neighbourhood (CSLS; Conneau et al., ICLR 2018)."
     rows, columns = (cosine.topk(min(near, cosine.shape[d]), d).values.mean(d, keepdim=True) for d in (1, 0))
     return 2 * cosine - rows - columns
 
