@@ -1193,6 +1193,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                             'hil/explore/source.py'),
                                     'hil.explore.source.Source.labels': ('9_explore/source.html#source.labels', 'hil/explore/source.py'),
                                     'hil.explore.source.Source.quality': ('9_explore/source.html#source.quality', 'hil/explore/source.py'),
+                                    'hil.explore.source.Source.result': ('9_explore/source.html#source.result', 'hil/explore/source.py'),
                                     'hil.explore.source.Source.rows': ('9_explore/source.html#source.rows', 'hil/explore/source.py'),
                                     'hil.explore.source.Source.thumbs': ('9_explore/source.html#source.thumbs', 'hil/explore/source.py'),
                                     'hil.explore.source.Source.truth': ('9_explore/source.html#source.truth', 'hil/explore/source.py'),

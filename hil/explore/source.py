@@ -89,8 +89,7 @@ class Source:
     def __init__(self, name, table, n, root, epochs, read_features, read_labels, settings, history=None, folder=None,
                  key="", never=(), result=None):
         self.name, self.table, self.n, self.epochs = name, table, n, list(epochs)
-        # the epoch that is opened and corrected; a run's is labelled with the identities of its own features
-        self.result, self.by_itself = self.epochs[-1] if result is None else result, result is not None
+        self._result, self.by_itself = result, result is not None # a run's result is labelled by its own features
         self.root = given_path(root or "", "root")
         self.settings, self.folder, self.key, self.never = {**DEFAULTS, **settings}, folder, key, tuple(never)
         self.history = pd.DataFrame({"epoch": self.epochs}) if history is None else history
@@ -119,6 +118,9 @@ class Source:
 
     @property
     def truth(self): return bool((self.pid[:self.n] >= 0).any()) # whether any identity is known
+
+    @property
+    def result(self): return self.epochs[-1] if self._result is None else self._result # the epoch that is corrected
 
     @property
     def labelled(self): # epochs that recorded labels, and the result (without features of its own kept, the last one)
