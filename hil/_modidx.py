@@ -1210,7 +1210,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'hil.explore.source.from_frame': ('9_explore/source.html#from_frame', 'hil/explore/source.py'),
                                     'hil.explore.source.from_run': ('9_explore/source.html#from_run', 'hil/explore/source.py'),
                                     'hil.explore.source.join_labels': ('9_explore/source.html#join_labels', 'hil/explore/source.py'),
-                                    'hil.explore.source.joined': ('9_explore/source.html#joined', 'hil/explore/source.py'),
+                                    'hil.explore.source.joined_labels': ('9_explore/source.html#joined_labels', 'hil/explore/source.py'),
                                     'hil.explore.source.known_labels': ('9_explore/source.html#known_labels', 'hil/explore/source.py'),
                                     'hil.explore.source.open_source': ('9_explore/source.html#open_source', 'hil/explore/source.py'),
                                     'hil.explore.source.shown': ('9_explore/source.html#shown', 'hil/explore/source.py'),

@@ -10,6 +10,7 @@ import platform
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from browser import ARGS, find, notebook, serve
@@ -147,6 +148,7 @@ def main():
     import numpy as np
     import torch
 
+    from hil.core.files import save_array
     from hil.explore.coordinates import Maps
     from hil.explore.session import as_session, identities
     from hil.explore.source import open_source
@@ -163,9 +165,10 @@ def main():
         source, rng = open_source(path), np.random.default_rng(1)
         keep_identities(source)
         maps = Maps(source)
-        maps.folder.mkdir(parents=True)
         # any coordinates will do: they are read, not drawn by UMAP, here
-        for e in source.epochs: np.save(maps.file(e), rng.uniform(-1, 1, (source.n, 2)).astype(np.float32))
+        for e in source.epochs:
+            xy = rng.uniform(-1, 1, (source.n, 2)).astype(np.float32)
+            maps.manifest.keep(maps.file(e).name, partial(save_array, array=xy))
         # compile what numba compiles, once
         warm = as_session(source.table[:40].assign(label=0), rng.standard_normal((40, 8)))
         warm.graph().cluster(.5), identities(warm)

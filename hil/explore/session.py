@@ -20,7 +20,7 @@ from ..core.vectors import unit_rows
 from .coordinates import Maps
 from .journal import Journal, images_key
 from .review import Review, honour
-from .source import ShownLabels, joined, open_source, shown, sub_clusters
+from .source import ShownLabels, joined_labels, open_source, shown, sub_clusters
 from .what_if import Graph, transfer_between
 from ..method.cluster import centroids
 from ..method.labels import Rules, compact, epoch_labels
@@ -167,7 +167,7 @@ class Session(t.HasTraits):
         rules, before = Rules.of(self.settings), self.source.before(self.epoch)
         features = {m: before[self.source.rows(m)] for m in MODALITIES}
         if self.source.by_itself and self.epoch == self.source.result and "direction" not in self.settings:
-            y = joined(features, apart)  # no matches were adopted
+            y = joined_labels(features, apart)  # no matches were adopted
             return y._replace(sub=sub_clusters(self.features(), y.identity, rules.n_sub))
         return shown(epoch_labels(features, rules, self.direction(), apart), self.features(), rules)
 
