@@ -231,8 +231,8 @@ def knob_times(app, source, timed, tab): # Explorer, its Source, and how `main` 
     "The tab Knobs: with all of the curves, then the answer alone."
     import hil.explore.knob_view
     knobs = timed("tab Knobs, first time (builds the graph, all of the curves)", lambda: tab("Knobs"))
-    # from here on the answer alone: curves follow it, a point at a time, between other events
-    hil.explore.knob_view.GRID = ()
+    # from here on the answer and one point of the curves: the others follow it, between other events
+    hil.explore.knob_view.GRID = (.5,)
     app.session.graph().keep()
     # as in another kernel: the graph is gone, the answers are on disk
     app.session._graphs.clear()
