@@ -14,6 +14,7 @@ from PIL import Image
 
 from hil.core.errors import RunError
 from hil.core.names import MODALITIES
+from hil.evaluation.sightings import identity_table
 from hil.explore.app import (
     TABS,
     cluster_map,
@@ -38,6 +39,7 @@ from hil.method.cluster import centroids, pseudo_labels
 from hil.method.labels import compact
 from hil.method.neighbors import knn, knn_blocks
 from hil.method.rerank import jaccard_distance
+from hil.runs.folder import Run
 
 
 @pytest.fixture(scope="module")
@@ -73,25 +75,59 @@ SMALL = dict(k1=8, k1_infrared=8, k2=2, min_samples=3, n_sub=2, threshold=.5)
 
 def test_a_run_is_read_as_it_was_written(shared, whole):
     assert shared.epochs == [0, 1, 2, 3] and shared.labelled == [1, 2, 3]
-    arrays, images = whole.epoch(-1), whole.images
-    y, n = shared.labels(3), shared.n
+    arrays, images = whole.epoch(2), whole.images
+    y, n = shared.labels(2), shared.n
     assert (shared.table.train[:n]).all() and not shared.table.train[n:].any() and shared.modality[0] == "visible"
     for m in MODALITIES:
         own = compact(y.apart[shared.rows(m)])[0]
         np.testing.assert_array_equal(own, compact(arrays[f"labels_{m}"])[0])
         rows = images[(images.modality == m)].path.tolist()
         place = [rows.index(p) for p in shared.table.path[shared.modality == m]]
-        np.testing.assert_array_equal(shared.features(3)[shared.modality == m],
+        np.testing.assert_array_equal(shared.features(2)[shared.modality == m],
                                       arrays[f"features_{m}"][place].astype(np.float32))
-    last = whole.history.iloc[-1]
+    told = whole.history.set_index("epoch").loc[2]
     v = shared.rows("visible")
     quality = shared.quality(y.apart[v], v)
-    assert quality["identities"] == last.clusters_visible and quality["ari"] == pytest.approx(last.ari_visible)
+    assert quality["identities"] == told.clusters_visible and quality["ari"] == pytest.approx(told.ari_visible)
+
+
+def test_the_result_of_a_run_is_labelled_as_hil_identities_has_it(shared, run, tmp_path):
+    "One truth: what is opened, counted, corrected and exported, and what the command writes."
+    table = identity_table(run).set_index("path").identity
+    app = explore(shared, journal=tmp_path / "j")
+    assert app.session.epoch == shared.result == Run(run).result_epoch
+    told = table.reindex(shared.paths[:shared.n]).to_numpy()
+    shows = app.session.labels.identity
+    assert ((told < 0) == (shows < 0)).all() and (told >= 0).any()
+    assert (np.equal.outer(told, told) == np.equal.outer(shows, shows)).all()
+    again = open_source(run).labels(shared.result)                   # from the disk
+    for a, b in zip(again, shared.labels(shared.result)): np.testing.assert_array_equal(a, b)
+    # clusters of other settings are joined across the modalities by the same rule
+    app.session.adopt(app.session.met(app.session.graph().cluster()))
+    now = app.session.labels.identity
+    assert (np.equal.outer(now, now) == np.equal.outer(shows, shows)).all()
+
+
+def test_a_run_whose_result_is_an_earlier_epoch_opens_there(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    config = json.loads((folder / "config.json").read_text())
+    history = pd.read_csv(folder / "history.csv").assign(health=[.1, .9, .2, .1])
+    for place in (config, config.get("config", {})): place.update({"select": "healthiest"} if "select" in place else {})
+    (folder / "config.json").write_text(json.dumps(config))
+    history.to_csv(folder / "history.csv", index=False)
+    (folder / "manifest.jsonl").unlink()
+    app = explore(str(folder), journal=tmp_path / "j")
+    assert app.session.epoch == 1 == app.session.source.result and "the result of the run" in app.time.frame.note
+    app.session.check_real()
+    app.session.epoch = 3
+    with pytest.raises(ValueError, match="corrections are made on epoch 1"): app.session.check_real()
 
 
 def test_clusters_and_transfer_are_the_runs_own_when_computed_again(shared, whole):
-    session, last = as_session(shared), whole.history.iloc[-1]
-    for m, y in session.graph().cluster().items(): np.testing.assert_array_equal(y, whole.epoch(-1)[f"labels_{m}"])
+    session, last = as_session(shared), whole.history.set_index("epoch").loc[2]
+    session.epoch = 2
+    for m, y in session.graph().cluster().items(): np.testing.assert_array_equal(y, whole.epoch(2)[f"labels_{m}"])
     view = match_graph(session)
     assert view.direction.value == last.transfer_direction
     assert view.quality()["precision"] == pytest.approx(last.transfer_precision)
@@ -175,6 +211,14 @@ def test_procrustes_undoes_any_turn(seed, size, angle, mirror):
     xy = np.random.default_rng(seed).standard_normal((20, 2))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * ([[-1, 1]] if mirror else 1)
     np.testing.assert_allclose(procrustes(xy @ turn * size + [3, -1], xy), xy, atol=1e-8)
+
+
+def test_a_map_that_is_laid_on_another_is_as_large():
+    "Points that moved must not shrink it: a run has many epochs, one after the other."
+    rng = np.random.default_rng(0)
+    onto = rng.standard_normal((50, 2))
+    moved = onto + rng.standard_normal((50, 2))
+    assert np.linalg.norm(procrustes(moved, onto) - onto.mean(0)) == pytest.approx(np.linalg.norm(onto - onto.mean(0)))
 
 
 def test_maps_are_kept_aligned_and_reproducible(shared, monkeypatch, tmp_path):

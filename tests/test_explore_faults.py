@@ -161,7 +161,7 @@ def test_corrections_say_which_epoch_is_shown(two_epochs):
     s, view = two_epochs.session, two_epochs.view("Curation")
     s.epoch = 1
     view.do("undo")
-    assert "made on the last epoch, 2; this is epoch 1: go there" in view.frame.warn
+    assert "made on epoch 2, the result of the run; this is epoch 1: go there" in view.frame.warn
     s.epoch = 2
     s.replace({m: s.source.labels(2).apart[s.source.rows(m)] for m in MODALITIES})
     view.do("undo")

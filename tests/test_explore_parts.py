@@ -245,6 +245,9 @@ def test_a_keys_epoch_is_announced_with_all_the_maps_it_needs(tmp_path):
     assert maps.missing(1) == [1, 2, 3] and maps.seconds(1) > maps.seconds(3) > 0
     maps._kept[3] = x[:, :2]
     assert maps.missing(1) == [1, 2] and maps.missing(3) == [] and maps.seconds(3) == 0
+    source._result = 1                                     # what is opened waits for no later epoch
+    assert maps.missing(1) == [1] and maps.missing(2) == [2, 1] and maps.missing(0) == [0, 1]
+    source._result = None
     assert duration(.2) == "1 s" and duration(61.4) == "61 s" and duration(300) == "5 minutes"
     app = explore(source, xy={e: x[:, :2] for e in (2, 3)}, journal=tmp_path / "j")
     heard = []

@@ -168,6 +168,9 @@ def hil_runs(command, folder, run, **_):
         assert code == 1 and "1 PROBLEM" in out and "rendered stand-in" in out, out + error
         return
     if "new_crops/" in words: some_crops(folder / "new_crops")
+    if "/path/to/crops" in words:
+        some_crops(folder / "crops")
+        words[-1] = "crops"
     (folder / "lab").mkdir(exist_ok=True)
     (folder / "lab" / "jupyterlab.py").write_text(LAB)
     path = os.pathsep.join([str(folder / "lab"), os.environ.get("PYTHONPATH", "")])
@@ -194,6 +197,12 @@ def learns_from_labels(folder, **_):
     "It is read, and stops where the list is not there; `tests/test_corrections.py` trains with one."
     code, _, error = call(folder, "train", "--preset", "tiny", "--labels", "nobody.csv")
     assert code == 1 and 'labels = "nobody.csv": no such file' in error
+
+
+def learns_from_links(command, **_):
+    "hil takes these words; `tests/test_corrections.py` trains with a journal."
+    told = training_settings(shlex.split(command)[2:])
+    assert told.dataset == "folder" and told.links == "runs/first/curation.jsonl"
 
 
 def journals_meet(folder, **_):
@@ -233,6 +242,9 @@ EVERY = {
     "-p neighbors ivf": papermill_reads, "-p level sample -p memory_update sample -p flip True": papermill_reads,
     "-p dataset regdb -p split 1": papermill_reads, "-p dataset llcm": papermill_reads,
     "papermill nbs/train.ipynb out.ipynb -p dataset folder -p data_root /path/to/crops": papermill_reads,
+    "hil check /path/to/crops": hil_runs, "hil identities runs/<date> who.csv": hil_runs,
+    "hil assign runs/<date> new_crops/ new.csv": hil_runs,
+    "hil train --dataset folder --data_root /path/to/crops --links runs/first/curation.jsonl": learns_from_links,
     "python tests/headline.py": python_knows,
     "python tests/bench_questions.py one_factor --seeds 0": python_knows,
     "pip install .": pip_knows, 'pip install ".[notebook,cpu]"': pip_knows,

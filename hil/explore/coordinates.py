@@ -21,11 +21,12 @@ def procrustes(
     xy, # [n, 2] map to move
     onto, # [n, 2] map to move it onto
 ) -> np.ndarray: # [n, 2]
-    "Shift, turn, mirror and scale a map so that its points come closest to those of another."
+    "Shift, turn and mirror a map so that its points come closest to those of another, and make it as large as that."
     a, b = xy - xy.mean(0), onto - onto.mean(0)
-    u, s, vt = np.linalg.svd(a.T @ b)
-    size = (a ** 2).sum()
-    return a @ (u @ vt) * (s.sum() / size if size else 1) + onto.mean(0)
+    u, _, vt = np.linalg.svd(a.T @ b)
+    # the scale of least squares is smaller wherever points have moved: maps would shrink from epoch to epoch
+    scale = np.linalg.norm(b) / size if (size := np.linalg.norm(a)) else 1
+    return a @ (u @ vt) * scale + onto.mean(0)
 
 # %% ../../nbs/9_explore/03_coordinates.ipynb #4928be24
 ROUNDS = 200, 60 # of UMAP: for a map from nothing, for one that starts from another
@@ -73,7 +74,7 @@ class Maps:
         self.source, self.random_state, self._kept = source, random_state, {}
         self.folder = cache_home() / "maps"
         self.manifest = Manifest(self.folder)
-        if not isinstance(xy, dict): xy = {} if xy is None else {source.epochs[-1]: xy}
+        if not isinstance(xy, dict): xy = {} if xy is None else {source.result: xy}
         for epoch, given in xy.items():
             if np.shape(given) != (source.n, 2):
                 raise ValueError(f"xy: shape {list(np.shape(given))}; expected [{source.n}, 2], one for each image")
@@ -88,8 +89,9 @@ class Maps:
             if found is not None: self._kept[epoch] = found
         return epoch in self._kept
 
-    def after(self, epoch): # list: the epoch whose map this one starts from; empty for the last one
-        return [e for e in self.source.epochs if e > epoch][:1]
+    def after(self, epoch): # list: the epoch whose map this one starts from, the next towards the result; empty there
+        result, epochs = self.source.result, self.source.epochs
+        return [e for e in epochs if epoch < e <= result][:1] or [e for e in epochs if result <= e < epoch][-1:]
 
     def missing(self, epoch): # list
         "Epochs to be drawn before this one is there, itself among them."
@@ -103,7 +105,7 @@ class Maps:
         return PACE["start"] + len(todo) * PACE["neighbours"] * n ** 2 * dim + PACE["place"] * rounds * n
 
     def xy(self, epoch): # float32 [n, 2]
-        "The map of an epoch, computed from the one after it where it is not there yet."
+        "The map of an epoch, computed from the next one towards the result where it is not there yet."
         if not self.ready(epoch): self._kept[epoch] = self._draw(epoch)
         return self._kept[epoch]
 

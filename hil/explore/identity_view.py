@@ -182,7 +182,8 @@ class IdentityView(View):
         images = np.flatnonzero(s.labels.identity == code) if code >= 0 else np.zeros(0, int)
         sub = self.sub()[1] if code == s.identity >= 0 else s.labels.sub[images]
         pid = s.source.pid_name[images] if len(images) and (s.source.pid[images] >= 0).all() else None
-        sheet = sheets.subcluster_sheet(self.pictures(images), sub, s.source.modality[images], s.source.camid[images],
+        cameras = np.where(s.source.camera_name == "", "-1", s.source.camera_name)[images]
+        sheet = sheets.subcluster_sheet(self.pictures(images), sub, s.source.modality[images], cameras,
                                         pid, title=s.name(code) if code >= 0 else "No identity")
         return self.when.figure(code, sheet)
 

@@ -124,5 +124,6 @@ class RetrievalView(View):
         i, source = self.session.image if self.session.image >= 0 else self.first(), self.session.source
         ranked = self.rank(i)[0][:10]
         pids = ([source.pid_name[i]], source.pid_name[ranked]) if source.pid[i] >= 0 else (None, None)
+        cameras = np.where(source.camera_name == "", "-1", source.camera_name)
         return sheets.retrieval_sheet(self.pictures([i]), self.pictures(ranked), np.arange(len(ranked))[None], *pids,
-                                      source.camid[[i]], source.camid[ranked], rows=1, k=10, never=())
+                                      cameras[[i]], cameras[ranked], rows=1, k=10, never=())

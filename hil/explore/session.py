@@ -20,7 +20,7 @@ from ..core.vectors import unit_rows
 from .coordinates import Maps
 from .journal import Journal, images_key
 from .review import Review, honour
-from .source import ShownLabels, open_source, shown, sub_clusters
+from .source import ShownLabels, joined_labels, open_source, shown, sub_clusters
 from .what_if import Graph, transfer_between
 from ..method.cluster import centroids
 from ..method.labels import Rules, compact, epoch_labels
@@ -47,7 +47,7 @@ class Session(t.HasTraits):
         self.source, self.maps = source, Maps(source, xy, random_state)
         self._labels, self._graphs, self._replaced = {}, {}, {}
         self.origin = "opened" # where the selection is from: an identity "opened" whole, "drawn" on the map, "picked"
-        super().__init__(epoch=source.labelled[-1], selection=np.zeros(0, int))
+        super().__init__(epoch=source.result, selection=np.zeros(0, int))
         base = source.labels(self.epoch)
         name = f"curation-{images_key(source.table.path[:source.n])}.jsonl"
         self.journal_file = given_path(journal or (source.folder / "curation.jsonl" if source.folder else name))
@@ -66,7 +66,7 @@ class Session(t.HasTraits):
     def journal(self): # Journal, begun when it is first needed
         if self._journal is None:
             self._journal = Journal(self.journal_file, self.source.table.path[:self.source.n], self._base.identity,
-                                    self._base.names, f"epoch {self.source.labelled[-1]}")
+                                    self._base.names, f"epoch {self.source.result}")
         return self._journal
 
     @property
@@ -79,7 +79,7 @@ class Session(t.HasTraits):
         if key not in self._labels:
             self._labels.clear()
             y = self._replaced.get(self.epoch) or self.source.labels(self.epoch)
-            self._labels[key] = in_step(self._corrected(y) if self.curated and self.epoch == self.source.labelled[-1]
+            self._labels[key] = in_step(self._corrected(y) if self.curated and self.epoch == self.source.result
                                         and self.epoch not in self._replaced else y)
         return self._labels[key]
 
@@ -156,7 +156,7 @@ class Session(t.HasTraits):
 
     @property
     def settings(self): # dict: the run's own, or those that were adopted
-        adopted = self.journal.adopted if self.curated and self.epoch == self.source.labelled[-1] else None
+        adopted = self.journal.adopted if self.curated and self.epoch == self.source.result else None
         return {**self.source.settings, **(adopted["settings"] if adopted else {})}
 
     @property
@@ -164,9 +164,12 @@ class Session(t.HasTraits):
         return self.epoch in self._replaced
 
     def met(self, apart): # {modality: int [n]} clusters -> ShownLabels
-        "Other clusters, after the transfer between the modalities."
+        "Other clusters, joined across the modalities as those were that are shown."
         rules, before = Rules.of(self.settings), self.source.before(self.epoch)
         features = {m: before[self.source.rows(m)] for m in MODALITIES}
+        if self.source.by_itself and self.epoch == self.source.result and "direction" not in self.settings:
+            y = joined_labels(features, apart)  # no matches were adopted
+            return y._replace(sub=sub_clusters(self.features(), y.identity, rules.n_sub))
         return shown(epoch_labels(features, rules, self.direction(), apart), self.features(), rules)
 
     def replace(self, apart): # {modality: int [n]} clusters to show instead of the epoch's own, None: those again
@@ -177,8 +180,9 @@ class Session(t.HasTraits):
 
     def check_last(self):
         "Labels are corrected where they are final. Raises ValueError in another epoch."
-        if self.epoch == (last := self.source.labelled[-1]): return
-        raise ValueError(f"corrections are made on the last epoch, {last}; this is epoch {self.epoch}: go there first")
+        if self.epoch == (result := self.source.result): return
+        raise ValueError(f"corrections are made on epoch {result}, the result of the run; this is epoch {self.epoch}: "
+                         "go there first")
 
     def check_real(self):
         "Raises ValueError where clusters are shown that nobody adopted: they cannot be corrected."

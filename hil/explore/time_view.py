@@ -80,6 +80,8 @@ class TimeView(View):
         row = s.source.history.set_index("epoch").reindex([s.epoch]).iloc[0]
         known = {c: row[c] for c in ("stage", *TOLD) if c in row and pd.notna(row[c])}
         stage = [f"stage {int(known.pop('stage'))}"] if "stage" in known else []
-        return ", ".join([f"Epoch {s.epoch}", *stage, *(f"{TOLD[c]} {percent(v)}" for c, v in known.items())])
+        result = ["the result of the run"] if s.source.by_itself and s.epoch == s.source.result else []
+        told = [f"{TOLD[c]} {percent(v)}" for c, v in known.items()]
+        return ", ".join([f"Epoch {s.epoch}", *stage, *told, *result])
 
     def static(self): return curves.history_plot(self.session.source.history) # Figure

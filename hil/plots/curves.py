@@ -83,8 +83,11 @@ def history_plot(
     marks = {k: v for k, v in (marks or {}).items() if v is not None and np.isfinite(v)}
     epoch = history["epoch"].to_numpy() if "epoch" in history else np.arange(len(history))
     if (np.diff(epoch) <= 0).any(): epoch = np.arange(len(history))              # stages that count anew
-    fig, axes = plt.subplots(2, 3, figsize=(10.6, 5.8), layout="constrained")
-    for ax, panel in zip(axes.flat, _history_panels(history)): _history_panel(ax, epoch, history, *panel)
+    panels = _history_panels(history)
+    if "clusters_visible" in history and not {"mAP", "rank1", "ari_visible", "ami_visible"} & set(history):
+        panels = [p for p in panels if p[1] not in ("retrieval", "ARI")]             # nobody is named
+    fig, axes = plt.subplots(2, len(panels) // 2, figsize=(10.6, 5.8), layout="constrained")
+    for ax, panel in zip(axes.flat, panels): _history_panel(ax, epoch, history, *panel)
     for name, value in marks.items():
         axes[0, 0].axhline(value, color="#999999", ls=(0, (4, 2, 1, 2)), lw=1.2)
         axes[0, 0].annotate(f"{short(name)} mAP {percent(value)}", (0.99, value), (0, 2),

@@ -96,16 +96,18 @@ def run_verdict(
     "What the run achieved, what it believes, and how far to trust it."
     row = history[history.epoch == epoch].iloc[0]
     beliefs = history[history.epoch == max(epoch, 1)].iloc[0]             # the untrained model has no clusters
-    found = _scores(history, row, ceiling) if "mAP" in history else [
-        "Nobody knows who these people are, so **no figure here says whether the clusters are right**; look at the "
+    known = "mAP" in history
+    found = _scores(history, row, ceiling) if known else [
+        "Nobody has named these images, so **no figure here says whether the clusters are right**; look at the "
         "pictures below."]
     believed, trust = _beliefs(beliefs, people), []
     if "health" in history and math.isfinite(row.health):
-        trust.append(f"{percent(row.health)} of the round trips come home, a figure that needs no label.")
+        trust.append(f"{percent(row.health)} of the round trips come home"
+                     + (", a figure that needs no label." if known else "."))
     trust.append(f"**Signs of trouble**: {'; '.join(warnings)}." if warnings
-                 else "The figures that need no truth give no warning.")
-    trust.append("*This is a single run.* Other people and another seed give other figures, and one run cannot tell "
-                 "by how much.")
+                 else f"The figures{' that need no truth' * known} give no warning.")
+    trust.append(f"*This is a single run.* {'Other people and another' if known else 'Another'} seed give"
+                 f"{'' if known else 's'} other figures, and one run cannot tell by how much.")
     return "\n\n".join(map(" ".join, (found, believed, trust)))
 
 # %% ../../nbs/8_plots/07_findings.ipynb #7b6a21c0
@@ -155,15 +157,21 @@ def next_steps(
     if ceiling is not None and settings["trainable"] == "heads" and ceiling - last.get("mAP", np.nan) < .05:
         found.append(("the frozen trunk is nearly exhausted: the truth would add "
                       f"{_points(max(ceiling - last.mAP, 0))} at most", "-p n_views 3"))
+    later = history[history.epoch > epoch]
+    if "health" in history and len(later) and later.health.iloc[-1] < row.get("health", np.nan) - .1:
+        found.append((f"after epoch {epoch} fewer round trips come home ({percent(later.health.iloc[-1])} at the end, "
+                      f"{percent(row.health)} there)", f"-p lr {float(settings['lr']) / 3:.1g}"))
     more = int(settings["seed"]) + 1
-    found.append(("how much of this is chance? Another seed, then other people, will tell", f"-p seed {more}"))
+    then = ", then other people," if "mAP" in history else ""
+    found.append((f"how much of this is chance? Another seed{then} will tell", f"-p seed {more}"))
     return [f"{text[:1].upper()}{text[1:]}: try `{command}`" for text, command in found]
 
 # %% ../../nbs/8_plots/07_findings.ipynb #1d36c924
 def seen_in_history(
     history:pd.DataFrame # epochs from 1 on
 ) -> str:
-    "Which epoch brought most, and whether the end still moves."
+    "Which epoch brought most, and whether the end still moves; without scores, how clusters and round trips moved."
+    if "mAP" not in history and "clusters_visible" in history: return _moved(history)
     score = history.set_index("epoch").mAP.dropna() if "mAP" in history else pd.Series(dtype=float)
     if len(score) < 2: return "One epoch makes no curve: nothing can be said about the course of training."
     step = score.diff().iloc[1:]
@@ -174,12 +182,25 @@ def seen_in_history(
     return f"Epoch {int(step.idxmax())} brings most ({_points(step.max())} of mAP); {ends}."
 
 
+def _moved(history): # without scores
+    "How many clusters there were at first and at last, and when most round trips came home."
+    first, last = history.iloc[0], history.iloc[-1]
+    counts = ", ".join(f"{int(first[f'clusters_{m}'])} {m} clusters become {int(last[f'clusters_{m}'])}"
+                       for m in MODALITIES)
+    health = history.set_index("epoch").health.dropna() if "health" in history else pd.Series(dtype=float)
+    if not len(health): return f"From epoch {int(first.epoch)} to epoch {int(last.epoch)}, {counts}."
+    return (f"From epoch {int(first.epoch)} to epoch {int(last.epoch)}, {counts}. Most round trips come home in epoch "
+            f"{int(health.idxmax())} ({percent(health.max())}), {percent(health.iloc[-1])} at the end.")
+
+
 def seen_in_choice(
     chosen:dict, # {modality: number of clusters at the chosen step}
     people:dict=None # {modality: number of people that were trained on}
 ) -> str:
     "Are the clusters that were chosen as many as there are people?"
-    if not people: return "Nobody told it how many people there are, and nobody can check it here."
+    if not people:
+        return ("Before any training it finds " + " and ".join(f"{n:,} {m} clusters" for m, n in chosen.items())
+                + "; how many there should be, nobody has told.")
     def beside(m):
         away = chosen[m] / people[m] - 1
         how = "right to a per cent" if abs(away) < .005 else f"{percent(abs(away))} too {'many' if away > 0 else 'few'}"
@@ -200,15 +221,22 @@ def seen_on_map(
     features, # [n, D] features of unit length
     who, # [n] person or cluster
     modality, # [n] "visible" or "infrared"
+    word="person", # what `who` numbers: "person", or "identity", which is a guess
 ) -> str:
     "Whose mean image by day is most like their own mean image by night?"
     who, modality, x = np.asarray(who), np.asarray(modality), np.asarray(features)
     both = [p for p in np.unique(who[who >= 0]) if len(set(modality[who == p])) == len(MODALITIES)]
-    if not both: return "Nobody here was seen both by day and by night."
+    if not both:
+        return ("Nobody here was seen both by day and by night." if word == "person" else
+                f"No {word} here has images of both modalities.")
     day, night = (np.stack([x[(who == p) & (modality == m)].mean(0) for p in both]) for m in MODALITIES)
     lengths = np.linalg.norm(night, axis=1)
     right = (day @ (night / np.maximum(lengths, 1e-12)[:, None]).T).argmax(1) == np.arange(len(both))
     lost = [str(p) for p, ok in zip(both, right) if not ok]
+    if word != "person":
+        rest = f"; doubtful: {some(lost)}." if lost else "."
+        return (f"Of {counted(len(both), word)} with images of both modalities, {right.sum()} are more like themselves "
+                f"across the spectra than like any other of them{rest}")
     text = (f"Of {len(both)} who were seen by day and by night, {right.sum()} are most like themselves across the "
             "spectra")
     return text + (f"; taken for somebody else: {some(lost)}." if lost else ".")
@@ -258,12 +286,15 @@ def seen_in_threshold(
     current:float # the threshold in use
 ) -> str:
     "What one step up would change."
-    if "precision" not in curve: return "Without truth only the price of a higher t is seen, not what it buys."
-    curve = curve.dropna(subset="precision").sort_values("threshold")
+    known = "precision" in curve
+    curve = curve.dropna(subset="precision" if known else "coverage").sort_values("threshold")
     now = curve.iloc[(curve.threshold - current).abs().argmin()]
     above = curve[curve.threshold > now.threshold + .04]
     if not len(above): return "A higher t is not left to try."
     up = above.iloc[0]
+    if not known:
+        return (f"From t = {now.threshold:.2g} to {up.threshold:.2g}, coverage changes by "
+                f"{100 * (up.coverage - now.coverage):+.1f} points; how many of the labels are right is not seen here.")
     return (f"From t = {now.threshold:.2g} to {up.threshold:.2g}, precision changes by "
             f"{100 * (up.precision - now.precision):+.1f} points and coverage by "
             f"{100 * (up.coverage - now.coverage):+.1f}.")

@@ -78,7 +78,7 @@ def people_map(
     modality, # [n] "visible" or "infrared": shape of the marks
     photographs:dict, # {person: [images]}: who stands on the map, as in `spread_out`
     features=None, # [n, D] features of the same rows, for the figure above the map
-    word:str="person", # what `who` numbers: "person" or "cluster"
+    word:str="person", # what `who` numbers: "person", "identity" or "cluster"
     total:int=None # number of images that the rows were sampled from
 ) -> Figure:
     "One large map, a colour for each of a few people whose photographs stand beside their images."
@@ -107,7 +107,8 @@ def people_map(
     ax.margins(.05)
     ax.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
     marks = [Line2D([], [], ls="", marker=MARKERS[m], color="#555555", ms=6, label=m) for m in MARKERS]
-    ax.legend(handles=marks + [Line2D([], [], ls="", marker="o", color="#B8B8B8", ms=5, label="everybody else")],
+    others = "everybody else" if word == "person" else "all others"
+    ax.legend(handles=marks + [Line2D([], [], ls="", marker="o", color="#B8B8B8", ms=5, label=others)],
               loc="upper center", bbox_to_anchor=(.5, -.04), ncols=3)
     n = len(set(who[who >= 0]))
     of_whom = f"{n} people" if word == "person" and n != 1 else counted(n, word)

@@ -103,6 +103,9 @@ def _gives_away(sub, values):
     return best, values.value_counts(normalize=True).iloc[0]
 
 
+def _camera(camid): return "" if str(camid) == "-1" else f"cam {camid}"  # a caption
+
+
 def _composition(values):
     "'1: 4, 3: 2': how often each value occurs, commonest first."
     counts = pd.Series(np.asarray(values)).value_counts()
@@ -114,7 +117,7 @@ def subcluster_sheet(
     images, # [n, 3, H, W] uint8 images of ONE cluster
     sub, # [n] sub-cluster of each image
     modality, # [n] "visible" or "infrared": frame colour
-    camid, # [n] camera
+    camid, # [n] camera, -1 = unknown
     pid=None, # [n] true person, where known
     viewpoint=None, # [n] viewpoint name, where known
     k:int=12, # thumbnails a row
@@ -125,24 +128,27 @@ def subcluster_sheet(
     pid = None if pid is None else checked_ids("pid", pid, len(sub), where=", one for each image")
     modality, viewpoint = (v if v is None else np.asarray(v) for v in (modality, viewpoint))
     order = pd.Series(sub).value_counts().index if len(sub) else []
+    told_cameras = any(map(_camera, camid))
     cells, labels = [], []
     for s in order:
         rows = np.flatnonzero(sub == s)
         rows = rows[np.argsort(modality[rows] == "infrared", kind="stable")]
         views = f"\n{_composition(viewpoint[rows])}" if viewpoint is not None else ""
-        labels.append(f"sub {s}: {counted(len(rows), 'image')}\ncam {_composition(camid[rows])}{views}")
+        cameras = f"\ncam {_composition(camid[rows])}" if told_cameras else ""
+        labels.append(f"sub {s}: {counted(len(rows), 'image')}{cameras}{views}")
         rows = rows[np.linspace(0, len(rows) - 1, min(k, len(rows))).round().astype(int)]  # over both modalities
-        captions = [f"cam {camid[i]}" + (f" id {pid[i]}" if pid is not None else "") for i in rows]
+        captions = [f"{_camera(camid[i])} id {pid[i]}".strip() if pid is not None else _camera(camid[i]) for i in rows]
         cells.append([(images[i], COLORS[modality[i]], caption) for i, caption in zip(rows, captions)])
     if not len(sub): return _sheet([], None, None, f"{title or 'Cluster'}: empty")
-    told = {name: _gives_away(sub, v) for name, v in (("camera", camid), ("viewpoint", viewpoint)) if v is not None}
+    looks = (("camera", camid if told_cameras else None), ("viewpoint", viewpoint))
+    told = {name: _gives_away(sub, v) for name, v in looks if v is not None}
     found = [f"{name} in {percent(best)} (guess {percent(guess)})" for name, (best, guess) in told.items()]
     people = len(np.unique(pid)) if pid is not None else None
     who = "" if pid is None else " of one person" if people == 1 else f" of {people} people, MIXED"
     kinds = " + ".join(f"{(modality == m).sum()} {m}" for m in MARKERS if (modality == m).any())
     what = f"{counted(len(sub), 'image')}{who} ({kinds}) in {counted(len(order), 'sub-cluster')}"
-    return _sheet(cells, labels, None, f"{title + ': ' if title else ''}{what}; "
-                                       f"the sub-cluster gives away the {' and the '.join(found)}")
+    given_away = f"; the sub-cluster gives away the {' and the '.join(found)}" if found else ""
+    return _sheet(cells, labels, None, f"{title + ': ' if title else ''}{what}{given_away}")
 
 # %% ../../nbs/8_plots/03_sheets.ipynb #8d392000
 def _meets(q_camids, g_camids, never, removed=None):
@@ -168,7 +174,7 @@ def _sides(what, queries, gallery, shape):
 def _result(images, i, right, camid, extra=""):
     "One framed gallery cell; `right` is True, False or None (no truth)."
     mark, color = {True: ("✓ ", "right"), False: ("✗ ", "wrong"), None: ("", "unknown")}[right]
-    return images[i], COLORS[color], f"{mark}{extra or f'cam {camid}'}"
+    return images[i], COLORS[color], f"{mark}{extra or _camera(camid)}"
 
 
 @styled
@@ -178,7 +184,7 @@ def retrieval_sheet(
     ranking, # [Q, >=k] gallery indices, best first
     q_pids, # [Q] person of each query, or None where no truth is known
     g_pids, # [G] person of each gallery image, or None
-    q_camids, # [Q] camera
+    q_camids, # [Q] camera, -1 = unknown
     g_camids, # [G] camera
     rows:int=6, # queries shown, evenly spread over all
     k:int=8, # results a query
@@ -195,12 +201,12 @@ def retrieval_sheet(
     right = [[bool(shows[i] == asked[q]) if known and min(shows[i], asked[q]) >= 0 else None for i in top]
              for q, top in enumerate(tops)]
     shown = np.unique(np.linspace(0, len(tops) - 1, min(rows, len(tops))).round().astype(int)) if len(tops) else []
-    cells = [[(query_images[q], "#222222", f"cam {q_camids[q]}"),
+    cells = [[(query_images[q], "#222222", _camera(q_camids[q])),
               *(_result(gallery_images, i, ok, g_camids[i]) for i, ok in zip(tops[q], right[q]))] for q in shown]
     labels = [f"id {q_pids[q]}" if known else f"query {q}" for q in shown]
     judged = [[ok for ok in r if ok is not None] for r in right]
     first = [r[0] for r in right if r and r[0] is not None]
-    if not known: found = "no truth known"
+    if not known: found = "nobody is named, so nothing is marked"
     elif not first: found = "nothing came back"
     else: found = (f"the first result is right for {percent(np.mean(first))}, "
                    f"{percent(np.mean(np.concatenate(judged)))} of the first {k} results are")
@@ -242,7 +248,7 @@ def hardest_mistakes(
         row = [_result(gallery_images, i, bool(same[q, i]), g_camids[i]) for i in top]
         best = order[q][rank[q] - 1]
         row += [None] * (k - len(row)) + [_result(gallery_images, best, True, 0, f"rank {rank[q]}")]
-        cells.append([(query_images[q], "#222222", f"cam {q_camids[q]}")] + row)
+        cells.append([(query_images[q], "#222222", _camera(q_camids[q]))] + row)
     heads = ["query"] + [str(i + 1) for i in range(k)] + ["first right"]
     labels = [f"id {q_pids[q]}\nAP {percent(ap[q])}" for q in worst]
     why = f"all {int(has.sum())} queries are ranked perfectly" if has.any() else "no query has a match in the gallery"
