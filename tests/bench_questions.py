@@ -146,7 +146,7 @@ def breaks(asked):
 
 def worse(name, seed, folder):
     "A rendering with one thing made harder."
-    root = trainer.load_images(Config(render_seed=seed, **SMALL), False).table.attrs["root"]
+    root = trainer.load_images(Config(render_seed=seed, **SMALL), False).attrs["root"]
     change = dict(WORSE[name])
     people = ("train", change.pop("train", 48)), ("val", 12), ("test", 30)
     return few_people(root, folder / f"rendering {seed}, {name}", people, **change)
