@@ -134,7 +134,7 @@ def _meet(x, rows, asked, members, best, found, room=2**24):
             _choose(_rows_choose, tile, part, columns, best, found)
 
 def _approximate(x, k, recall, seed, device="cpu", n_sample=256):
-    "Neighbours through lists, parted anew until the sample's recall is reached -> int32 [N, k], each row its own first."
+    "Neighbours through lists, parted anew until the sample's recall is reached -> int32 [N, k], each row first."
     (best, found), everybody = _empty_lists(len(x), k), np.arange(len(x))
     n_lists = max(1, min(int(4 * len(x)**.5), len(x) // 40))
     rows = np.random.default_rng(seed).choice(len(x), min(n_sample, len(x)), replace=False)
