@@ -3,12 +3,13 @@ project, author, copyright = "hil", "the hil contributors", "the hil contributor
 extensions = ["myst_nb", "sphinx_copybutton", "sphinx_design", "sphinx-mathjax-offline"]
 nb_execution_mode = "off"  # the notebooks were executed when they were committed
 nb_number_source_lines = False
+nb_render_markdown_format = "myst"  # tables that a cell has put out as Markdown, too
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 html_theme = "pydata_sphinx_theme"
 html_title = "hil"
 html_static_path = ["static"]
-html_css_files = ["site.css"]
+html_css_files, html_js_files = ["site.css"], ["site.js"]
 html_show_sourcelink = False
 html_theme_options = {
     "navbar_start": ["navbar-logo"], "navbar_end": ["theme-switcher"], "secondary_sidebar_items": ["page-toc"],

@@ -1945,6 +1945,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'hil.plots.method_picture.method_picture': ( '8_plots/method_picture.html#method_picture',
                                                                                        'hil/plots/method_picture.py')},
             'hil.plots.portraits': { 'hil.plots.portraits._pair': ('8_plots/portraits.html#_pair', 'hil/plots/portraits.py'),
+                                     'hil.plots.portraits._ways': ('8_plots/portraits.html#_ways', 'hil/plots/portraits.py'),
                                      'hil.plots.portraits.across': ('8_plots/portraits.html#across', 'hil/plots/portraits.py'),
                                      'hil.plots.portraits.people_map': ('8_plots/portraits.html#people_map', 'hil/plots/portraits.py'),
                                      'hil.plots.portraits.spread_out': ('8_plots/portraits.html#spread_out', 'hil/plots/portraits.py')},

@@ -45,11 +45,11 @@ def _dice(seed): return torch.Generator().manual_seed(seed), random.Random(seed)
 
 def one_turn(
     labels, # int [N], -1 = left out
-    instances, # images of each identity
+    instances, # images of each pseudo-identity
     cams=None, # int [N]: prefer images of other cameras than the first one's; None: cameras do not count
     seed=0, # whole number, or (torch.Generator, random.Random, np.random.RandomState) to go on with
 ): # int [about C * instances] rows, identity after identity
-    "Every identity once, as the sampler of the public release deals them (of ADCA, MM 2022, and SpCL before)."
+    "Every pseudo-identity once, in the order of the public release's sampler (that of ADCA, MM 2022, and SpCL)."
     labels = checked_labels("labels", labels)
     if cams is not None: cams = checked_ids("cams", cams, len(labels), where=", one for each label")
     order, first, others = seed if isinstance(seed, tuple) else _dice(seed)

@@ -39,7 +39,7 @@ def moved(tensors, device): # {name: Tensor} -> the same on the device
 
 
 class PixelViews:
-    "Views straight from decoded images; each call draws new ones (HIL's recipe, method section 6)."
+    "Views straight from decoded images; each call draws new ones (HIL's recipe)."
     def __init__(self,
         images, # {"visible": uint8 [N, 3, H, W], "infrared": uint8 [M, 3, H, W]}
         height, # of the views, pixels

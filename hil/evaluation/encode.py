@@ -142,7 +142,7 @@ def extract(
     progress=True, # show a bar
     resize="bilinear", # how images come to the model's size; "lanczos" as in published test code
 ) -> torch.Tensor: # [N, D] raw features, a row for each row of the table
-    "Features of a table (method, section 1). Raises DataError for images, RunError for features that are not finite."
+    "Features of a table, as HIL's release makes them. Raises DataError for images, RunError for what is not finite."
     model, parts = model.to(device).eval(), []
     pixels = PixelViews(decoded(model, table, progress, resize), model.height, model.width, device=device)
     with progress_bar(total=len(table), desc="features", unit="images", disable=not progress) as bar:

@@ -25,7 +25,7 @@ NAMES = {"synth": "Rendered people", "sysu": "SYSU-MM01", "regdb": "RegDB", "llc
 
 @dataclass(frozen=True)
 class Protocol:
-    "How one data set is tested (method, section 7)."
+    "How one data set is tested: by the rules of its own paper, as the field's common code applies them."
     dataset: str = "sysu"                     # "sysu", "synth" (the same protocol), "regdb" or "llcm"
     split: str = "test"                       # "test" to report, "val" to tune
     mode: str = "all"                         # SYSU-MM01: "all" or "indoor" search
@@ -83,7 +83,7 @@ def draw(
     trial=0,          # number of the draw, 0 ... 9
     permutation=None, # of `hil.data.sysu.read_permutation`, where the protocol is official
 ) -> tuple:           # (query, gallery), rows of `table` that keep their index
-    "Queries and one gallery draw (method, section 7); ValueError if empty, DataError if the permutation does not fit."
+    "Queries and one gallery draw by a protocol; ValueError if empty, DataError if the permutation does not fit."
     p = protocol
     if p.official != (permutation is not None):
         raise ValueError(f"official={p.official}, but {'no' if permutation is None else 'a'} permutation was given: "

@@ -163,7 +163,7 @@ def score_split(
     load, # Config -> DataFrame of images, as `hil.training.trainer.load_images`
     device="cpu", # where the model runs
 ) -> Scored:
-    "Encode the people held out, and score them in every setting asked for (method, section 7)."
+    "Encode the people held out, and score them in every setting asked for, by their protocols."
     encoder = load_encoder(settings.checkpoint.replace("{split}", str(split)), settings.model, settings.seed)
     config = settings.config(encoder.run, split)
     check_rendered(config)

@@ -23,7 +23,7 @@ OWN, MARK, SECOND = ("this run", "published, not reproduced here",
 
 
 def published_figures() -> pd.DataFrame: # setting, method, source (MARK or SECOND), rank1 and mAP in %
-    "Figures of other papers (method, section 8), as `published.csv` holds them."
+    "Figures that other papers published, as `published.csv` holds them; none of them was reproduced here."
     with (files("hil.evaluation") / "published.csv").open(encoding="utf-8") as file: table = pd.read_csv(file)
     return table.assign(source=table.source.map({"paper": MARK, "secondary table": SECOND}))
 
@@ -40,7 +40,7 @@ def result_table(
     published=True,  # put the published rows of each setting beside
     reranked=None,   # {setting: {method: [Metrics, ...]}} of the same methods after re-ranking; adds columns RERANKED
 ) -> pd.DataFrame:   # setting, method, source, runs, COLUMNS in %, their spreads as "rank1 spread" ...; NaN if unknown
-    "Results in the field's format, published rows first and named as such (method, section 8)."
+    "Results in the field's format, published rows first and named as such."
     rows, papers = [], published_figures()
     for setting, methods in results.items():
         if published: rows += papers.loc[papers.setting == setting].to_dict("records")

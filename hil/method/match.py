@@ -123,11 +123,11 @@ def match_table(
 
 # %% ../../nbs/4_method/04_match.ipynb #431be420
 def match_none(features, labels, prototypes):
-    "No label crosses over: the modalities never meet (HIL section 4) -> int64 array [N], all -1."
+    "No label crosses over: the modalities never meet (a lower bound for comparison) -> int64 array [N], all -1."
     return np.full(len(_checked(labels, features)), -1)
 
 def match_one_way(features, labels, prototypes, level="sample", permitted=None):
-    "Nearest prototype without reverse selection (HIL section 4) -> int64 array [N], -1 = outlier."
+    "Nearest prototype without reverse selection (half of HIL section 3.4) -> int64 array [N], -1 = outlier."
     of = labels if level == "sample" else None
     return _at_level(level, features, _checked(labels, features),
                      lambda rows: forward(rows, prototypes, permitted=permitted, of=of)[0])
@@ -136,7 +136,7 @@ def _centre_cosines(centres, prototypes, permitted):
     return torch.cat(list(_cosines(centres, prototypes, permitted=permitted))).cpu().numpy().astype(np.float64)
 
 def match_mutual(features, labels, prototypes, permitted=None):
-    "Clusters whose centres are each other's nearest (HIL section 4) -> int64 array [N], -1 = no partner or outlier."
+    "Clusters whose centres are each other's nearest (for comparison) -> int64 array [N], -1 = no partner or outlier."
     def decide(centres):
         cosine = _centre_cosines(centres, prototypes, permitted)
         target = cosine.argmax(1)
@@ -183,7 +183,7 @@ def transfer(
     threshold=0.5,  # t, for brst
     permitted=None, # bool [A, C]: which source cluster 0..A-1 may go to which target cluster; None: each to all
 ):                  # -> int64 array [N]: target cluster, -1 = none
-    "Carry labels into the other modality by any of the matchers of HIL's section 4."
+    "Carry labels into the other modality by BRST (HIL section 3.4) or one of its rivals."
     match matcher:
         case "brst": new = brst(features, labels, prototypes, threshold, level, permitted)
         case "none": new = match_none(features, labels, prototypes)
@@ -201,7 +201,7 @@ def transfer_quality(
     prototype_pids, # [C] identity of each target cluster (`hil.method.cluster.majority_pids`)
     labels=None,    # [N] source clusters; given, its outliers do not count in the coverage
 ):                  # -> dict: precision (NaN where nobody known got a label), coverage
-    """Share of the received labels that are right, and share of the (clustered) rows that received one (HIL section 4).
+    """Share of the received labels that are right, and share of the (clustered) rows that received one.
     Where the row's or the cluster's person is unknown (-1), nobody can say if the label is right: it is left out."""
     new = checked_ids("new_labels", new_labels, unknown="no label", text=False)
     n, people = len(new), checked_ids("prototype_pids", prototype_pids)

@@ -118,7 +118,7 @@ def _list_centres(x, n_lists, seed, device="cpu", rounds=6, rows_a_list=25):
     return centres
 
 def _nearest_lists(x, n_lists, n_asked, seed, device="cpu"):
-    "Lists that k-means deals unit rows into: those nearest to each row, its own list first -> int32 [N, n_asked]."
+    "The lists into which k-means parts unit rows: those nearest to each row, its own list first -> int32 [N, n_asked]."
     return _search(_list_centres(x, n_lists, seed, device), x, n_asked, device)[1]
 
 def _by_value(values, n):
@@ -134,7 +134,7 @@ def _meet(x, rows, asked, members, best, found, room=2**24):
             _choose(_rows_choose, tile, part, columns, best, found)
 
 def _approximate(x, k, recall, seed, device="cpu", n_sample=256):
-    "Neighbours through lists, dealt as often as the sample's recall asks for -> int32 [N, k], each row its own first."
+    "Neighbours through lists, parted anew until the sample's recall is reached -> int32 [N, k], each row first."
     (best, found), everybody = _empty_lists(len(x), k), np.arange(len(x))
     n_lists = max(1, min(int(4 * len(x)**.5), len(x) // 40))
     rows = np.random.default_rng(seed).choice(len(x), min(n_sample, len(x)), replace=False)
@@ -145,7 +145,7 @@ def _approximate(x, k, recall, seed, device="cpu", n_sample=256):
         _meet(x, everybody, asked, _by_value(asked[:, 0], n_lists), best, found)
         reached = _recall(x, rows, found[rows], kth)
     log.log(logging.INFO if reached >= recall else logging.WARNING,
-            "ivf: recall@%d %.4f on %d of %d images (asked for: %.2f), dealt into %d lists %d times",
+            "ivf: recall@%d %.4f on %d of %d images (asked for: %.2f), parted into %d lists %d times",
             k, reached, len(rows), len(x), recall, n_lists, deals)
     short = np.flatnonzero((found < 0).any(1))                       # fewer than k within reach: these few among all
     if len(short):

@@ -6,6 +6,8 @@
 __all__ = ['spread_out', 'across', 'people_map']
 
 # %% ../../nbs/8_plots/06_portraits.ipynb #5b29ca81
+from itertools import combinations
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -71,6 +73,30 @@ def _pair(images, color, height=66):
     return HPacker(children=boxes, pad=0, sep=1)
 
 
+def _ways(
+    homes, # [n, 2] places of the people on a map whose width and height are 1
+    map_size=(690, 470), # points, about
+    box=(88, 84), # points of two photographs with their name
+): # [n, 2] points from each home to its photographs, of which no two overlap where there is room
+    "Photographs stand inwards of their home, so that nothing is cut off at the rim, and are pushed off each other."
+    homes, box, size = np.asarray(homes, float).reshape(-1, 2) * map_size, np.array(box), np.array(map_size)
+    ways = homes - size / 2
+    places = homes + ways / np.maximum(np.linalg.norm(ways, axis=1, keepdims=True), 1e-9) * (-74, -66)
+    for _ in range(200):
+        pushed = False
+        for i, j in combinations(range(len(places)), 2):
+            gap = places[j] - places[i]
+            lack = box - np.abs(gap)
+            if (lack <= 0).any(): continue
+            pushed, axis = True, lack.argmin()  # the shorter way out
+            push = (lack[axis] / 2 + .5) * (1 if gap[axis] >= 0 else -1)
+            places[i, axis] -= push
+            places[j, axis] += push
+        places = places.clip(box / 2, size - box / 2)
+        if not pushed: break
+    return places - homes
+
+
 @styled
 def people_map(
     xy, # [n, 2] map, from `embed`
@@ -92,11 +118,9 @@ def people_map(
         for person, color in colors.items():
             ax.scatter(*xy[(modality == m) & (who == person)].T, s=34, color=color, marker=marker, edgecolors="white",
                        linewidths=.4, zorder=3)
-    middle = (xy.min(0) + xy.max(0)) / 2
-    for person, images in photographs.items():
-        home = np.median(xy[who == person], axis=0)
-        way = (home - middle) / np.maximum(np.ptp(xy, axis=0), 1e-9)
-        way = way / max(np.linalg.norm(way), 1e-9) * (-74, -66)              # inwards: nothing is cut off at the rim
+    homes = np.array([np.median(xy[who == person], axis=0) for person in photographs]).reshape(-1, 2)
+    ways = _ways((homes - xy.min(0)) / np.maximum(np.ptp(xy, axis=0), 1e-9))
+    for (person, images), home, way in zip(photographs.items(), homes, ways):
         ax.add_artist(AnnotationBbox(_pair(images, colors[person]), home, way, boxcoords="offset points", pad=.15,
                                      bboxprops=dict(edgecolor=colors[person], lw=.8), zorder=5,
                                      arrowprops=dict(arrowstyle="-", color=colors[person], lw=1.2)))

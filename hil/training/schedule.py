@@ -15,7 +15,7 @@ import torch
 # %% ../../nbs/7_training/01_schedule.ipynb #3cf223eb
 @dataclass(frozen=True)
 class Stage:
-    "Where an epoch stands in the recipe (method, section 6)."
+    "Where an epoch stands in the two stages that HIL's release trains in."
     name: str  # "apart": each modality alone (stage 1); "together": one label space (stage 2, HIL)
     epoch: int  # 0, 1 ... within the stage
 

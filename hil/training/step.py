@@ -103,7 +103,7 @@ def remember(
 
 # %% ../../nbs/7_training/02_step.ipynb #64675844
 def half_shallow(losses):
-    "Deep loss plus half the shallow one (method, section 5)."
+    "Deep loss plus half the shallow one, the weights of HIL's release."
     return losses["deep"] + .5 * losses["shallow"]
 
 

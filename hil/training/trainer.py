@@ -395,7 +395,7 @@ class Trainer:
 
     @torch.no_grad()
     def extract(self, scored=True, block=512): # -> {modality: {depth: [N, D]}} raw features of all images
-        """Mean of an image's and its mirror image's features (method, section 1). Where test images are not scored, of
+        """Mean of an image's and its mirror image's features, as in HIL's release. Where test images are not scored, of
         the training images alone, in the same blocks, so that each gets the same numbers."""
         self.model.eval()
         self.scored = scored or not self.images.any_held_out
