@@ -78,9 +78,11 @@ def check_command(words):
 def explore_notebook(
     run, # folder of a run
     root="", # folder of its images, where they have moved
+    columns="", # table of path and what else is known of the images
 ) -> dict: # a notebook, as JSON
     "A notebook of one cell that opens the explorer on a run."
-    options = f", root={str(given_path(root, 'root').resolve())!r}" if root else ""
+    given = dict(root=root, columns=columns)
+    options = "".join(f", {name}={str(given_path(place, name).resolve())!r}" for name, place in given.items() if place)
     source = f"from hil.explore.app import explore\n\nexplore({str(Path(run).resolve())!r}{options})"
     cell = dict(cell_type="code", id="explore", execution_count=None, metadata={}, outputs=[], source=source)
     kernel = dict(name="python3", display_name="Python 3", language="python")
@@ -90,12 +92,14 @@ def explore_notebook(
 def open_explorer(
     run: Path,
     root: str = "",
+    columns: str = "",
 ):
-    """Open a run in JupyterLab, and press Run there. The run is only read.
+    """Open a run in JupyterLab, and press Run there. The run is only read; what you correct lies in its curation.jsonl.
 
     Args:
         run: folder of the run
         root: folder of its images, where they have moved
+        columns: table with a column path and what else is known of the images, such as a time
     """
     from hil.runs.folder import Run
     run = Run(run).path  # a wrong folder is named here, not in the browser
@@ -104,7 +108,7 @@ def open_explorer(
                        'install it: pip install "hil[notebook]"')
     with tempfile.TemporaryDirectory(prefix="hil-explore-") as folder:
         file = Path(folder) / f"{run.resolve().name}.ipynb"
-        file.write_text(json.dumps(explore_notebook(run, root), indent=1), encoding="utf-8")
+        file.write_text(json.dumps(explore_notebook(run, root, columns), indent=1), encoding="utf-8")
         return subprocess.run([sys.executable, "-m", "jupyterlab", str(file)]).returncode
 
 

@@ -202,10 +202,11 @@ def test_launch_says_what_a_process_said(small, tmp_path):
 # --- the explorer ---------------------------------------------------------------------------------------------------
 
 def test_the_notebook_of_the_explorer(tmp_path):
-    nb = nbformat.from_dict(explore_notebook(tmp_path, root=tmp_path / "images"))
+    nb = nbformat.from_dict(explore_notebook(tmp_path, root=tmp_path / "images", columns=tmp_path / "times.csv"))
     nbformat.validate(nb)
     compile(nb.cells[0].source, "cell", "exec")
     assert repr(str(tmp_path)) in nb.cells[0].source and f"root={str(tmp_path / 'images')!r}" in nb.cells[0].source
+    assert f"columns={str(tmp_path / 'times.csv')!r}" in nb.cells[0].source
 
 
 LAB = """

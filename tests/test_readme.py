@@ -224,6 +224,7 @@ EVERY = {
     "make bench ARGS=--scale": make_knows, "make setup": make_knows, "make setup FAISS=gpu": make_knows,
     "hil train --preset tiny": hil_runs, "hil evaluate --checkpoint runs/...": hil_runs,
     "hil check /path/to/SYSU-MM01": hil_runs, "hil explore runs/...": hil_runs, "hil explore runs/<date>": hil_runs,
+    "hil explore runs/... --columns times.csv": hil_runs,
     "hil runs runs": hil_runs, "hil identities runs/... who.csv": hil_runs,
     "hil train --preset tiny --labels who.csv": learns_from_labels,
     "hil journal merge ada.jsonl bob.jsonl both.jsonl": journals_meet,
