@@ -6,8 +6,8 @@ import nbformat
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "nbs" / "tutorials"
-FRAMED = ["corrections", "crossing_modalities", "explore_a_run", "from_laptop_to_sysu", "one_centre_is_not_enough",
-          "reading_a_run", "what_is_a_good_cluster", "what_is_decided", "your_own_crops"]
+FRAMED = ["corrections", "crossing_modalities", "explore_a_run", "from_laptop_to_sysu", "how_robust",
+          "one_centre_is_not_enough", "reading_a_run", "what_is_a_good_cluster", "what_is_decided", "your_own_crops"]
 
 
 def cells(name): return nbformat.read(FOLDER / f"{name}.ipynb", 4).cells

@@ -136,7 +136,7 @@ def timeline_plot(
     lane = lanes((at[known] - low) / (high - low), row[known], .017)
     for m, marker in MARKERS.items():
         of = modality[known] == m
-        if of.any(): ax.scatter(at[known][of], (row[known] + .2 * lane)[of], 20, COLORS[m], marker, label=m)
+        if of.any(): ax.scatter(at[known][of], (row[known] + .2 * lane)[of], 20, COLORS[m], marker=marker, label=m)
     ticks, name = time_ticks(low, high, kind)
     ax.set_xticks([s for s, _ in ticks], [label for _, label in ticks])
     ax.set_yticks(range(len(names)), [short(c, 16) or "unknown" for c in names])
