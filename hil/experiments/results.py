@@ -16,7 +16,7 @@ import pandas as pd
 from ..core.errors import DataError
 from ..core.files import write_atomic
 from ..core.manifest import read_table
-from ..core.text import counted
+from ..core.text import counted, some
 from .cells import CODE, WHERE, telling
 from .worker import PEOPLE
 from ..runs.folder import Run
@@ -158,7 +158,7 @@ def told_runs(
 ) -> str: # "4 runs: rendering 9, rendering 12; seeds 0, 1."
     "What was run, in a line: how many runs, on which data sets, with which seeds."
     seeds = ", ".join(map(str, sorted(table.seed.unique())))
-    return f"{counted(len(table), 'run')}: {', '.join(dict.fromkeys(table.data))}; seeds {seeds}."
+    return f"{counted(len(table), 'run')}: {some(list(dict.fromkeys(table.data)), 9)}; seeds {seeds}."
 
 # %% ../../nbs/a_experiments/03_results.ipynb #5a043dd4
 def rows_of_epochs(
