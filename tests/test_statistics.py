@@ -312,7 +312,7 @@ def test_no_claim_goes_beyond_its_interval(file):
             if row.decided: assert row.low * row.high > 0, (reference, row.variant)
 
 
-@pytest.mark.parametrize("file", [RESULTS, *QUESTIONS], ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", QUESTIONS, ids=lambda file: file.stem)
 def test_runs_agree_with_what_is_known_of_their_people(file):
     table, people = read_results(file), read_people(file)
     known = table[table.run.isin(people)]
