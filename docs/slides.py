@@ -14,10 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
+from build import why_folded
 from nbconvert import SlidesExporter
 from PIL import Image
-
-from build import why_folded
 
 DOCS = Path(__file__).resolve().parent
 OUT = DOCS.parent / "build" / "slides"
