@@ -16,7 +16,7 @@ from hil.explore.session import as_session
 
 TOP = Path(__file__).resolve().parents[1]
 WIDGETS = {"sheet.js": widgets.Sheet, "match_graph.js": widgets.MatchGraph, "curves.js": widgets.Curves,
-           "frame.js": widgets.Frame}
+           "frame.js": widgets.Frame, "timeline.js": widgets.Timeline}
 needs_node = pytest.mark.skipif(shutil.which("node") is None,
                                 reason="no JavaScript test: node is not installed (Debian: apt-get install nodejs)")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import tyro
 from conftest import papermill
@@ -193,6 +194,14 @@ def python_runs(command, folder, run, **_):
         exec(compile(line, "README.md", "exec"), names)
 
 
+def opens_with_times(folder, run, **_):
+    "With a time for each picture of the run."
+    from hil import explore
+    table = pd.read_csv(Path(run) / "images.csv")[["path"]]
+    table.assign(time=np.arange(len(table))).to_csv(Path(folder) / "times.csv", index=False)
+    assert "time" in explore(str(run), columns=str(Path(folder) / "times.csv")).session.source.table
+
+
 def learns_from_labels(folder, **_):
     "It is read, and stops where the list is not there; `tests/test_corrections.py` trains with one."
     code, _, error = call(folder, "train", "--preset", "tiny", "--labels", "nobody.csv")
@@ -232,6 +241,7 @@ EVERY = {
     "make slides NB=nbs/4_method/02_cluster.ipynb": make_knows, "make gpu-check": make_knows,
     'hil ablation --variants HIL "HIL, one-way" --renderings 9 12 --seeds 0 1 2': ablation_reads,
     'explore("runs/<date>").save("review.html")': python_runs,
+    'explore("runs/...", columns="times.csv")': opens_with_times,
     'explore("runs/<date>")': python_runs, "from hil import Trainer, Config": python_runs, "import hil": python_runs,
     'Trainer(Config(preset="tiny")).fit()': python_runs,
     "papermill --help-notebook nbs/train.ipynb": papermill_helps,
@@ -247,13 +257,13 @@ EVERY = {
     "hil assign runs/<date> new_crops/ new.csv": hil_runs,
     "hil train --dataset folder --data_root /path/to/crops --links runs/first/curation.jsonl": learns_from_links,
     "python tests/headline.py": python_knows,
-    "python tests/bench_questions.py one_factor --seeds 0": python_knows,
+    "python tests/bench_questions.py one_factor --seeds 0 1": python_knows,
     "pip install .": pip_knows, 'pip install ".[notebook,cpu]"': pip_knows,
     "torchrun --nproc_per_node 2 -m hil train --preset sysu --data_root /path/to/SYSU-MM01 "
     "--weights vit_base_ics_cfs_lup.pth --run_dir runs/sysu": torchrun_reads,
     "hil train --preset sysu --data_root /path/to/SYSU-MM01 --weights vit_base_ics_cfs_lup.pth --run_dir runs/sysu "
     "--accumulate 4 --precision bf16": hil_reads}
-SLOW = (hil_runs, python_runs)
+SLOW = (hil_runs, python_runs, opens_with_times)
 
 
 def test_no_command_is_left_out():

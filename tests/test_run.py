@@ -114,7 +114,6 @@ IDLE = [  # written by hand: (what is set, what it makes idle)
     (LLCM, dict(shots=10)),
     (BIG, dict(dropout=.1)), (BIG, dict(n_views=2)), ({}, dict(compile=True)), ({}, dict(gradient_checkpointing=True)),
     ({}, dict(accumulate=2)), ({}, dict(precision="bf16")), (dict(stage1_epochs=0), dict(warmup_lr=.5)),
-    (dict(stage2_epochs=1), dict(lr_end=.5)),
     (dict(matcher="none"), dict(same_ids=False)), (dict(matcher="none"), dict(brst_direction="visible_to_infrared")),
     (dict(matcher="one_way"), dict(threshold=.5)), (dict(matcher="hungarian"), dict(level="sample")),
     (dict(n_sub=0), dict(shrink=.5)), (dict(mccl_weight=0.), dict(shrink=.5)),

@@ -242,7 +242,6 @@ NEEDS = [ # (settings, what they are for, whether it is so)
     ("n_views", 'trainable = "heads"', lambda c: c.trainable == "heads"),
     ("accumulate precision", 'trainable = "all"', lambda c: c.trainable == "all"),
     ("warmup_lr", "stage1_epochs > 0", lambda c: c.stage1_epochs > 0),
-    ("lr_end", "stage2_epochs > 1", lambda c: c.stage2_epochs > 1),
     ("same_ids", 'a matcher other than "none"', lambda c: c.matcher != "none" or c.sampler != "random"),
     ("shrink update_sub_centers", "n_sub > 0 and mccl_weight > 0", lambda c: c.n_sub != 0 and c.mccl_weight > 0),
     ("labels links", 'supervision = "none" and "labels"', lambda c: c.supervision != "truth"),
