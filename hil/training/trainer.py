@@ -240,7 +240,7 @@ class Trainer:
         differ = [e + 1 for e in range(done) if learning_rate(before, e) != learning_rate(self.config, e)]
         log.warning("%s: %d epochs in place of %d. %s", self.run.path, self.config.epochs, before.epochs,
                     f"Epochs {some(differ)} were trained at the rate of the shorter schedule (lr_end and lr_drop "
-                    "look at all epochs): this is not the run that began with the longer one" if differ else
+                    "count from all epochs): this is not the run that began with the longer one" if differ else
                     "The epochs so far are those of a run that began with the longer schedule")
 
     def start(self): # -> int: epochs that are done
