@@ -322,7 +322,7 @@ def lines_of_notebooks():
                 yield from (line.split("  #")[0].strip() for line in text.splitlines() if line.startswith("papermill"))
 
 
-@pytest.mark.parametrize("command", lines_of_notebooks())
+@pytest.mark.parametrize("command", list(lines_of_notebooks()))
 def test_a_notebooks_command_is_read(command):
     "As `papermill_reads`; the ablation has parameters of its own beside the settings of `train`."
     own = "seeds|variants|renderings|real|threads|workers|backend|results"
