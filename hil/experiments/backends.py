@@ -82,8 +82,9 @@ def by_ray(work, tasks, workers, threads=1, memory=MEMORY, **options):
     "On ray's cluster; `options` is what `ray.init` takes, as `address=\"auto\"`. `workers` is left to ray."
     ray = engine("ray", "ray")
     if not ray.is_initialized(): ray.init(**options)
-    remote = ray.remote(work).options(num_cpus=threads, memory=int(memory), max_retries=0)
-    waiting = {remote.remote(task): number for number, task in enumerate(tasks)}
+    def task(given): return work(given)  # ray takes functions alone, no partial and no builtin
+    remote = ray.remote(task).options(num_cpus=threads, memory=int(memory), max_retries=0)
+    waiting = {remote.remote(given): number for number, given in enumerate(tasks)}
     while waiting:
         (ended, *_), _ = ray.wait(list(waiting))
         number = waiting.pop(ended)
