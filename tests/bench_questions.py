@@ -3,6 +3,8 @@
 python tests/bench_questions.py one_factor                      # which parts help: 5 renderings x 3 seeds
 python tests/bench_questions.py real --real ../shared/real/dev  # the same variants on real sensors
 python tests/bench_questions.py tuning tuned                    # the best settings of each method against each other
+python tests/bench_questions.py full --real ../shared/real/dev  # four variants at the default size: minutes a run
+python tests/bench_questions.py worlds                          # which property of a rendering moves the order
 python tests/bench_questions.py one_factor --here --seconds 600 # in this process, until the time is over
 
 What is done already is not repeated, and every finished run is in the table at once. --here spares each run the
@@ -41,6 +43,8 @@ from hil.experiments.worker import measure  # noqa: E402
 from hil.runs.config import Config  # noqa: E402
 from hil.runs.folder import Run  # noqa: E402
 from hil.runs.recipes import recipe_of  # noqa: E402
+from hil.synth.render import render  # noqa: E402
+from hil.synth.shots import Difficulty  # noqa: E402
 from hil.training import trainer  # noqa: E402
 
 BENCH = Path(__file__).resolve().parents[1] / "nbs" / "bench"
@@ -116,7 +120,38 @@ def transfer(asked):
             "BRST, t = 0.5": dict(threshold=0.5), "BRST, t = 0.95": dict(threshold=0.95),
             "BRST by samples": dict(level="sample")}
     data = [dict(render_seed=seed, overlap=overlap) for overlap in (1.0, 0.5, 0.0) for seed in SEEN[:3]]
-    return [grid(variants, data, range(2), SMALL) for variants in (first, more)]
+    between = [dict(render_seed=seed, overlap=overlap) for overlap in (0.75, 0.25) for seed in SEEN[:3]]
+    return [grid(variants, data, range(2), SMALL) for variants in (first, more)] + [
+        grid(first | more, between, range(2), SMALL)]
+
+
+def full(asked):
+    "The most telling variants at the default size: renderings, and all of the real sensors."
+    data = [dict(render_seed=seed) for seed in (101, 102, 103)] + real_sets([asked.real])
+    variants = named([*CORE, "HIL, hard prototypes"]) | {"HIL, the rate stays": dict(lr_end=1.0)}
+    return [grid(variants, [one], range(2)) for one in data]
+
+
+WORLDS = {  # {what is changed of the rendered world: levers of `hil.synth.shots.Difficulty`}
+    "as it is": {},
+    "dyes alike by night": dict(luminance_tie=0.75, dye_tie=0.66),
+    "dyes that say little": dict(luminance_tie=0.3, dye_tie=0.3),
+    "one framing": dict(framing=0.0, infrared_zoom=1.0, infrared_shift=0.0),
+    "one pose": dict(vigour=0.0, standing=1.0, track_spread=0.0, heading_spread=0.0),
+    "noise": dict(visible_noise=6.0, infrared_noise=6.0),
+}
+
+
+def worlds(asked):
+    "The variants in rendered worlds that differ in one property, to be held against the order on real sensors."
+    places = [world(name, seed, Path(asked.folder) / "worlds") for name in WORLDS for seed in SEEN[:3]]
+    return [grid(named(CORE + MORE), real_sets([str(place)]), range(2), SMALL_RECIPE) for place in places]
+
+
+def world(name, seed, folder):
+    "Small renderings of a world with other levers."
+    return render("small", seed, root=folder / f"rendering {seed}, {name}", progress=False,
+                  difficulty=Difficulty(**WORLDS[name]))
 
 
 def settings(asked):
@@ -183,7 +218,7 @@ def chosen_trials(table):
     return {row.variant: json.loads(row.settings) for row in best.itertuples()}
 
 
-GRIDS = {f.__name__: f for f in (one_factor, real, centres, transfer, settings, breaks, tuning, tuned)}
+GRIDS = {f.__name__: f for f in (one_factor, real, centres, transfer, full, worlds, settings, breaks, tuning, tuned)}
 
 
 def light():
@@ -216,8 +251,9 @@ def keep(cells, folder, results):
     add_results(results, *collect([cell for cell in cells if is_done(cell, folder)], folder))
 
 
+# these act in stage 2 alone
 TOGETHER = ("matcher", "threshold", "level", "brst_direction", "same_ids", "n_sub", "shrink", "update_sub_centers",
-            "mccl_weight", "mccl_warmup", "mccl_variant", "split_prototypes", "hard_prototypes")  # act in stage 2 alone
+            "mccl_weight", "mccl_warmup", "mccl_variant", "split_prototypes", "hard_prototypes", "lr_end")
 
 
 def stage_one(cell):

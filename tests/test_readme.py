@@ -257,7 +257,7 @@ EVERY = {
     "hil assign runs/<date> new_crops/ new.csv": hil_runs,
     "hil train --dataset folder --data_root /path/to/crops --links runs/first/curation.jsonl": learns_from_links,
     "python tests/headline.py": python_knows,
-    "python tests/bench_questions.py one_factor --seeds 0 1": python_knows,
+    "python tests/bench_questions.py one_factor": python_knows,
     "pip install .": pip_knows, 'pip install ".[notebook,cpu]"': pip_knows,
     "torchrun --nproc_per_node 2 -m hil train --preset sysu --data_root /path/to/SYSU-MM01 "
     "--weights vit_base_ics_cfs_lup.pth --run_dir runs/sysu": torchrun_reads,
