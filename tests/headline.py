@@ -7,12 +7,13 @@ from pathlib import Path
 
 from hil.experiments.ablation import REFERENCE, VARIANTS
 from hil.experiments.results import read_people, read_results, settings_text
-from hil.experiments.statistics import means
+from hil.experiments.statistics import differences, means, points
 from hil.runs.config import Config, variant
 
 TOP = Path(__file__).resolve().parents[1]
 RESULTS = TOP / "nbs" / "bench" / "ablation.csv"
 HEALTH = TOP / "nbs" / "bench" / "health.json"
+ONE_FACTOR = TOP / "nbs" / "bench" / "questions_one_factor.csv"
 README = TOP / "README.md"
 BEGIN, END = "<!-- figures: python tests/headline.py -->", "<!-- end of figures -->"
 SHOWN = {"untrained heads": (REFERENCE, "untrained"), "**HIL, last epoch, without a label**": (REFERENCE, "mAP"),
@@ -65,6 +66,28 @@ def sensors():
     return textwrap.fill(told_all, 150)
 
 
+# {what was taken away or put in its place: what the difference tells the worth of}
+PARTS = {"HIL − shared labels": "labels that cross the modalities",
+         "HIL, BRST by samples": "BRST by clusters, not by samples",
+         "HIL, one-way": "BRST, not one-way labels", "HIL − MCCL": "MCCL",
+         "HIL − sub-centres": "several centres, not one", "HIL − neighbours": "neighbour consistency"}
+
+
+def parts():
+    "What the parts of the method are worth, as the ablation's notebook decides it."
+    table = read_results(ONE_FACTOR)
+    found = differences(table, REFERENCE, read_people(ONE_FACTOR)).set_index("variant")
+    told = {True: [], False: []}
+    for name, part in PARTS.items():
+        row = found.loc[name]
+        told[bool(row.decided)].append(f"{part} {points(-row['mean'])} [{points(-row.high)}, {points(-row.low)}]")
+    return textwrap.fill(f"What each part adds on small renderings, points of mAP and interval of 95 % "
+                         f"({found.runs.iloc[0]} pairs of runs each: {table.data.nunique()} renderings, "
+                         f"{table.seed.nunique()} training seeds). **Decided, after Holm's correction for all "
+                         f"{len(found)} comparisons of the ablation: {'; '.join(told[True]) or 'nothing'}.** "
+                         f"Not decided: {'; '.join(told[False]) or 'nothing'}.", 190)
+
+
 def written(readme, text):
     "README with this text between its marks. Raises ValueError where the marks are not there."
     pattern = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.S)
@@ -73,7 +96,7 @@ def written(readme, text):
     return pattern.sub(lambda _: f"{BEGIN}\n{text}\n{END}", readme)
 
 
-def figures(): return block(read_results(RESULTS), read_people(RESULTS)) + "\n\n" + sensors()
+def figures(): return "\n\n".join([block(read_results(RESULTS), read_people(RESULTS)), sensors(), parts()])
 
 
 if __name__ == "__main__":

@@ -225,6 +225,7 @@ def test_a_sentence_claims_no_more_than_its_interval():
     row = pd.Series(dict(variant="X", mean=-.011, low=-.03, high=.007, p_above=.12, decided=False))
     assert verdict(row, "HIL") == "X: −1.1 points [−3.0, +0.7] against HIL, P(X > HIL) = 0.12: not decided"
     assert verdict(row.replace({False: True}), "HIL").endswith("decided, worse") and points(np.nan) == "unknown"
+    assert [points(x) for x in (.012, -.012, .0004, -.0004)] == ["+1.2", "−1.2", "0.0", "0.0"]
     assert "nothing can be said" in verdict(pd.Series(dict(row, low=np.nan)), "HIL")
 
 

@@ -172,8 +172,10 @@ def chosen_settings(
 def points(
     value, # 0..1
 ) -> str: # "+1.2"
-    "A difference in points of a hundred."
-    return "unknown" if not np.isfinite(value) else f"{100 * value:+.1f}".replace("-", "−")
+    "A difference in points of a hundred; one that rounds to nothing has no sign."
+    if not np.isfinite(value): return "unknown"
+    told = f"{100 * value:+.1f}"
+    return told.replace("-", "−") if float(told) else "0.0"
 
 
 def verdict(
