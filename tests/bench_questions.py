@@ -129,7 +129,7 @@ def full(asked):
     "The most telling variants at the default size: all of the real sensors, and renderings."
     data = real_sets([asked.real]) + [dict(render_seed=seed) for seed in (103, 101, 102)]
     variants = named(["HIL", "HIL, hard prototypes"]) | {"HIL, the rate stays": dict(lr_end=1.0)} | named(CORE)
-    return [grid(variants, [one], range(2)) for one in data]
+    return [grid(variants, [one], range(2), dict(select="last")) for one in data]
 
 
 WORLDS = {  # {what is changed of the rendered world: levers of `hil.synth.shots.Difficulty`}
