@@ -25,7 +25,8 @@ WINGS = {"core": "Words and tools", "data": "Pictures and tables", "synth": "The
 
 # the tutorials in reading order, then whatever else is there
 TUTORIALS = ["your_own_crops", "one_centre_is_not_enough", "crossing_modalities", "what_is_a_good_cluster",
-             "reading_a_run", "explore_a_run", "corrections", "from_laptop_to_sysu", "beyond_one_machine"]
+             "reading_a_run", "explore_a_run", "corrections", "from_laptop_to_sysu", "beyond_one_machine",
+             "what_is_decided", "how_robust"]
 
 
 def address():
@@ -158,7 +159,7 @@ def report_page(source):
     tutorials = sorted(source.glob("nbs/tutorials/*.ipynb"),
                        key=lambda f: (TUTORIALS.index(f.stem) if f.stem in TUTORIALS else 99, f.stem))
     text = ("# Runs and tutorials\n\n## Runs: reports, figures, the command line\n\n" +
-            toctree([f"nbs/{f.stem}" for f in top]) + "\n## Tutorials: minutes each, on a laptop\n\n" +
+            toctree([f"nbs/{f.stem}" for f in top]) + "\n## Tutorials, on a laptop\n\n" +
             toctree([f"nbs/tutorials/{f.stem}" for f in tutorials]))
     (source / "reports.md").write_text(text, encoding="utf-8")
 
@@ -233,19 +234,11 @@ def api_pages(source, wings):
                                    "\n".join(toctrees), encoding="utf-8")
 
 
-def method_drawing(source):
-    "The picture of the method, drawn by today's code."
-    from hil.plots.method_picture import method_picture
-    (source / "images").mkdir()
-    method_picture().savefig(source / "images" / "method.png")
-
-
 def main(out):
     source = source_folder(out.parent)
     wings = lesson_pages(source)
     report_page(source)
     api_pages(source, wings)
-    method_drawing(source)
     (source / "lessons.md").write_text("# Lessons\n\nA notebook for each module, in reading order.\n\n" +
                                        toctree([f"wing-{wing}" for wing in wings], depth=2), encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)

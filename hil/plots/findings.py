@@ -43,7 +43,8 @@ def settings_table(
             changed.append(name)
             text = f"**{text}** (default {_shown(defaults[name])})"
         rows.setdefault(name_of, []).append(text)
-    head = (f"{counted(len(changed), 'setting')} of {len(settings)} differ from the defaults, in bold."
+    verb = "differs" if len(changed) == 1 else "differ"
+    head = (f"{counted(len(changed), 'setting')} of {len(settings)} {verb} from the defaults, in bold."
             if changed else f"All {len(settings)} settings are the defaults.")
     lines = [f"| {group} | {' · '.join(texts)} |" for group, texts in rows.items()]
     return "\n".join([head, "", "| | settings |", "|---|---|", *lines])
