@@ -208,6 +208,7 @@ def test_a_race_that_fails_gives_the_threads_back():
     assert torch.get_num_threads() == threads and seen == [1]
 
 
-@pytest.mark.parametrize("ours, theirs, told", [(1, 10, "10.0 times faster than"), (1, 1.09, "as fast as"),
+@pytest.mark.parametrize("ours, theirs, told", [(1, 12.3, "12 times faster than"), (1, 9.97, "10 times faster than"),
+                                                (1, 9.9, "9.9 times faster than"), (1, 1.09, "as fast as"),
                                                 (1.09, 1, "as fast as"), (3, 2, "1.5 times slower than")])
 def test_speed_in_words(ours, theirs, told): assert products.speed_in_words(ours, theirs) == told

@@ -56,8 +56,9 @@ def speed_in_words(
     theirs, # seconds that the same work takes in another way
 ) -> str: # "2.1 times faster than", "as fast as" or "1.4 times slower than"
     "A ratio of times in words; within a tenth two ways are equal."
-    if ours < theirs / 1.1: return f"{theirs / ours:.1f} times faster than"
-    return f"{ours / theirs:.1f} times slower than" if ours > 1.1 * theirs else "as fast as"
+    ratio = max(ours, theirs) / min(ours, theirs)
+    if ratio < 1.1: return "as fast as"
+    return f"{ratio:.{int(ratio < 9.95)}f} times {'faster' if ours < theirs else 'slower'} than"
 
 # %% ../../nbs/0_core/14_products.ipynb #6598204e
 def library_race(
