@@ -13,8 +13,9 @@ from hil.core.vectors import unit
 from hil.data import augment
 from hil.data.training_views import VIEWS, CachedViews, PixelViews, use_bfloat16
 from hil.method import losses
+from hil.method.fast_memory import Rounds, batch_means, hardest
 from hil.method.labels import Rules, epoch_labels
-from hil.method.memory import ClusterMemory, InstanceMemory, Rounds, batch_means, hardest
+from hil.method.memory import ClusterMemory, InstanceMemory
 from hil.method.sub_clusters import secondary_assign
 from hil.models.agw import AgwResNet50
 from hil.models.build import build_model

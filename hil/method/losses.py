@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from ..core.vectors import unit
-from .memory import _check, _similarities, _wide, move
+from .fast_memory import move
+from .memory import _check, _similarities, _wide
 
 # %% ../../nbs/4_method/06_losses.ipynb #c8ef56ff
 def sub_center_cosines(
