@@ -175,7 +175,7 @@ def test_the_faster_library_is_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("HIL_HOME", str(tmp_path))
     def ask(numpy, torch):
         raced = []
-        monkeypatch.setattr(products, "race", lambda: raced.append(1) or dict(numpy=numpy, torch=torch))
+        monkeypatch.setattr(products, "library_race", lambda: raced.append(1) or dict(numpy=numpy, torch=torch))
         products.faster.cache_clear()
         return products.faster(), products.faster(), len(raced)
     assert ask(2., 1.) == ("torch", "torch", 1)
@@ -194,7 +194,21 @@ def test_the_race_leaves_the_threads_as_they_were():
     threads, kept = torch.get_num_threads(), partial(torch.set_num_threads, torch.get_num_threads())
     try:
         torch.set_num_threads(2)
-        times = products.race((8, 8, 8), rounds=1)
+        times = products.library_race((8, 8, 8), rounds=1)
         assert torch.get_num_threads() == 2 and set(times) == {"numpy", "torch"} and min(times.values()) > 0
     finally: kept()
     assert torch.get_num_threads() == threads
+
+
+def test_a_race_that_fails_gives_the_threads_back():
+    threads = torch.get_num_threads()
+    seen = []
+    with pytest.raises(ZeroDivisionError):
+        products.race({"counts": lambda: seen.append(torch.get_num_threads()), "fails": lambda: 1 / 0})
+    assert torch.get_num_threads() == threads and seen == [1]
+
+
+@pytest.mark.parametrize("ours, theirs, told", [(1, 12.3, "12 times faster than"), (1, 9.97, "10 times faster than"),
+                                                (1, 9.9, "9.9 times faster than"), (1, 1.09, "as fast as"),
+                                                (1.09, 1, "as fast as"), (3, 2, "1.5 times slower than")])
+def test_speed_in_words(ours, theirs, told): assert products.speed_in_words(ours, theirs) == told

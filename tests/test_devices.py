@@ -12,9 +12,10 @@ from hil.core.names import DEPTHS, MODALITIES
 from hil.core.vectors import unit
 from hil.data import augment
 from hil.data.training_views import VIEWS, CachedViews, PixelViews, use_bfloat16
-from hil.method import losses
+from hil.method import fast_losses, losses
+from hil.method.fast_memory import Rounds, batch_means, hardest
 from hil.method.labels import Rules, epoch_labels
-from hil.method.memory import ClusterMemory, InstanceMemory, Rounds, batch_means, hardest
+from hil.method.memory import ClusterMemory, InstanceMemory
 from hil.method.sub_clusters import secondary_assign
 from hil.models.agw import AgwResNet50
 from hil.models.build import build_model
@@ -157,8 +158,8 @@ def rand(*shape, seed=0): return torch.randn(shape, generator=torch.Generator().
 def test_pairs_of_a_gpu_are_those_of_a_cpu():
     q, memory = rand(9, 8), unit(rand(300, 8, seed=1))
     for ratio in (.5, .9, .99):
-        near = losses._near(q, memory, ratio) & losses._near(2 * q, memory, ratio)
-        expected = losses.neighbor_pairs({"deep": q, "shallow": 2 * q}, dict.fromkeys(DEPTHS, memory), ratio)
+        near = fast_losses._near(q, memory, ratio) & fast_losses._near(2 * q, memory, ratio)
+        expected = fast_losses.neighbor_pairs({"deep": q, "shallow": 2 * q}, dict.fromkeys(DEPTHS, memory), ratio)
         for a, b in zip(near.nonzero(as_tuple=True), expected): assert torch.equal(a, b)
 
 

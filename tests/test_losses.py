@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from test_memory import BAD, close, gradient, load, quick, rand
 
 from hil.core.vectors import unit
-from hil.method import losses
-from hil.method.losses import mccl_loss, neighbor_loss, neighbor_pairs, sub_center_cosines, update_sub_centers
+from hil.method import fast_losses
+from hil.method.fast_losses import neighbor_pairs, sub_center_cosines
+from hil.method.losses import mccl_loss, neighbor_loss, update_sub_centers
 from hil.method.memory import ClusterMemory, InstanceMemory
 
 SHARE = {"deep": 1, "shallow": .5}
@@ -245,8 +246,8 @@ def test_rows_without_a_neighbour_are_spared_both_products(monkeypatch, views):
     W = {level: torch.eye(6, dtype=torch.float64) for level in ("deep", "shallow")}
     own = {"deep": W["deep"][:4], "shallow": W["shallow"][[0, 2, 2, 5]]}           # rows 1 and 3 disagree
     f = {level: rand(4 * views, 6).requires_grad_() for level in own}
-    asked, products = [], losses._products
-    monkeypatch.setattr(losses, "_products", lambda x, *rest: asked.append(len(x)) or products(x, *rest))
+    asked, products = [], fast_losses._products
+    monkeypatch.setattr(fast_losses, "_products", lambda x, *rest: asked.append(len(x)) or products(x, *rest))
     fast = neighbor_loss(f, own, W, temp=1.)
     assert asked[-2:] == [2 * views, 2 * views]
     slow = reference.neighbor_loss(f, {level: q.repeat(views, 1) for level, q in own.items()}, W, temp=1.)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hil.core.vectors import unit
-from hil.method.memory import ClusterMemory, InstanceMemory, occurrence
+from hil.method.fast_memory import occurrence
+from hil.method.memory import ClusterMemory, InstanceMemory
 
 GOLDEN = Path(__file__).parent / "golden"
 quick = settings(max_examples=40, deadline=None)

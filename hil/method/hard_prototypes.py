@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from ..core.vectors import unit
-from .memory import ClusterMemory, Rounds, _check, _similarities, hardest, move
+from .fast_memory import Rounds, hardest, move
+from .memory import ClusterMemory, _check, _similarities
 
 # %% ../../nbs/4_method/13_hard_prototypes.ipynb #134bae69
 class HardMemory(ClusterMemory):

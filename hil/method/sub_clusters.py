@@ -6,133 +6,14 @@
 __all__ = ['secondary_assign', 'sub_centers', 'secondary_cluster']
 
 # %% ../../nbs/4_method/03_sub_clusters.ipynb #6bde5892
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
-from threadpoolctl import ThreadpoolController
 
-from ..core.compiled import njit
 from ..core.ids import checked_labels, is_number
 from .cluster import _as_tensor, _checked_labels, _group_means, centroids
+from .fast_k_means import split_by_k_means
 
-# %% ../../nbs/4_method/03_sub_clusters.ipynb #4d71e85d
-@njit(nogil=True, cache=True)
-def _pick_starts(squared, draws, k):
-    "Greedy k-means++ (Arthur and Vassilvitskii 2007) on squared distances [n, n] -> k row numbers."
-    n = len(squared)
-    starts = np.empty(k, np.int64)
-    starts[0] = int(draws[0] * n)
-    trials = (len(draws) - 1) // max(k - 1, 1)
-    closest, cumulated = squared[starts[0]].copy(), np.empty(n)
-    for c in range(1, k):
-        total = 0.0
-        for i in range(n):
-            total += closest[i]
-            cumulated[i] = total
-        lowest = np.inf
-        for trial in range(trials):
-            candidate = min(np.searchsorted(cumulated, draws[1 + (c - 1) * trials + trial] * total), n - 1)
-            left = 0.0                                                # what would remain to be explained
-            for i in range(n): left += min(closest[i], squared[candidate, i])
-            if left < lowest: starts[c], lowest = candidate, left
-        for i in range(n): closest[i] = min(closest[i], squared[starts[c], i])
-    return starts
-
-# %% ../../nbs/4_method/03_sub_clusters.ipynb #7e117f0f
-@njit(nogil=True, cache=True)
-def _give_to_nearest(score, spread, labels, away):
-    "Label every point with its nearest centre, its squared distance into `away` -> how many labels changed."
-    changed = 0
-    for i in range(len(score)):
-        best = 0
-        for c in range(1, len(spread)):
-            if score[i, c] - spread[c] < score[i, best] - spread[best]: best = c
-        changed += labels[i] != best
-        labels[i], away[i] = best, max(score[i, best] - spread[best], 0.0)
-    return changed
-
-@njit(nogil=True, cache=True)
-def _move_centres(squared, labels, away, score, spread):
-    "Centres to the means of their points, an empty one to the point farthest from its own -> squared way moved."
-    k = len(spread)
-    counts, reach = np.zeros(k), np.zeros(k)
-    for i in range(len(labels)): counts[labels[i]] += 1
-    for c in range(k):
-        far = np.argmax(away)
-        if counts[c] == 0 and away[far] > 0:
-            counts[labels[far]] -= 1
-            labels[far], counts[c], away[far] = c, 1, 0
-    for i in range(len(labels)):
-        reach[labels[i]] += (score[i, labels[i]] - spread[labels[i]]) / counts[labels[i]]
-        score[i] = 0
-        for j in range(len(labels)): score[i, labels[j]] += squared[i, j]
-        for c in range(k): score[i, c] = score[i, c] / counts[c] if counts[c] else np.inf
-    moved = 0.0
-    for c in range(k): spread[c] = 0
-    for i in range(len(labels)): spread[labels[i]] += score[i, labels[i]] / (2 * counts[labels[i]])
-    # mean |x - old|^2 - mean |x - new|^2 = |old - new|^2
-    for c in range(k): moved += max(reach[c] - spread[c], 0.0)
-    return moved
-
-@njit(nogil=True, cache=True)
-def _kmeans(squared, draws, k, tol):
-    "Best of len(draws) runs of k-means on squared distances [n, n] -> labels [n]."
-    n, lowest = len(squared), np.inf
-    labels, best_labels = np.empty(n, np.int64), np.zeros(n, np.int64)
-    score, spread, away = np.empty((n, k)), np.empty(k), np.empty(n)
-    for run in range(len(draws)):
-        starts = _pick_starts(squared, draws[run], k)
-        for c in range(k):
-            spread[c] = 0
-            for i in range(n): score[i, c] = squared[starts[c], i]
-        for i in range(n): labels[i] = -1
-        for _ in range(300):
-            if _give_to_nearest(score, spread, labels, away) == 0: break
-            if _move_centres(squared, labels, away, score, spread) <= tol:
-                _give_to_nearest(score, spread, labels, away)
-                break
-        if away.sum() < lowest * (1 - 1e-9):                         # a tie keeps the earlier run
-            lowest = away.sum()
-            for i in range(n): best_labels[i] = labels[i]
-    return best_labels
-
-# %% ../../nbs/4_method/03_sub_clusters.ipynb #a40d849a
-@njit(nogil=True, cache=True)
-def _squared_distances(x, rows):
-    "Squared distances between the given rows -> float64 [n, n]; what rounding left of equal rows is 0."
-    y = np.empty((len(rows), x.shape[1]))
-    for i in range(len(rows)): y[i] = x[rows[i]]
-    y -= y.sum(0) / len(y)
-    squared = -2 * np.dot(y, y.T)
-    length = -np.diag(squared) / 2
-    noise = 1e-12 * length.max()
-    for i in range(len(y)):
-        for j in range(len(y)):
-            apart = squared[i, j] + length[i] + length[j]
-            squared[i, j] = apart if apart > noise else 0
-    return squared
-
-@njit(nogil=True, cache=True)
-def _split_clusters(clusters, x, members, ends, draws, k, sub):
-    "Write the sub-clusters of each given cluster c, rows members[ends[c]:ends[c + 1]], to `sub`; 0 if it stays whole."
-    for c in clusters:
-        rows = members[ends[c]:ends[c + 1]]
-        squared = _squared_distances(x, rows)
-        found = _kmeans(squared, draws, k, 1e-4 * squared.mean() / 2 / x.shape[1])
-        if (np.bincount(found, minlength=k) > 0).all(): sub[rows] = found
-
-@cache
-def _libraries():
-    "The libraries with threads of their own; to look for them takes longer than a small cluster does."
-    return ThreadpoolController()
-
-def _draws(n_sub, random_state, runs=10):
-    "The numbers that scikit-learn draws for the starts of its runs: 2 + log(K) candidates for each but the first."
-    return np.random.RandomState(random_state).random_sample((runs, 1 + (n_sub - 1) * (2 + int(np.log(n_sub)))))
-
+# %% ../../nbs/4_method/03_sub_clusters.ipynb #0d9f4db4
 def secondary_assign(
     features,       # [N, D] raw features, array or tensor
     labels,         # [N] coarse cluster of every row, -1 = outlier
@@ -144,20 +25,8 @@ def secondary_assign(
     if not is_number(n_sub, whole=True) or n_sub < 0:
         raise ValueError(f"n_sub must be a whole number of at least 0, got {n_sub!r}")
     x = _as_tensor(features).cpu().numpy()
-    labels, n_sub = _checked_labels(labels, len(x))[0], int(n_sub)
-    sub = np.minimum(labels, 0)
-    if n_sub < 2 or n_sub >= len(x): return sub
-    members, ends = np.argsort(labels, kind="stable"), np.bincount(labels + 1).cumsum()
-    sizes, threads = np.diff(ends), torch.get_num_threads()
-    small = [c for c in np.argsort(-sizes, kind="stable") if n_sub < sizes[c] <= large]
-    hands = [np.array(small[first::8 * threads]) for first in range(min(8 * threads, len(small)))]
-    draws = _draws(n_sub, random_state)
-    with _libraries().limit(limits=1), ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda hand: _split_clusters(hand, x, members, ends, draws, n_sub, sub), hands))
-    for c in np.flatnonzero(sizes > max(large, n_sub)):
-        found = KMeans(n_sub, random_state=random_state).set_params(n_init=10).fit_predict(x[labels == c])
-        if len(np.unique(found)) == n_sub: sub[labels == c] = found
-    return sub
+    labels = _checked_labels(labels, len(x))[0]
+    return split_by_k_means(x, labels, int(n_sub), random_state, large)
 
 # %% ../../nbs/4_method/03_sub_clusters.ipynb #c705a956
 def sub_centers(

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 
 from ..data.training_views import VIEWS
-from ..method.memory import Rounds
+from ..method.fast_memory import Rounds
 from .step import plan_moves
 
 # %% ../../nbs/7_training/08_feed.ipynb #51ac744d

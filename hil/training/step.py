@@ -16,9 +16,10 @@ import torch
 from ..core.names import DEPTHS, MODALITIES
 from ..core.vectors import unit
 from ..method.cluster import centroids
+from ..method.fast_memory import Rounds
 from ..method.hard_prototypes import HardMemory
 from ..method.losses import mccl_loss, neighbor_loss, update_sub_centers
-from ..method.memory import ClusterMemory, InstanceMemory, Rounds
+from ..method.memory import ClusterMemory, InstanceMemory
 from ..method.soft_labels import neighbor_soft_labels, soft_contrast
 from ..method.split_prototypes import SplitMemory
 from ..method.sub_clusters import secondary_assign, sub_centers
