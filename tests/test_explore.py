@@ -150,8 +150,9 @@ def test_identities_of_many_images_are_found_again_at_the_next_visit(monkeypatch
         asked.append(1)
         return {m: np.zeros(n, int) for m in MODALITIES}, None, x, None
     monkeypatch.setattr("hil.explore.source.run_clusters", clusters)
+    monkeypatch.setattr("hil.explore.widgets.display", lambda notice, display_id: asked.append(str(notice)))
     first, again = (_result(run, 1, np.concatenate([*x.values()]), "key") for _ in range(2))
-    assert len(asked) == 1
+    assert asked[0].startswith("finding the identities of 400,000 images, duration ") and asked[1:] == [1]
     for a, b in zip(first, again): np.testing.assert_array_equal(a, b)
 
 

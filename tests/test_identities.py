@@ -1,6 +1,8 @@
 """hil.method.identities and hil.evaluation.sightings: who is who, from features to a list."""
 import shutil
+from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -213,6 +215,17 @@ def test_a_table_that_comes_back_keeps_its_numbers(archive, tmp_path):
     y, told = source.labels(source.result), table.set_index("path").identity.astype(str)
     wanted = [told[p] if told[p] == "Ada" else f"P{told[p]}" for p in source.paths[:source.n]]
     assert [y.names[c] if c >= 0 else "P-1" for c in y.identity] == wanted and "Ada" in wanted
+
+
+def test_the_tutorial_on_exploring_says_at_once_that_it_needs_names(archive):
+    cells = nbformat.read(Path(__file__).parents[1] / "nbs/tutorials/explore_a_run.ipynb", 4).cells
+    code = [c.source for c in cells if c.cell_type == "code"]
+    opens = next(k for k, source in enumerate(code) if "as_session(run_dir" in source)
+    place = {}
+    exec(code[0], place)
+    with pytest.raises(ValueError, match="nobody in this run is named; see your_own_crops.ipynb"):
+        exec(code[opens], {**place, "run_dir": str(archive / "run")})
+    assert not any("pid" in source or "person" in source for source in code[:opens])
 
 
 def test_refusals(archive, tmp_path):

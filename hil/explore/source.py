@@ -36,6 +36,7 @@ from ..core.pictures import camera_ranges, read_picture
 from ..core.tables import read_rows, rows_by_path
 from ..core.text import some
 from ..evaluation.sightings import run_clusters, sightings
+from .widgets import announced
 from ..method.cluster import majority_pids
 from ..method.identities import join_clusters
 from ..method.labels import Rules, compact, epoch_labels
@@ -280,7 +281,9 @@ def _result(run, epoch, features, key): # -> ShownLabels, or None where these fe
     name = f"{hashlib.blake2b(told.encode(), digest_size=12).hexdigest()}.npz"
     if found := kept.load(name, load_npz):
         return ShownLabels(**{**found, "names": found["names"].tolist()}, shared=True)
-    if y := make():
+    n, dim = features.shape
+    with announced("finding", "the identities", n, 3e-11 * n ** 2 * dim): y = make() # neighbours take most of it
+    if y:
         arrays = {k: np.array(v) for k, v in y._asdict().items() if k != "shared"}
         kept.keep(name, lambda p: save_npz(p, arrays))
     return y
