@@ -56,7 +56,7 @@ def simulate(data, order, error, seed):
     "Answers of one annotator -> [(answers so far, ARI)], and the longest wait for a question in seconds."
     rng, pid, modality = np.random.default_rng(seed), data["pid"], data["modality"]
     names = [str(code) for code in range(max(data["apart"].max(), data["identity"].max()) + 1)]
-    y = in_step(ShownLabels(data["apart"], data["identity"], None, names, None, True))
+    y = in_step(ShownLabels(data["apart"], data["identity"], None, names, True))
     journal = Journal(None, np.arange(len(pid)), y.identity, names)
     review = Review(unit_rows(data["x"]), modality, y.identity, y.apart, seed=seed)
     curve, slowest, skipped = [(0, ari(pid, y.identity))], 0., []

@@ -512,6 +512,8 @@ def test_the_exit_code_tells(standins, tmp_path, monkeypatch, capsys):
     root = str(standins["regdb"])
     assert check.check_folder(root) == 1 and "rendered stand-in" in capsys.readouterr().out
     assert check.check_folder(root, expect="stand-in") == 0 and "HEALTHY" in capsys.readouterr().out
-    assert Path("regdb-sheet.png").is_file() and check.check_folder(root, expect="any") == 0
+    assert check.check_folder(root, expect="any") == 0 and not any(tmp_path.iterdir()) # no sheet unasked
+    assert check.check_folder(root, expect="any", sheet="sheet.png") == 0 and Path("sheet.png").is_file()
+    assert "camera sheet: sheet.png" in capsys.readouterr().out
     assert check.check_folder("/nowhere") == 1 and "/nowhere: no such folder" in capsys.readouterr().out
     with pytest.raises(ValueError, match="expected one of sysu, regdb"): check.check_folder("/", dataset="market")

@@ -3,6 +3,7 @@ import asyncio
 import io
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -32,13 +33,15 @@ from hil.explore.coordinates import Maps, layout, procrustes
 from hil.explore.journal import Journal, export_labels, read_labels
 from hil.explore.knob_view import KnobView
 from hil.explore.session import as_session, identities, nearest_identities
-from hil.explore.source import join_labels, open_source
+from hil.explore.source import _result, join_labels, joined_labels, open_source
 from hil.explore.what_if import Graph, transfer_between
 from hil.method import match
 from hil.method.cluster import centroids, pseudo_labels
+from hil.method.identities import join_clusters
 from hil.method.labels import compact
 from hil.method.neighbors import knn, knn_blocks
 from hil.method.rerank import jaccard_distance
+from hil.runs.config import Config
 from hil.runs.folder import Run
 
 
@@ -99,13 +102,58 @@ def test_the_result_of_a_run_is_labelled_as_hil_identities_has_it(shared, run, t
     told = table.reindex(shared.paths[:shared.n]).to_numpy()
     shows = app.session.labels.identity
     assert ((told < 0) == (shows < 0)).all() and (told >= 0).any()
-    assert (np.equal.outer(told, told) == np.equal.outer(shows, shows)).all()
+    np.testing.assert_array_equal(shows, told)
+    names = app.session.labels.names[:max(told) + 1]
+    assert all(name in (f"V{code}", f"I{code}") for code, name in enumerate(names))
     again = open_source(run).labels(shared.result)                   # from the disk
     for a, b in zip(again, shared.labels(shared.result)): np.testing.assert_array_equal(a, b)
     # clusters of other settings are joined across the modalities by the same rule
     app.session.adopt(app.session.met(app.session.graph().cluster()))
     now = app.session.labels.identity
     assert (np.equal.outer(now, now) == np.equal.outer(shows, shows)).all()
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=40, deadline=None)
+def test_an_identity_has_one_number_and_each_cluster_bears_it(seed):
+    "The code, the digits of its name and the number of `hil identities` are one; so are those of its clusters' names."
+    rng, seen = np.random.default_rng(seed), {}
+    apart = {m: np.append(np.repeat(np.arange(rng.integers(0, 9)), 3), -1) for m in MODALITIES}
+    x = {m: rng.standard_normal((len(y), 4)).astype(np.float32) for m, y in apart.items()}
+    number = np.concatenate([*join_clusters(x, apart).values()])
+    y = joined_labels(x, apart)
+    np.testing.assert_array_equal(y.identity, number)
+    for code, own, m in zip(y.identity, y.apart, np.repeat(MODALITIES, [len(apart[m]) for m in MODALITIES])):
+        assert (code < 0) == (own < 0)
+        if code < 0: continue
+        assert int(y.names[code][1:]) == code and y.names[own] == f"{m[0].upper()}{code}"
+        assert seen.setdefault(own, code) == code
+    assert len({y.names[c] for c in seen}) == len(seen) == sum(int(a.max(initial=-1)) + 1 for a in apart.values())
+
+
+def test_clusters_that_were_joined_by_hand_keep_names_of_their_own(monkeypatch):
+    apart = {"visible": np.array([0, 0, 1, 1]), "infrared": np.array([0, 0, 1, 1, 2, 2])}
+    known = {"visible": apart["visible"], "infrared": np.array([0, 0, 0, 0, 2, 2])}
+    monkeypatch.setattr("hil.explore.source.join_clusters", lambda *args: known)
+    y = joined_labels({m: np.eye(len(a), 4) for m, a in apart.items()}, apart)
+    assert [y.names[c] for c in y.apart[4::2]] == ["I0", "I0.2", "I2"]
+    assert y.identity.tolist() == [0, 0, 1, 1, 0, 0, 0, 0, 2, 2]
+
+
+def test_identities_of_many_images_are_found_again_at_the_next_visit(monkeypatch, tmp_path):
+    "What was kept is taken, however well it could be packed."
+    monkeypatch.setenv("HIL_HOME", str(tmp_path))
+    n, numbers = 200_000, dict(eps=.5, min_samples=4, k1=8, k1_infrared=8, k2=2, k2_infrared=2, n_sub=0)
+    x = {m: np.ones((n, 2), np.float32) for m in MODALITIES}
+    run, asked = SimpleNamespace(settled=Config(**numbers), known={}), []
+    def clusters(*_):
+        asked.append(1)
+        return {m: np.zeros(n, int) for m in MODALITIES}, None, x, None
+    monkeypatch.setattr("hil.explore.source.run_clusters", clusters)
+    monkeypatch.setattr("hil.explore.widgets.display", lambda notice, display_id: asked.append(str(notice)))
+    first, again = (_result(run, 1, np.concatenate([*x.values()]), "key") for _ in range(2))
+    assert asked[0].startswith("finding the identities of 400,000 images, duration ") and asked[1:] == [1]
+    for a, b in zip(first, again): np.testing.assert_array_equal(a, b)
 
 
 def test_a_run_whose_result_is_an_earlier_epoch_opens_there(run, tmp_path):
@@ -285,11 +333,14 @@ def test_a_graph_is_built_in_pieces_and_its_answers_are_kept(tmp_path, monkeypat
     for m in MODALITIES: np.testing.assert_array_equal(graph._near[m], knn(x[kind == m], 60))
     assert graph.knows(.31, 7) and not graph.knows(.5, 3, 5)
     found = graph.cluster(.5, 3)
+    apart = {m: graph.apart(m, y) for m, y in found.items()}
     graph.keep()
     again = Graph(x, kind, told, store=tmp_path / "maps" / "a")
     other = Graph(x, kind, {**told, "k2": 3}, store=tmp_path / "maps" / "a")
     assert again.knows(.5, 3) and not again.knows(.4, 3) and not other.knows(.5, 3)
     for m in MODALITIES: np.testing.assert_array_equal(again.cluster(.5, 3)[m], found[m])
+    monkeypatch.setattr("hil.explore.what_if.separation", lambda *_: 1 / 0)
+    assert {m: again.apart(m, y) for m, y in found.items()} == apart and len(set(apart.values())) == 2
     assert not again._distance # nothing was computed for it
 
 
@@ -420,8 +471,8 @@ def test_matches_answer_to_every_control(app):
         view.level.value = level
         assert view.level.value in ("sample", "cluster") and view.graph.edges
     view.direction.value = "infrared_to_visible" if view.direction.value.startswith("v") else "visible_to_infrared"
-    assert {s.labels.sides[node["id"]] for node in view.graph.left} == {"visible"}
-    assert {s.labels.sides[node["id"]] for node in view.graph.right} == {"infrared"}
+    assert {s.labels.names[node["id"]][0] for node in view.graph.left} == {"V"}
+    assert {s.labels.names[node["id"]][0] for node in view.graph.right} == {"I"}
     edge = view.graph.edges[0]
     view.graph._heard(None, dict(type="edge", left=edge["left"], right=edge["right"]), [])
     assert view.graph.chosen == [edge["left"], edge["right"]] and len(view.both.rows) == 2

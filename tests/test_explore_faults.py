@@ -127,6 +127,22 @@ def test_no_click_is_taken_while_an_epoch_is_on_its_way(two_epochs):
     assert heard == ["epoch 1 ...", "epoch", ""]
 
 
+def test_another_epoch_asks_no_questions_and_makes_none(two_epochs, monkeypatch):
+    app, s = two_epochs, two_epochs.session
+    app.tabs.selected_index = app.tabs.titles.index("Review")
+    review = app.view("Review")
+    question = review.question.speakers
+    with monkeypatch.context() as patch:
+        patch.setattr("hil.explore.session.Review", lambda *_: 1 / 0)            # it takes seconds of a large run
+        s.epoch = 1
+        assert review.question is None and "made on epoch 2" in review.strips.empty and not review.strips.rows
+        app.pressed("y")
+        assert "go there" in review.frame.warn and not s.curated
+        review.static()
+        s.epoch = 2
+        assert review.question.speakers == question and review.strips.rows and "worth asking" in review.frame.note
+
+
 # ---- saying ---------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("key", "svmo")

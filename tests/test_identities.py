@@ -1,6 +1,8 @@
 """hil.method.identities and hil.evaluation.sightings: who is who, from features to a list."""
 import shutil
+from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +15,7 @@ from hil.core.errors import DataError, RunError
 from hil.core.names import MODALITIES
 from hil.core.vectors import unit
 from hil.evaluation.sightings import assign, candidates, identities_told, identity_table
+from hil.explore.app import explore
 from hil.explore.journal import read_labels
 from hil.explore.source import open_source
 from hil.method.cluster import centroids
@@ -173,6 +176,56 @@ def test_a_run_that_looked_at_cameras(tmp_path):
     Trainer(Config(preset="tiny", stage1_epochs=0, stage2_epochs=1, iterations=1, batch_ids=8, jaccard="camera_aware",
                    run_dir=str(tmp_path / "run")), progress=False).fit()
     assert identity_table(tmp_path / "run").identity.max() > 1
+
+
+@pytest.mark.parametrize("m", MODALITIES)
+def test_new_crops_are_found_by_a_picture(archive, tmp_path, m):
+    "A search compares with the new crops as with the run's own images, and may start from either."
+    source = open_source(archive / "run", crops=str(archive / "later"))
+    app = explore(source, xy=np.random.default_rng(0).standard_normal((source.n, 2)), journal=tmp_path / "j")
+    new = [int(i) for i in source.rows(m) if source.paths[i].startswith(str(archive / "later"))]
+    old = [int(i) for i in source.rows(m) if int(i) not in new]
+    for i in (new[0], new[-1], old[0]):
+        found = app.search(source.root / source.paths[i], m)
+        assert found.index[0] == i and found.similarity.iloc[0] > .999 and len(found) == source.n
+    find = app.view("Find")
+    find.like.path.value, find.like.modality.value = source.paths[new[1]], m
+    find.like.go.click()
+    assert app.session.told == ("", False) and find.found()[0] == new[1]
+    code, near = app.session.labels.identity[new[1]], [b.description for b in find.like.near.children]
+    if code >= 0: assert any(name.startswith(f"{app.session.name(code)} (") for name in near)
+    find.like.near.children[0].click()
+    assert app.session.identity >= 0 and len(app.session.selection)
+
+
+def test_a_run_without_the_numbers_that_it_chose(archive, tmp_path):
+    shutil.copytree(archive / "run", tmp_path / "run", ignore=shutil.ignore_patterns("*.pt"))
+    for name in ("chosen.json", "manifest.jsonl"): (tmp_path / "run" / name).unlink()
+    for ask in (identity_table, lambda run: explore(str(run), journal=tmp_path / "j")):
+        with pytest.raises(RunError, match=r'k1.* = "auto".*\(chosen.json\) is not there; put back a copy$'):
+            ask(tmp_path / "run")
+
+
+def test_a_table_that_comes_back_keeps_its_numbers(archive, tmp_path):
+    table = identity_table(archive / "run")
+    table["identity"] = table.identity.where(table.identity < 0, 7 * table.identity).astype(object)
+    table.loc[table.identity == 7, "identity"] = "Ada"
+    table.to_csv(tmp_path / "who.csv", index=False)
+    source = open_source(archive / "run", labels=str(tmp_path / "who.csv"))
+    y, told = source.labels(source.result), table.set_index("path").identity.astype(str)
+    wanted = [told[p] if told[p] == "Ada" else f"P{told[p]}" for p in source.paths[:source.n]]
+    assert [y.names[c] if c >= 0 else "P-1" for c in y.identity] == wanted and "Ada" in wanted
+
+
+def test_the_tutorial_on_exploring_says_at_once_that_it_needs_names(archive):
+    cells = nbformat.read(Path(__file__).parents[1] / "nbs/tutorials/explore_a_run.ipynb", 4).cells
+    code = [c.source for c in cells if c.cell_type == "code"]
+    opens = next(k for k, source in enumerate(code) if "as_session(run_dir" in source)
+    place = {}
+    exec(code[0], place)
+    with pytest.raises(ValueError, match="nobody in this run is named; see your_own_crops.ipynb"):
+        exec(code[opens], {**place, "run_dir": str(archive / "run")})
+    assert not any("pid" in source or "person" in source for source in code[:opens])
 
 
 def test_refusals(archive, tmp_path):

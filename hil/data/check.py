@@ -318,25 +318,24 @@ def check_folder(
     everything: bool = False,
     sheet: str = "",
 ) -> int: # exit code: 0 healthy, 1 problems
-    """Print the health report of a data set and write its camera sheet; what the command `hil check` calls.
+    """Print the health report of a data set, and write its camera sheet where one is asked for: `hil check`.
 
     Args:
         root: folder of the data set
         dataset: "sysu", "regdb", "llcm" or "folder"; "": by the names in the folder
         expect: counts to check against: "published", "stand-in" or "any"
         everything: decode every image, not a sample of 400
-        sheet: PNG file for the camera sheet; "": the folder's name + -sheet.png, in the present folder
+        sheet: PNG file for the camera sheet, one image of each person and camera; "": none is written
     """
-    file = given_path(sheet or f"{given_path(root).resolve().name or 'root'}-sheet.png", "sheet")
-    if file.suffix != ".png": raise RunError(f"sheet = {sheet!r}: expected the name of a .png file")
-    if sheet: writable_folder(file.absolute().parent, "sheet")  # now, and not after all images were read
+    file = sheet and given_path(sheet, "sheet")
+    if file:  # now, and not after all images were read
+        if file.suffix != ".png": raise RunError(f"sheet = {sheet!r}: expected the name of a .png file")
+        writable_folder(file.absolute().parent, "sheet")
     try: report = check(root, dataset, expect, None if everything else 400)
     except DataError as error: return print(error) or 1
     print(report)
-    if report.sheet is not None:
+    if file and report.sheet is not None:
         try: write_atomic(file, lambda part: report.sheet.save(part, "PNG"))
-        except DataError as error:
-            print(f"\nno camera sheet: {error}; name a file with --sheet")
-            return 0 if report.healthy and not sheet else 1
+        except DataError as error: return print(f"\nno camera sheet: {error}") or 1
         print(f"\ncamera sheet: {file}")
     return 0 if report.healthy else 1

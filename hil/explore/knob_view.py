@@ -116,15 +116,18 @@ class KnobView(View):
         if known: self.answer()
         if curves or not known:
             self._stop()
-            self._stop = in_turns(self.work(graph))
+            self._stop = in_turns(self.work(graph, known))
 
-    def work(self, graph):
+    def work(self, graph, answered): # Graph; whether the answer is there already
         "Steps: the graph where something here needs it, the answer, the curves a point at a time."
         eps, *others = self.settings()
         if not all(graph.knows(e, *others) for e in (eps, *GRID)): yield from self.build(graph, others[-1])
-        self.answer()
+        if not answered: self.answer()
         rows = []
         for e in GRID:
+            for m, y in graph.cluster(e, *others).items(): # in short steps: a click between them is heard at once
+                if len(y): graph.apart(m, y)
+                yield e
             rows.append(graph.curve(self.quality, [e], *others))
             self.curves.panels = self.panels(pd.concat(rows).sort_values("eps", kind="stable"))
             yield e

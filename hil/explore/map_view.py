@@ -46,7 +46,8 @@ class MapView(View):
         # points are drawn in a random order: else all infrared ones would lie over the visible ones
         self.order = np.random.default_rng(0).permutation(session.source.n) # image of each point
         self.place = np.argsort(self.order) # point of each image
-        with announced(session.maps, session.epoch): xy = session.maps.xy(session.epoch)[self.order]
+        wait = session.maps.seconds(session.epoch)
+        with announced("drawing", "the map", session.source.n, wait): xy = session.maps.xy(session.epoch)[self.order]
         self.scatter, self.frame = self.plot(xy, height), Frame()
         choices = [(label, by) for by, label in COLORINGS.items() if by != "person" or session.source.truth]
         self.color = control(w.Dropdown, "colour by", 250, 62, "hil-color", value=session.color, options=choices)

@@ -39,8 +39,7 @@ class ReviewView(View):
         for name, b in self.buttons.items(): b.add_class("hil-" + name.replace(" ", "-"))
         self.buttons["yes"].button_style = self.buttons["no"].button_style = "primary"
         self.find = button("show on the map", self.select, "select the images of both strips")
-        self.strips = self.sheet(columns=["", ""], height=96, tall=420,
-                                 empty="nothing is left to be asked in this order")
+        self.strips = self.sheet(columns=["", ""], height=96, tall=420)
         self.bar, self.frame = w.FloatProgress(min=0, max=1, layout=w.Layout(width="120px", height="14px")), Frame()
         self.watch(self.show, "version", "epoch")
         self.watch(lambda: setattr(self.strips, "on", [self.session.image]), "image")
@@ -84,6 +83,12 @@ class ReviewView(View):
         "Both strips on the map."
         if self.question: self.session.select(np.concatenate([self.question.first, self.question.second]))
 
+    def closed(self): # -> words, "" where questions can be asked
+        "Why nothing is asked: an answer counts in the result of the run only, and questions take seconds to find."
+        try: self.session.check_real()
+        except ValueError as error: return str(error)
+        return ""
+
     def next(self): # Question or None
         review = self.session.review()
         again, self._again = review.find(self._again), None
@@ -95,14 +100,18 @@ class ReviewView(View):
 
     def show(self):
         s = self.session
-        self.question = self.next()
+        closed = self.closed()
+        self.question = None if closed else self.next()
+        self.strips.empty = closed or "nothing is left to be asked in this order"
         with self.strips.hold_sync():
             self.strips.title = self.asks() if self.question else ""
             self.strips.columns, self.strips.rows = self.heads(), self.lines()
-        self.progress()
         self._asked = time.monotonic()
         self._stop()
-        self._stop = in_turns(self.ahead(s.review(), s.version))
+        if closed: self.frame.note, self.bar.value = "", 0
+        else:
+            self.progress()
+            self._stop = in_turns(self.ahead(s.review(), s.version))
 
     def sides(self): # [(images, "visible" or "infrared")]
         q, modality = self.question, self.session.source.modality
@@ -151,7 +160,7 @@ class ReviewView(View):
 
     def static(self): # Figure
         "The question as a picture."
-        if self.question is None: return sheets.contact_sheet([], title="Nothing is left to be asked")
+        if self.question is None: return sheets.contact_sheet([], title=self.strips.empty)
         rows = [self.pictures(grouped(list(images), 10)) for images, _ in self.sides()]
         return sheets.contact_sheet(rows, [head.replace(" of ", "\nof ", 1) for head in self.heads()],
                                     title=self.asks())

@@ -97,13 +97,12 @@ class Session(t.HasTraits):
                 identity = np.array(adopted["labels"], int)
                 sub = sub_clusters(self.features(), identity, self.source.settings["n_sub"])
                 self._begun = adopted, ShownLabels(np.array(adopted["apart"], int), identity, sub, adopted["names"],
-                                                   ["visible"] * len(adopted["names"]), True)
+                                                   True)
             y = self._begun[1]
         own = adopted or (len(j.names0) == len(y.names) and (j.base == y.identity).all())
-        if own: return y._replace(names=j.names, sides=y.sides + ["visible"] * (len(j.names) - len(y.sides)))
+        if own: return y._replace(names=j.names)
         apart = np.where(y.apart < 0, -1, y.apart + len(j.names))
-        names, sides = j.names + y.names, ["visible"] * len(j.names) + y.sides
-        return ShownLabels(apart, y.identity, y.sub, names, sides, y.shared)
+        return ShownLabels(apart, y.identity, y.sub, j.names + y.names, y.shared)
 
     def _corrected(self, y):
         "Labels with the journal's actions; sub-clusters are made again where members changed."

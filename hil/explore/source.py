@@ -27,7 +27,7 @@ from PIL import Image, ImageDraw
 from sklearn.metrics import adjusted_rand_score
 
 from ..core.errors import DataError, RunError
-from ..core.files import cache_home, load_npz
+from ..core.files import cache_home, load_npz, save_npz
 from ..core.ids import checked_ids, checked_labels
 from ..core.manifest import Manifest
 from ..core.names import MODALITIES
@@ -36,6 +36,7 @@ from ..core.pictures import camera_ranges, read_picture
 from ..core.tables import read_rows, rows_by_path
 from ..core.text import some
 from ..evaluation.sightings import run_clusters, sightings
+from .widgets import announced
 from ..method.cluster import majority_pids
 from ..method.identities import join_clusters
 from ..method.labels import Rules, compact, epoch_labels
@@ -50,7 +51,6 @@ class ShownLabels(NamedTuple):
     identity: np.ndarray # int [N] identity after the transfer between modalities (HIL section 3.4)
     sub: np.ndarray # int [N] sub-cluster within the identity (HIL section 3.2), -1 = outlier
     names: list # [C] "V0", "V1" ..., "I0" ...
-    sides: list # [C] "visible" or "infrared"
     shared: bool # whether modalities share identities
 
 
@@ -68,16 +68,11 @@ def join_labels(
     def code(y, m):
         return np.where(y < 0, -1, y + start[m])
     own = np.concatenate([code(apart[m], m) for m in MODALITIES])
-    names, sides = _names(counts)
+    names = [f"{m[0].upper()}{i}" for m, n in zip(MODALITIES, counts) for i in range(n)]
     identity = np.concatenate([code(final[m], target) for m in MODALITIES]) if target else own
     identity = np.where(identity < 0, own, identity) # a cluster that found no partner is an identity of its own
     sub = np.concatenate([sub[m] for m in MODALITIES]) if sub else np.minimum(own, 0)
-    return ShownLabels(own, identity, np.where(identity < 0, -1, np.maximum(sub, 0)), names, sides, bool(target))
-
-
-def _names(counts): # [visible, infrared] clusters -> (their names, their sides)
-    every = [(m, i) for m, n in zip(MODALITIES, counts) for i in range(n)]
-    return [f"{m[0].upper()}{i}" for m, i in every], [m for m, _ in every]
+    return ShownLabels(own, identity, np.where(identity < 0, -1, np.maximum(sub, 0)), names, bool(target))
 
 # %% ../../nbs/9_explore/01_source.ipynb #e5301d82
 REQUIRED = ("path", "camid", "modality")
@@ -251,7 +246,7 @@ def _numbers(run): # -> {name of a setting: value}
     return {k: DEFAULTS[k] if v == "auto" and k in DEFAULTS else v for k, v in vars(run.settled).items()}
 
 
-IDENTITIES = 1 # raised whenever the same features give other identities: what was kept before is made again
+IDENTITIES = 2 # raised whenever the same features give other identities: what was kept before is made again
 
 
 def joined_labels(
@@ -259,10 +254,19 @@ def joined_labels(
     apart, # {modality: int [N]} clusters 0..C-1, -1 = outlier
     known=None, # hil.method.constraints.Known that the clusters honour already
 ) -> ShownLabels: # without sub-clusters
-    "Clusters that choose each other are one identity, as `hil identities` has it (`hil.method.identities`)."
-    visible = int(apart["visible"].max(initial=-1)) + 1
-    final = {m: np.where(y < visible, y, -1) for m, y in join_clusters(features, apart, known).items()}
-    return join_labels(apart, final, None, "visible")
+    """Clusters that choose each other are one identity, with the number that `hil identities` gives it. An infrared
+    cluster bears the number of its identity: V3 and I3 have met, and I125 is identity 125, which nobody saw by day."""
+    y = join_clusters(features, apart, known)
+    visible, n = (int(labels.max(initial=-1)) + 1 for labels in (y["visible"], np.concatenate([*y.values()])))
+    clusters, first = np.unique(apart["infrared"], return_index=True)
+    whose = y["infrared"][first[clusters >= 0]] # of each infrared cluster
+    met = whose < visible
+    code = np.append(np.where(met, n + met.cumsum() - 1, whose), -1)
+    again = pd.Series(whose[met]).groupby(whose[met]).cumcount() # what is known may have joined several to one
+    names = [f"{'V' if i < visible else 'I'}{i}" for i in range(n)]
+    names += [f"I{i}" + f".{k + 1}" * bool(k) for i, k in zip(whose[met], again)]
+    own, identity = np.concatenate([apart["visible"], code[apart["infrared"]]]), np.concatenate([*y.values()])
+    return ShownLabels(own, identity, np.minimum(identity, 0), names, True)
 
 
 def _result(run, epoch, features, key): # -> ShownLabels, or None where these features make no cluster
@@ -272,19 +276,16 @@ def _result(run, epoch, features, key): # -> ShownLabels, or None where these fe
         if max(y.max(initial=-1) for y in apart.values()) < 0: return None
         y = joined_labels(x, apart, known)
         return y._replace(sub=sub_clusters(features, y.identity, _numbers(run)["n_sub"]))
-    def write(p):
-        with open(p, "wb") as f: np.savez_compressed(f, apart=y.apart, identity=y.identity, sub=y.sub, sizes=sizes)
     told = repr([IDENTITIES, key, epoch, Rules.of(run.settled), [(k, v.tolist()) for k, v in run.known.items()]])
     kept = Manifest(cache_home() / "identities")
     name = f"{hashlib.blake2b(told.encode(), digest_size=12).hexdigest()}.npz"
-    found = kept.load(name, lambda file: load_npz(file, ["apart", "identity", "sub", "sizes"]))
-    if found:
-        names, sides = _names(found["sizes"])
-        return ShownLabels(found["apart"], found["identity"], found["sub"], names, sides, True)
-    y = make()
-    if y is not None:
-        sizes = np.array([y.sides.count(m) for m in MODALITIES])
-        kept.keep(name, write)
+    if found := kept.load(name, load_npz):
+        return ShownLabels(**{**found, "names": found["names"].tolist()}, shared=True)
+    n, dim = features.shape
+    with announced("finding", "the identities", n, 3e-11 * n ** 2 * dim): y = make() # neighbours take most of it
+    if y:
+        arrays = {k: np.array(v) for k, v in y._asdict().items() if k != "shared"}
+        kept.keep(name, lambda p: save_npz(p, arrays))
     return y
 
 
@@ -353,7 +354,7 @@ def known_labels(table, features, settings): # -> ShownLabels
     parts = join_labels({m: compact(identity[(table.modality == m).to_numpy()])[0] for m in MODALITIES})
     apart = np.where(parts.apart < 0, -1, parts.apart + len(names))
     sub = sub_clusters(features, identity, settings.get("n_sub", DEFAULTS["n_sub"]))
-    return ShownLabels(apart, identity, sub, names + parts.names, ["visible"] * len(names) + parts.sides, True)
+    return ShownLabels(apart, identity, sub, names + parts.names, True)
 
 
 def from_frame(

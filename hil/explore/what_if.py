@@ -6,6 +6,7 @@
 __all__ = ['Graph', 'transfer_between']
 
 # %% ../../nbs/9_explore/04_what_if.ipynb #71af8fc5
+import hashlib
 import time
 from dataclasses import replace
 
@@ -22,8 +23,14 @@ from ..method.labels import Rules, Transfer, apart_distance, modality_labels
 from ..method.neighbors import knn_blocks
 
 # %% ../../nbs/9_explore/04_what_if.ipynb #ee2fd0e0
-def _answers_of(file):
-    with np.load(file) as z: return {key: z[key].astype(int) for key in z.files}
+def _answers_of(file): # -> labels by question, and how far they stand apart by what they are
+    with np.load(file) as z: found = {key: z[key] for key in z.files}
+    apart = dict(zip(found.pop("asked", ()), found.pop("apart", np.zeros(0)).tolist())) # older files have neither
+    return {key: y.astype(int) for key, y in found.items()}, apart
+
+
+def _content(m, labels): # -> text that tells these labels of a modality from others
+    return m + hashlib.blake2b(np.asarray(labels, np.int32).tobytes(), digest_size=12).hexdigest()
 
 
 class Graph:
@@ -41,8 +48,8 @@ class Graph:
         self._near, self._distance, self._search, self._unit = {}, {}, {}, {}
         self.kept = store and Manifest(store.parent)
         self._answers = store and f"{store.name}-answers.npz"
-        self._labels = (self.kept.load(self._answers, _answers_of) or {}) if store else {}
-        self._saved = len(self._labels)
+        self._labels, self._apart = (store and self.kept.load(self._answers, _answers_of)) or ({}, {})
+        self._saved = len(self._labels), len(self._apart)
 
     def distance(self, m, k1=None): # csr_array [n, n]
         "Jaccard distance of a modality, computed once for each k1."
@@ -112,12 +119,15 @@ class Graph:
 
     def keep(self, most=128): # answers, the last ones
         "Put the answers so far on disk."
-        if not self.store or len(self._labels) == self._saved: return
-        last = dict([*self._labels.items()][-most:])
+        now = len(self._labels), len(self._apart)
+        if not self.store or now == self._saved: return
+        last, asked = dict([*self._labels.items()][-most:]), [*self._apart][-most:]
+        apart = dict(asked=np.array(asked, str), apart=np.array([self._apart[key] for key in asked], float))
         def write(p):
-            with open(p, "wb") as f: np.savez_compressed(f, **{key: y.astype(np.int32) for key, y in last.items()})
+            with open(p, "wb") as f:
+                np.savez_compressed(f, **apart, **{key: y.astype(np.int32) for key, y in last.items()})
         self.kept.keep(self._answers, write)
-        self._saved = len(self._labels)
+        self._saved = now
 
     def cluster(self, eps=None, min_samples=None, k1=None): # -> {modality: int [n]}
         "Coarse clusters of each modality under other settings; a setting not given is the run's own."
@@ -142,8 +152,10 @@ class Graph:
 
     def apart(self, m, labels): # -> separation in -1..1
         "How far clusters stand apart (`hil.method.choose.separation`): a quality that needs no truth."
-        if m not in self._unit: self._unit[m] = unit_rows(self.x[m])
-        return separation(self._unit[m], labels)
+        if (key := _content(m, labels)) not in self._apart:
+            if m not in self._unit: self._unit[m] = unit_rows(self.x[m])
+            self._apart[key] = separation(self._unit[m], labels)
+        return self._apart[key]
 
     def advice(self, radii, min_samples=None, k1s=NEAREST): # yields None after each step, at last the advice
         "What `hil.method.advice.advise` says of these radii under each k1, piece by piece."

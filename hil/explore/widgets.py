@@ -155,18 +155,22 @@ class Notice:
         return f'<div class="hil-wait" role="status">{escape(self.text)}{html}</div>'
 
 
-LARGE = 2000 # images whose map takes long enough to be announced
+LARGE = 2000 # images of which a first visit takes long enough to be announced
 
 
 @contextmanager
-def announced(maps, epoch): # hil.explore.coordinates.Maps, epoch that is to be drawn
-    "Where a large map is drawn for the first time, say so, and for how long."
-    seconds, n, begun = maps.seconds(epoch), maps.source.n, time.perf_counter()
+def announced(
+    doing, what, # "drawing", "the map"
+    n, # images
+    seconds, # about how long it takes; 0: it is there already
+):
+    "Where something of many images is made for the first time, say so, and for how long."
+    begun = time.perf_counter()
     if n < LARGE or not seconds:
         yield
         return
-    before = f"drawing the map of {n:,} images, duration {duration(seconds)}, once; kept afterwards"
+    before = f"{doing} {what} of {n:,} images, duration {duration(seconds)}, once; kept afterwards"
     shown = display(Notice(before, seconds), display_id=True)
     yield
     took = duration(time.perf_counter() - begun)
-    if shown: shown.update(Notice(f"The map of {n:,} images took {took}; it is kept, and there at once next time."))
+    if shown: shown.update(Notice(f"{what.capitalize()} of {n:,} images took {took}, once; kept for the next visit."))

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
 
 from ..core.names import MODALITIES
+from ..core.parallel import in_parts
 from ..core.products import product
 from ..core.vectors import unit_rows
 from .labels import Rules, apart_distance, modality_labels
@@ -50,16 +52,16 @@ def separation(
     rows = np.flatnonzero((labels >= 0) & (sizes[labels] >= 3))  # a pair is near by itself: it says nothing
     codes, y = np.unique(labels[rows], return_inverse=True)
     if len(codes) < 2: return 0.
-    sums = np.zeros((len(codes), x.shape[1]), np.float32)
-    np.add.at(sums, y, x[rows])
-    total, everybody = 0., unit_rows(sums)
-    for part in np.array_split(np.arange(len(rows)), len(rows) * len(codes) // 2**24 + 1):
-        own, here = x[rows[part]], np.arange(len(part))
+    sums = csr_array((np.ones(len(y), np.float32), (y, rows)), shape=(len(codes), len(x))) @ x
+    everybody = unit_rows(sums)
+    def apart(start, stop):
+        own, mine = x[rows[start:stop]], y[start:stop]
         cosine = product(own, everybody)
-        cosine[here, y[part]] = -1
-        others = unit_rows(sums[y[part]] - own)
-        total += float((np.einsum("nd,nd->n", own, others) - cosine.max(1)).sum())
-    in_cluster = (labels >= 0).sum()
+        cosine[np.arange(len(own)), mine] = -1
+        others = sums[mine] - own
+        length = np.sqrt(np.einsum("nd,nd->n", others, others))
+        return float((np.einsum("nd,nd->n", own, others) / np.maximum(length, 1e-12) - cosine.max(1)).sum())
+    total, in_cluster = sum(in_parts(apart, len(rows), 2048)), (labels >= 0).sum()
     gap = twin_gap(everybody, np.bincount(y))
     return (total / in_cluster - TWINS * gap) * (in_cluster / len(x)) ** OUTLIERS
 
