@@ -19,6 +19,7 @@ BEFORE = dict(iterations=36, lr=7e-4, lr_end=1.0, lr_drop=0.7, averaging=0.0, sm
               k1=30, k1_infrared=12, k2=6, k2_infrared=0, n_sub=9)  # the defaults of 0.2.0; its heads were not damped
 SETTINGS = {"default": {}, "defaults of 0.2.0": BEFORE,
             "truth": dict(supervision="truth", stage1_epochs=0),
+            "hard prototypes": dict(hard_prototypes=True), "the rate stays": dict(lr_end=1.0),
             # what a laptop can do where the frozen trunk is the limit (lesson lite0)
             "lite1": dict(model="lite1"), "lite2": dict(model="lite2"), "three views": dict(n_views=3),
             "end to end": dict(trainable="all")}
