@@ -1901,6 +1901,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'hil.plots.findings._about_transfer': ( '8_plots/findings.html#_about_transfer',
                                                                             'hil/plots/findings.py'),
                                     'hil.plots.findings._beliefs': ('8_plots/findings.html#_beliefs', 'hil/plots/findings.py'),
+                                    'hil.plots.findings._has_room_for_hard_prototypes': ( '8_plots/findings.html#_has_room_for_hard_prototypes',
+                                                                                          'hil/plots/findings.py'),
                                     'hil.plots.findings._moved': ('8_plots/findings.html#_moved', 'hil/plots/findings.py'),
                                     'hil.plots.findings._points': ('8_plots/findings.html#_points', 'hil/plots/findings.py'),
                                     'hil.plots.findings._scores': ('8_plots/findings.html#_scores', 'hil/plots/findings.py'),

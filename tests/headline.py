@@ -15,15 +15,17 @@ RESULTS = TOP / "nbs" / "bench" / "ablation.csv"
 HEALTH = TOP / "nbs" / "bench" / "health.json"
 ONE_FACTOR = TOP / "nbs" / "bench" / "questions_one_factor.csv"
 README = TOP / "README.md"
+HARD = "HIL, hard prototypes"
 BEGIN, END = "<!-- figures: python tests/headline.py -->", "<!-- end of figures -->"
 SHOWN = {"untrained heads": (REFERENCE, "untrained"), "**HIL, last epoch, without a label**": (REFERENCE, "mAP"),
          "HIL, epoch that is best on the test people (no result: it looks at them)": (REFERENCE, "best_mAP"),
+         "HIL with `hard_prototypes`, last epoch, without a label": (HARD, "mAP"),
          "supervised": ("supervised", "mAP")}
 
 
 def default_runs(table):
     "Runs of the default settings on default renderings, at the number of threads that most of them have."
-    expected = {name: settings_text(variant(Config(), **VARIANTS[name])) for name in (REFERENCE, "supervised")}
+    expected = {name: settings_text(variant(Config(), **VARIANTS[name])) for name in (REFERENCE, HARD, "supervised")}
     runs = table[(table.settings == table.variant.map(expected)) & table.data.str.fullmatch(r"rendering \d+")]
     hil = runs[runs.variant == REFERENCE]
     return runs[runs.threads == hil.threads.mode().iloc[0]] if len(hil) else runs.iloc[:0]
@@ -62,6 +64,7 @@ def sensors():
     untrained, first, last = (told("default", lambda e, at=at: e[at]) for at in (0, 1, -1))
     told_all = (f"{seeds} training seeds on one set of real sensors, test mAP, mean and range: untrained {untrained}, "
                 f"after stage 1 {first}, **HIL's healthiest epoch {told('default', healthiest)}**, its last {last}; "
+                f"with `hard_prototypes` {told('hard prototypes', lambda e: e[-1])}; "
                 f"trained on the true identities, last epoch, {told('truth', lambda e: e[-1])}.")
     return textwrap.fill(told_all, 150)
 

@@ -21,7 +21,7 @@ from .cells import renderings as rendered_sets
 from .grid import run_grid
 from .results import add_results, read_people, read_results, rows_of_epochs
 from .statistics import differences, flattery, means, points, verdict
-from ..runs.config import Config
+from ..runs.config import Config, variant
 
 # %% ../../nbs/a_experiments/08_ablation.ipynb #6ed42e95
 PLAIN = dict(mccl_weight=0.0, neighbor_weight=0.0)  # cluster contrast alone
@@ -196,4 +196,6 @@ def add_measured(
     threads, # that computed them
 ) -> pd.DataFrame: # the whole table
     "Add the runs of nbs/bench/health.json to a table of results. Raises DataError for a file of another shape."
-    return add_results(results, rows_of_epochs(file, threads, {"default": (REFERENCE, Config())}))
+    known = {"default": REFERENCE, "hard prototypes": "HIL, hard prototypes"}  # what the file and the table call it
+    named = {name: (of, variant(Config(), **VARIANTS[of])) for name, of in known.items()}
+    return add_results(results, rows_of_epochs(file, threads, named))
