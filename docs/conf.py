@@ -15,6 +15,9 @@ html_theme_options = {
     "navbar_start": ["navbar-logo"], "navbar_end": ["theme-switcher"], "secondary_sidebar_items": ["page-toc"],
     "show_nav_level": 1, "navigation_depth": 2, "header_links_before_dropdown": 6,
     "footer_start": ["copyright"], "footer_end": ["last-updated"]}
+# pages that have no pages below them have nothing to show at the left
+html_sidebars = dict.fromkeys(["index", "ninety_minutes", "researcher", "engineer", "lecturer", "glossary", "your_data",
+                               "command_line", "house", "speed", "results", "choices", "in_the_browser"], [])
 html_last_updated_fmt = "%Y-%m-%d"
 exclude_patterns = ["**/.ipynb_checkpoints"]
 # `mimetype` outputs that a page cannot show have a picture or a text beside them

@@ -8,7 +8,6 @@ import pytest
 from packages import ROOT
 
 LESSONS = [str(p.relative_to(ROOT / "nbs")) for p in sorted((ROOT / "nbs").glob("*_*/*.ipynb"))] + ["cli.ipynb"]
-TUTORIALS = [str(p.relative_to(ROOT / "nbs")) for p in sorted((ROOT / "nbs").glob("tutorials/*.ipynb"))]
 ASSERTS = ("test_eq", "test_ne", "test_close", "test_fail", "test_is")  # fastcore.test
 
 
@@ -49,23 +48,21 @@ def checks(code):
 def place(name): return LESSONS.index(name)
 
 
-@pytest.mark.parametrize("name", LESSONS + TUTORIALS)
+@pytest.mark.parametrize("name", LESSONS)
 class TestFrame:
     def test_opens_with_three_bullets(self, name):
         assert list(opening(lesson(name))) == ["You will know", "You need", "Time"]
 
     def test_time_is_a_number(self, name):
-        more = ", and as long as you like afterwards" if name in TUTORIALS else ""
-        assert re.fullmatch(rf"about [1-9]\d* minutes({more})?\.", opening(lesson(name))["Time"])
+        assert re.fullmatch(r"about [1-9]\d* minutes\.", opening(lesson(name))["Time"])
 
     def test_needs_lessons_that_stand_earlier(self, name):
         text = opening(lesson(name))["You need"]
         links = re.findall(r"\]\(([^)]+)\)", text)
-        assert links or "nothing but Python" in text or name in TUTORIALS
+        assert links or "nothing but Python" in text
         for link in links:
             target = ((ROOT / "nbs" / name).parent / link).resolve()
             assert target.is_file(), f"{link} is not there"
-            if name in TUTORIALS: continue  # they follow all lessons, in an order of their own
             assert place(str(target.relative_to(ROOT / "nbs"))) < place(name), f"{link} is read later"
 
     def test_closes_with_what_we_saw_and_exercises(self, name):

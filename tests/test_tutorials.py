@@ -6,8 +6,7 @@ import nbformat
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "nbs" / "tutorials"
-FRAMED = ["corrections", "crossing_modalities", "explore_a_run", "from_laptop_to_sysu", "how_robust",
-          "one_centre_is_not_enough", "reading_a_run", "what_is_a_good_cluster", "what_is_decided", "your_own_crops"]
+FRAMED = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 
 
 def cells(name): return nbformat.read(FOLDER / f"{name}.ipynb", 4).cells
@@ -36,5 +35,6 @@ class TestFrame:
             assert cell.metadata["jupyter"] == {"source_hidden": True}
             assert cell.metadata["tags"] == ["solution", "hide-input"]
             assert re.search(r"^\s*(assert |test_)", cell.source, re.M)
+            assert any(line.startswith("# ") for line in cell.source.splitlines()[1:]), "say the answer in a comment"
 
     def test_it_stays_small(self, name): assert (FOLDER / f"{name}.ipynb").stat().st_size < 500_000

@@ -208,8 +208,8 @@ def retrieval_sheet(
     first = [r[0] for r in right if r and r[0] is not None]
     if not known: found = "nobody is named, so nothing is marked"
     elif not first: found = "nothing came back"
-    else: found = (f"the first result is right for {percent(np.mean(first))}, "
-                   f"{percent(np.mean(np.concatenate(judged)))} of the first {k} results are")
+    else: found = (f"the first answer is right for {percent(np.mean(first))}; "
+                   f"of the first {k} answers {percent(np.mean(np.concatenate(judged)))} are right")
     heads = ["query", *map(str, range(1, max(map(len, tops), default=0) + 1))]
     number = counted(len(tops), "query")
     return _sheet(cells, labels, heads, f"{number}, {len(shown)} shown: {found}")
