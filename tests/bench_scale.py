@@ -46,8 +46,8 @@ def measure(n):
     said = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
-    logging.getLogger("hil.method.neighbors").addHandler(handler)
-    logging.getLogger("hil.method.neighbors").setLevel(logging.INFO)
+    logging.getLogger("hil.method.fast_neighbors").addHandler(handler)
+    logging.getLogger("hil.method.fast_neighbors").setLevel(logging.INFO)
     little = world(500)[0]
     secondary_assign(little, pseudo_labels(jaccard_distance(little)))                                         # compile
     knn(little, 30, "ivf")

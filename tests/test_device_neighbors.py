@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hil.core import products
 from hil.core.vectors import unit_rows
-from hil.method import neighbors
+from hil.method import fast_neighbors
 from hil.method.device_neighbors import block_top, blocks_on, top, top_of_equals
 from hil.method.labels import Rules, apart_labels, epoch_labels
 from hil.method.neighbors import knn, knn_recall
@@ -25,7 +25,7 @@ def as_if_gpu(monkeypatch):
     def on_cpu(device, *args, **options):
         asked.append(device)
         return blocks_on("cpu", *args, **options)
-    monkeypatch.setattr(neighbors, "blocks_on", on_cpu)
+    monkeypatch.setattr(fast_neighbors, "blocks_on", on_cpu)
     return asked
 
 
@@ -42,7 +42,7 @@ def test_a_device_orders_equals_by_number(seed, n, d, room, data):
     parts = list(blocks_on("cpu", x, k, room=room))
     found = np.concatenate([number for _, number in parts])
     assert found.dtype == np.int32 and (found == sorted_whole(whole, k)).all()
-    assert (found == np.concatenate(list(neighbors._half_product(x, k, 16)))).all()
+    assert (found == np.concatenate(list(fast_neighbors._half_product(x, k, 16)))).all()
     assert (np.concatenate([value for value, _ in parts]) == np.take_along_axis(whole, found, 1)).all()
     assert max(len(number) for _, number in parts) <= max(room // n, 1)
 
@@ -53,7 +53,7 @@ def test_other_rows_on_a_device(seed, n, m, room, data):
     rng, k = np.random.default_rng(seed), data.draw(st.integers(1, n))
     x, rows = (rng.integers(-2, 3, size=(size, 4)).astype(np.float32) for size in (n, m))
     value, found = (np.concatenate(part) for part in zip(*blocks_on("cpu", x, k, rows, room)))
-    theirs = neighbors._search(x, rows, k)
+    theirs = fast_neighbors.nearest_among(x, rows, k)
     assert (found == sorted_whole(rows @ x.T, k)).all() and (found == theirs[1]).all() and (value == theirs[0]).all()
 
 
@@ -167,8 +167,8 @@ def test_neighbours_do_not_depend_on_the_library(library, monkeypatch):
     whole = x @ x.T
     np.fill_diagonal(whole, np.inf)
     assert x.size * len(x) > 2**24
-    assert (np.concatenate(list(neighbors._half_product(x, 30, 2048))) == sorted_whole(whole, 30)).all()
-    assert (neighbors._search(x, x, 30)[1] == sorted_whole(x @ x.T, 30)).all()
+    assert (np.concatenate(list(fast_neighbors._half_product(x, 30, 2048))) == sorted_whole(whole, 30)).all()
+    assert (fast_neighbors.nearest_among(x, x, 30)[1] == sorted_whole(x @ x.T, 30)).all()
 
 
 def test_the_faster_library_is_kept(tmp_path, monkeypatch):

@@ -13,8 +13,9 @@ from reference import as_dense, dense_jaccard, nearest
 
 from hil.core.vectors import unit_rows
 from hil.method.cluster import centroids, pseudo_labels
+from hil.method.fast_neighbors import _half_product
 from hil.method.match import brst
-from hil.method.neighbors import _half_product, knn, knn_blocks, knn_recall
+from hil.method.neighbors import knn, knn_blocks, knn_recall
 from hil.method.rerank import jaccard_distance
 from hil.method.sub_clusters import secondary_cluster
 
@@ -160,7 +161,7 @@ def crowd(n_people, n_images=35, d=48, noise=.7, seed=0):
 
 def test_approximate_neighbours_find_nearly_all(caplog):
     x = crowd(120)
-    with caplog.at_level(logging.INFO, "hil.method.neighbors"): found = knn(x, 30, "ivf")
+    with caplog.at_level(logging.INFO, "hil.method.fast_neighbors"): found = knn(x, 30, "ivf")
     assert "recall@30" in caplog.text and caplog.records[-1].levelno == logging.INFO
     assert knn_recall(x, found, n_sample=1000, seed=9) > .93 and knn_recall(x, knn(x, 30)) == 1
     assert (found[:, 0] == np.arange(len(x))).all() and all(len(set(row)) == 30 for row in found.tolist())
@@ -178,14 +179,14 @@ def test_approximate_distance_is_close_and_exact_stays_the_default():
 
 def test_a_recall_that_is_missed_is_a_warning(caplog):
     x = np.random.default_rng(0).normal(size=(6000, 32))                # no clusters: no list helps
-    with caplog.at_level(logging.INFO, "hil.method.neighbors"): found = knn(x, 30, "ivf", recall=.999)
+    with caplog.at_level(logging.INFO, "hil.method.fast_neighbors"): found = knn(x, 30, "ivf", recall=.999)
     assert caplog.records[-1].levelno == logging.WARNING and 0 < knn_recall(x, found) < .999
     assert all(len(set(row)) == 30 for row in found.tolist()), "who is met again in another deal is listed once"
 
 
 def test_more_recall_costs_more_lists(caplog):
     x = np.random.default_rng(0).normal(size=(4000, 6))                 # no clusters: neighbours lie in many lists
-    with caplog.at_level(logging.INFO, "hil.method.neighbors"):
+    with caplog.at_level(logging.INFO, "hil.method.fast_neighbors"):
         low, high = (knn_recall(x, knn(x, 30, "ivf", recall=r)) for r in (.3, .98))
     assert .3 <= low < high and high > .96 and all(record.levelno == logging.INFO for record in caplog.records)
 

@@ -188,8 +188,8 @@ def short(small, whole, tmp_path_factory):
 
 
 def test_approximate_neighbours_are_asked_for_and_their_recall_is_said(quick, caplog):
-    with caplog.at_level("INFO", "hil.method.neighbors"): run = quick(neighbors="ivf")
-    said = [record.getMessage() for record in caplog.records if record.name == "hil.method.neighbors"]
+    with caplog.at_level("INFO", "hil.method.fast_neighbors"): run = quick(neighbors="ivf")
+    said = [record.getMessage() for record in caplog.records if record.name == "hil.method.fast_neighbors"]
     # before training, for the images that the run's health is read from, and in every epoch
     assert len(said) == 2 * len(run.history) and all("recall@" in line for line in said)
     assert np.isfinite(run.history.loss_total[1:]).all()

@@ -13,14 +13,14 @@ import numpy as np
 from ..core.ids import is_number
 from ..core.vectors import unit_rows
 from .cluster import majority_pids, pseudo_labels
+from .fast_neighbors import nearest_among
 from .match import transfer_quality
-from .neighbors import _search
 from .rerank import distance_of_lists, means_of
 
 # %% ../../nbs/4_method/10_balanced.ipynb #32929414
 def _search_part(x, rows, part, k):
     "The k images of `part` most similar to each row, itself first -> cosines float32 [n, k], rows int32 [n, k]."
-    cosines, places = _search(x[part], x[rows], min(k, len(part)))
+    cosines, places = nearest_among(x[part], x[rows], min(k, len(part)))
     found, own = part[places].astype(np.int32), np.asarray(rows)[:, None]
     lost = np.isin(rows, part) & ~(found == own).any(1)            # more copies than places: they crowded it out
     found[lost, -1] = own[lost, 0]

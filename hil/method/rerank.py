@@ -6,122 +6,15 @@
 __all__ = ['means_of', 'distance_of_lists', 'jaccard_distance']
 
 # %% ../../nbs/4_method/01_rerank.ipynb #1f7066d1
-import math
-
 import numpy as np
 from scipy.sparse import csr_array
 
-from ..core.compiled import njit
 from ..core.ids import is_number
-from ..core.parallel import in_parts
 from ..core.vectors import unit_rows
+from .fast_rerank import distance_of_weights, weights_of_lists
 from .neighbors import nearest
 
-# %% ../../nbs/4_method/01_rerank.ipynb #b40bae87
-@njit(nogil=True, cache=True)
-def _back_ranks(rank):
-    "Place of i in the list of its a-th neighbour, k where it is not listed -> int32 [N, k]. A neighbour -1 is nobody."
-    n, k = rank.shape
-    back = np.full((n, k), k, np.int32)
-    for i in range(n):
-        for a in range(k):
-            if rank[i, a] < 0: continue
-            for b in range(k):
-                if rank[rank[i, a], b] == i: back[i, a] = b
-    return back
-
-# %% ../../nbs/4_method/01_rerank.ipynb #a20ec654
-@njit(nogil=True, cache=True, fastmath=True)
-def _dot(a, b):
-    total = np.float32(0)
-    for d in range(len(a)): total += a[d] * b[d]
-    return total
-
-@njit(nogil=True, cache=True)
-def _expand(i, rank, back, half, mark, members):
-    "Write N*(i) to the front of `members` -> its size."
-    n_k1 = 0
-    for a in range(rank.shape[1]):
-        if back[i, a] < rank.shape[1]:                       # N(i, k1)
-            members[n_k1] = rank[i, a]
-            mark[rank[i, a]] = 1
-            n_k1 += 1
-    size = n_k1
-    for j in members[:n_k1]:
-        n_half = n_common = 0                                # |H(j)| and |H(j) & N(i, k1)|
-        for a in range(half):
-            if back[j, a] < half:
-                n_half += 1
-                n_common += mark[rank[j, a]] == 1
-        if 3 * n_common > 2 * n_half:
-            for a in range(half):
-                if back[j, a] < half and mark[rank[j, a]] == 0:
-                    members[size] = rank[j, a]
-                    mark[rank[j, a]] = 2
-                    size += 1
-    mark[members[:size]] = 0
-    return size
-
-@njit(nogil=True, cache=True)
-def _weight_rows(start, stop, x, rank, back, half):
-    "Rows start..stop of V -> entries per row, columns, values."
-    n, k1 = rank.shape
-    width = min(n, k1 * (half + 1))
-    mark, members = np.zeros(n, np.uint8), np.empty(width, np.int32)
-    counts = np.empty(stop - start, np.int64)
-    columns, values = np.empty((stop - start) * width, np.int32), np.empty((stop - start) * width, np.float32)
-    used = 0
-    for i in range(start, stop):
-        size, total = _expand(i, rank, back, half, mark, members), 0.0
-        for a in range(size):
-            columns[used + a] = members[a]
-            values[used + a] = math.exp(2 * _dot(x[i], x[members[a]]))
-            total += values[used + a]
-        for a in range(used, used + size): values[a] /= total
-        counts[i - start] = size
-        used += size
-    return counts, columns[:used], values[:used]
-
-# %% ../../nbs/4_method/01_rerank.ipynb #0f034181
-@njit(nogil=True, cache=True)
-def _distance_rows(start, stop, indptr, indices, data, t_indptr, t_indices, t_data, keep):
-    "Rows start..stop of the Jaccard distance, from V by rows and V by columns -> entries per row, columns, values."
-    n = len(indptr) - 1
-    shared, met = np.zeros(n, np.float32), np.empty(n, np.int32)
-    counts = np.zeros(stop - start, np.int64)
-    columns, values = np.empty(64 * (stop - start), np.int32), np.empty(64 * (stop - start), np.float32)
-    used = 0
-    for i in range(start, stop):
-        n_met = 0
-        for a in range(indptr[i], indptr[i + 1]):
-            for b in range(t_indptr[indices[a]], t_indptr[indices[a] + 1]):
-                j = t_indices[b]
-                if shared[j] == 0:
-                    met[n_met] = j
-                    n_met += 1
-                shared[j] += min(data[a], t_data[b])                     # s = sum_l min(V_il, V_jl)
-        if used + n_met > len(columns):
-            columns = np.concatenate((columns[:used], np.empty(used + 2 * n_met, np.int32)))
-            values = np.concatenate((values[:used], np.empty(used + 2 * n_met, np.float32)))
-        for j in met[:n_met]:
-            distance = np.float32(1 - shared[j] / (2 - shared[j]))
-            shared[j] = 0
-            if distance < keep:
-                columns[used], values[used] = j, max(distance, np.float32(0))
-                used += 1
-                counts[i - start] += 1
-    return counts, columns[:used], values[:used]
-
-# %% ../../nbs/4_method/01_rerank.ipynb #f735c622
-def _by_blocks(kernel, n, *args, size=256):
-    "Sparse matrix [n, n] whose rows start..stop are `kernel(start, stop, *args)`, computed on all cores."
-    def part(start, stop): return [array.copy() for array in kernel(start, stop, *args)]    # without the spare room
-    parts = in_parts(part, n, size)
-    counts, columns, values = (np.concatenate(part) for part in zip(*parts))
-    rows = csr_array((values, columns, np.concatenate(([0], counts.cumsum()))), shape=(n, n))
-    rows.sort_indices()
-    return rows
-
+# %% ../../nbs/4_method/01_rerank.ipynb #103e637f
 def means_of(
     near, # int [N, k] rows that are averaged, -1 = nobody; a row of nobodies is averaged over nothing
 ):        # -> csr_array [N, N] float32: `means_of(near) @ V` has the mean of V's rows `near[i]` in row i
@@ -143,13 +36,9 @@ def distance_of_lists(
 ):           # -> csr_array [N, N] float32, symmetric: the pairs with distance < keep, diagonal included
     "k-reciprocal Jaccard distance of given neighbour lists (Zhong et al. 2017, section 3)."
     _check_keep(keep)
-    n = len(x)
-    weights = csr_array(average @ _by_blocks(_weight_rows, n, x, rank, _back_ranks(rank), half))
-    weights.sort_indices()
-    by_column = weights.tocsc()
-    return _by_blocks(_distance_rows, n, weights.indptr, weights.indices, weights.data,
-                      by_column.indptr, by_column.indices, by_column.data, keep)
+    return distance_of_weights(csr_array(average @ weights_of_lists(x, rank, half)), keep)
 
+# %% ../../nbs/4_method/01_rerank.ipynb #6ea5058a
 def jaccard_distance(
     features, # [N, D] array or tensor, any float type, unit or not
     k1=30,    # neighbours per row for the reciprocal sets, the row itself included
