@@ -1100,6 +1100,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                               'hil/explore/review.py'),
                                     'hil.explore.review.Review._waits': ('9_explore/review.html#review._waits', 'hil/explore/review.py'),
                                     'hil.explore.review.Review._whole': ('9_explore/review.html#review._whole', 'hil/explore/review.py'),
+                                    'hil.explore.review.Review._with_half': ( '9_explore/review.html#review._with_half',
+                                                                              'hil/explore/review.py'),
                                     'hil.explore.review.Review.find': ('9_explore/review.html#review.find', 'hil/explore/review.py'),
                                     'hil.explore.review.Review.joining': ('9_explore/review.html#review.joining', 'hil/explore/review.py'),
                                     'hil.explore.review.Review.leaving': ('9_explore/review.html#review.leaving', 'hil/explore/review.py'),

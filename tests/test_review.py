@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.sparse import coo_array
 
@@ -243,6 +243,7 @@ def test_nothing_is_asked_that_follows_from_the_answers(seed, order):
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10 ** 6), st.sampled_from([*ORDERS]))
+@example(6736, "uncertain") # a half of a cluster leaves that was joined to another one
 def test_right_answers_hold_in_the_labels(seed, order):
     table, x = people(seed=seed % 97, spread=.8)
     y, who = clustered(table, x, seed), table.pid.to_numpy()

@@ -240,8 +240,17 @@ class Review:
 
     def _halves(self, k): # number of a cut -> Question
         cut = self.cuts[self.cut_part[k]]
-        return Question(*cut.halves, cut.speakers, True, float(1 - self.cut_wrong[k]), NOBODY, False, cut.halves[1],
-                        "one cluster now")
+        return Question(*cut.halves, cut.speakers, True, float(1 - self.cut_wrong[k]), NOBODY, False,
+                        self._with_half(cut.halves[1]), "one cluster now")
+
+    def _with_half(self, half): # int [k] images of a part -> int [a] images that leave with them
+        "Half of a part, and the parts of which somebody answered that they are one person with an image in this half."
+        own, n = set(half.tolist()), len(self.parts.size)
+        ends = [[n if i in own else self.parts.of[i] for i in pair[:2]] for pair in self.links if pair[2]]
+        ends = np.array([pair for pair in ends if min(pair) >= 0], int).reshape(-1, 2)
+        graph = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(n + 1, n + 1))
+        group = connected_components(graph, directed=False)[1]
+        return np.union1d(half, self._images(np.flatnonzero(group[:n] == group[n])))
 
     def _uncertain(self):
         "Pairs and cuts by what an answer is worth."
