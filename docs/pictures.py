@@ -1,12 +1,15 @@
 """Draw README's pictures again: python docs/pictures.py RUN
 
 RUN is the folder of a finished run (make train). The method is drawn by today's code with three rendered people, the
-query and its answers come from RUN's features, and the gallery shows pictures as the committed notebooks hold them.
+query and its answers come from RUN's features, the explorer is shown on RUN in JupyterLab, and the gallery shows
+pictures as the committed notebooks hold them.
 """
 import base64
 import io
 import json
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ from hil.runs.folder import Run
 from hil.training.run_images import load_images
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))  # where the browser is found that the tests drive
 IMAGES = ROOT / "nbs" / "images"
 # file -> (notebook, which of its pictures: words of the code that drew it, which of that cell's)
 GALLERY = {"gallery_map": ("train", "people_map(", 0),
@@ -55,6 +59,27 @@ def answers(run, rows=2):
                            query.camid.to_numpy(), gallery.camid.to_numpy(), rows=rows, k=8)
 
 
+def explorer(folder):
+    "The explorer of a run, as somebody sees it who opens it in JupyterLab."
+    from browser import ARGS, find, notebook, serve
+    from playwright.sync_api import sync_playwright
+    with tempfile.TemporaryDirectory() as lab_folder, tempfile.TemporaryDirectory() as config:
+        name = Path(folder).resolve().name
+        shutil.copytree(folder, Path(lab_folder) / name, ignore=shutil.ignore_patterns("*.pt", "supervised"))
+        notebook(Path(lab_folder) / "explore.ipynb", f"from hil.explore.app import explore\nexplore({name!r})")
+        with serve(Path(lab_folder), Path(config)) as lab, sync_playwright() as play:
+            browser = play.chromium.launch(headless=True, args=ARGS, **find())
+            page = browser.new_page(viewport={"width": 1480, "height": 1000})
+            page.set_default_timeout(400_000)
+            lab.open(page, "explore.ipynb")
+            lab.run_all(page)
+            page.wait_for_selector(".hil-app .hil-map canvas")
+            page.wait_for_timeout(20_000)  # until its photographs are there
+            shot = page.locator(".hil-app").screenshot()
+            browser.close()
+    return Image.open(io.BytesIO(shot)).convert("RGB").quantize(256)
+
+
 def stored(notebook, words, number):
     "A picture that a committed notebook holds: of the cell whose source has these words."
     book = json.loads((ROOT / "nbs" / f"{notebook}.ipynb").read_text(encoding="utf-8"))
@@ -79,8 +104,9 @@ def main(folder):
     run = Run(folder)
     method_picture(photographs=people_of(run)).savefig(IMAGES / "method.png")
     answers(run).savefig(IMAGES / "query.png")
+    explorer(folder).save(IMAGES / "explore.png", optimize=True)
     for name, where in GALLERY.items(): thumbnail(stored(*where)).save(IMAGES / f"{name}.jpg", quality=80)
-    print(f"{2 + len(GALLERY)} pictures are in {IMAGES.relative_to(ROOT)}")
+    print(f"{3 + len(GALLERY)} pictures are in {IMAGES.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":
