@@ -28,8 +28,6 @@ LISTEN = """() => {
   const hear = () => window.said.push(time.querySelector('.note')?.textContent ?? '');
   new MutationObserver(hear).observe(time, {subtree: true, childList: true, characterData: true});
 }"""
-# the colour in which a text is written
-INK = "e => { const s = getComputedStyle(e); return e.closest('svg') ? s.fill : s.color; }"
 DARK_MAP = """() => [...document.querySelectorAll('.hil-map canvas')].some(canvas =>
   getComputedStyle(canvas.parentElement.parentElement).backgroundColor === 'rgb(17, 17, 17)')"""
 
@@ -201,13 +199,6 @@ def test_dark_theme(page, lab):
     says(page, ".hil-graph h4", "clustered images get a label")
     page.wait_for_timeout(500)
     shoot(page, "dark")
-    tab(page, "Knobs")
-    page.locator(".hil-knobs .hil-curves svg text").first.wait_for()
-    page.wait_for_timeout(500)
-    shoot(page, "dark-knobs")
-    for part, least in (("figcaption", 180), ("svg text", 120)):
-        ink = page.locator(f".hil-knobs .hil-curves {part}").first.evaluate(INK)
-        assert min(map(int, re.findall(r"\d+", ink)[:3])) > least, f"dark ink on a dark ground: {part} {ink}"
 
 
 IN_SIGHT = """() => {
@@ -269,29 +260,6 @@ def test_picking_thumbnails(page, lab):
     page.wait_for_function("document.querySelector('dialog.hil-large img')?.naturalHeight > 0")
     page.keyboard.press("Escape")
     page.wait_for_function("!document.querySelector('dialog.hil-large')")
-
-
-def test_views_alone_in_a_wide_window(page, lab):
-    "The text of the match graph has one size; the card over a point names the file."
-    page.set_viewport_size({"width": 1900, "height": 1000})
-    notebook(lab.folder / "alone.ipynb", "from hil.explore.app import cluster_map, match_graph\n"
-             "graph = match_graph('run', journal='alone.jsonl')\ngraph", "cluster_map(graph.session)")
-    lab.open(page, "alone.ipynb")
-    lab.run_all(page)
-    page.locator(".hil-graph path").last.wait_for()
-    size = page.locator(".hil-graph text").last.evaluate("e => e.getBoundingClientRect().height")
-    assert 9 < size < 18
-    page.locator(".hil-map canvas").first.scroll_into_view_if_needed()
-    page.wait_for_timeout(800)
-    box = page.locator(".hil-map canvas").first.bounding_box()
-    card = page.get_by_text(re.compile(r"cluster .*\.jpg"))
-    for k in range(400):                                       # somewhere lies a point
-        page.mouse.move(box["x"] + box["width"] * (.1 + .8 * (k % 20) / 20),
-                        box["y"] + box["height"] * (.1 + .8 * (k // 20) / 20))
-        page.wait_for_timeout(40)
-        if card.count() and card.first.is_visible(): break
-    else: raise AssertionError("no point shows its card")
-    if SHOTS: page.screenshot(path=str(Path(SHOTS) / "alone.png"))
 
 
 def test_a_picture_from_disk_and_a_timeline(page, lab, whole):
