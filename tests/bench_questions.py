@@ -144,7 +144,7 @@ WORLDS = {  # {what is changed of the rendered world: levers of `hil.synth.shots
 
 def worlds(asked):
     "The variants in rendered worlds that differ in one property, to be held against the order on real sensors."
-    places = [world(name, seed, Path(asked.folder) / "worlds") for name in WORLDS for seed in SEEN[:3]]
+    places = [world(name, seed, Path(asked.folder) / "worlds") for seed in SEEN[:3] for name in WORLDS]
     return [grid(named(CORE + MORE), real_sets([str(place)]), range(2), SMALL_RECIPE) for place in places]
 
 
