@@ -7,6 +7,7 @@ __all__ = ['LONGEST_NAME', 'LONGEST_PATH', 'given_path', 'writable_folder', 'lea
 
 # %% ../../nbs/0_core/12_paths.ipynb #358525a5
 import os
+import re
 import tempfile
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -68,10 +69,14 @@ def writable_folder(
     return folder
 
 # %% ../../nbs/0_core/12_paths.ipynb #2e6e9c87
+_ODD = re.compile(r"^/|\.\.|[:\\\x00-\x1f]") # a path without any of these stays below: tables have many of them
+
+
 def leads_out(
     path, # below some folder, as a file that somebody else wrote names it
 ) -> str: # why it does not stay below, "" if it does
     "Whether a path leaves the folder that it should stay in, read as Linux, macOS and Windows read it."
+    if not _ODD.search(str(path)): return ""
     posix, windows = PurePosixPath(str(path)), PureWindowsPath(str(path))
     if posix.is_absolute() or windows.drive or windows.root: return "it is absolute"
     if ".." in posix.parts or ".." in windows.parts: return "it goes up by '..'"
