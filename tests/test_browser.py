@@ -77,6 +77,12 @@ def says(page, where, words):
         raise
 
 
+def settled(page, lab):
+    "Wait for the kernel: what is pressed while it changes what is asked is about something else, and refused."
+    while not lab.idle(): page.wait_for_timeout(100)
+    page.wait_for_timeout(300)
+
+
 def shoot(page, name):
     if SHOTS: page.locator(".hil-app").screenshot(path=str(Path(SHOTS) / f"{name}.png"))
 
@@ -166,8 +172,10 @@ def test_questions_by_keys(page, lab):
     page.locator(".hil-app").focus()
     for key, words in (("y", r"1 answer \(1 yes, 0 no\)"), ("n", r"2 answers \(1 yes, 1 no\)"), ("k", "1 skipped"),
                        ("u", r"1 answer \(1 yes, 0 no\)")):
+        settled(page, lab)
         page.keyboard.press(key)
         says(page, ".hil-review .note", words)
+    settled(page, lab)
     page.locator(".hil-review .hil-no").click()
     says(page, ".hil-review .note", "2 answers")
     tab(page, "Matches")

@@ -119,7 +119,8 @@ def test_both_ways_to_write_a_name():
     assert training_settings(ways[0]) == training_settings(ways[1]) == Config(run_dir="x", k1_infrared=6)
 
 
-WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
+WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20).filter(
+    lambda words: all(name.strip() for name in words.split("/") if name))  # a blank name in a path is refused
 
 
 @settings(max_examples=30, deadline=None)
