@@ -3,7 +3,7 @@
 python tests/bench_questions.py one_factor                      # which parts help: 5 renderings x 3 seeds
 python tests/bench_questions.py real --real ../shared/real/dev  # the same variants on real sensors
 python tests/bench_questions.py tuning tuned                    # the best settings of each method against each other
-python tests/bench_questions.py full --real ../shared/real/dev  # four variants at the default size: minutes a run
+python tests/bench_questions.py full --real ../shared/real/dev  # the most telling at the default size: minutes a run
 python tests/bench_questions.py worlds                          # which property of a rendering moves the order
 python tests/bench_questions.py one_factor --here --seconds 600 # in this process, until the time is over
 
@@ -317,6 +317,7 @@ def here(parts, folder, results, seconds):
     for number, cells in enumerate(parts):
         for cell in cells: groups.setdefault((cell.seed, number, stage_one(cell)), []).append(cell)
     for _, group in sorted(groups.items(), key=lambda item: item[0][:2]):  # seed 0 of everything comes first
+        keep(group, folder, results)
         left = list({cell.key: cell for cell in group if not is_done(cell, folder)}.values())
         made = None
         for cell in left:
@@ -327,8 +328,9 @@ def here(parts, folder, results, seconds):
             started, cpu = time.time(), sum(os.times()[:4])
             made = made or begun(cell, folder)
             if not in_child(partial(finished, made, cell, folder)): print(f"FAILED: {cell.name}", flush=True)
-            else: told(cell, folder, time.time() - started, sum(os.times()[:4]) - cpu)
-        keep(group, folder, results)
+            else:
+                told(cell, folder, time.time() - started, sum(os.times()[:4]) - cpu)
+                keep([cell], folder, results)
 
 
 def told(cell, folder, seconds, cpu):

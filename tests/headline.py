@@ -46,21 +46,19 @@ def block(table, people):
         row = means(part, people, figure).iloc[0]
         interval = "one run" if row.low != row.low else f"{100 * row.low:.1f} to {100 * row.high:.1f}"
         lines.append(f"| {name} | {100 * row['mean']:.1f} | {interval} | {row.runs} |")
-    gain = with_hard_prototypes(runs, people)
     worst, best = hil.loc[hil.mAP.idxmin()], hil.loc[hil.mAP.idxmax()]
     lines += ["", f"Single runs of HIL lie between {100 * worst.mAP:.1f} % ({worst.data}, seed {worst.seed}) and "
               f"{100 * best.mAP:.1f} % ({best.data}, seed {best.seed}): other rendered people give other figures."]
-    lines[-1] += gain
-    return "\n".join(lines)
+    return "\n".join(lines + with_hard_prototypes(runs, people))
 
 
-def with_hard_prototypes(runs, people):
+def with_hard_prototypes(runs, people): # -> lines
     "A sentence on what they add to HIL on the same renderings, with the same seeds; nothing where they were not run."
     both = runs[runs.variant.isin([REFERENCE, HARD])]
-    if both.variant.nunique() < 2: return ""
+    if both.variant.nunique() < 2: return []
     row = differences(both, REFERENCE, people).iloc[0]
-    return (f"\nPaired, `hard_prototypes` adds {points(row['mean'])} points [{points(row.low)}, {points(row.high)}]; "
-            "it is another paper's idea (PCLHD), and off by default.")
+    return [f"On the same renderings, `hard_prototypes` adds {points(row['mean'])} points [{points(row.low)}, "
+            f"{points(row.high)}]; it is the idea of another paper (PCLHD), and off by default."]
 
 
 def sensors():

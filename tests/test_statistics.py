@@ -330,6 +330,13 @@ def test_readme_shows_the_figures_of_the_table():
     assert again == now, "README's figures are not those of nbs/bench: python tests/headline.py"
 
 
+def test_the_results_page_says_where_hard_prototypes_gained():
+    table = read_results(RESULTS)
+    pairs = paired_runs(table[table.variant.isin(["HIL", headline.HARD])], "HIL")
+    page = (headline.TOP / "docs" / "pages" / "results.md").read_text(encoding="utf-8")
+    assert len(pairs) == 10 and ("It gained on all of them" in page) == bool((pairs.difference > 0).all())
+
+
 def test_the_headline_counts_default_runs_at_one_number_of_threads():
     rows = [run("HIL", f"rendering {d}", s, .7 + .01 * d, untrained=.4, best_mAP=.9) for d in (1, 2, 3) for s in (0, 1)]
     odd = [run("HIL", "rendering 1", 5, .1, threads=2), run("HIL", "tiny rendering 1", 0, .1),

@@ -336,6 +336,8 @@ def check_folder(
     print(report)
     if file and report.sheet is not None:
         try: write_atomic(file, lambda part: report.sheet.save(part, "PNG"))
-        except DataError as error: return print(f"\nno camera sheet: {error}") or 1
+        except DataError as error:
+            print(f"\nno camera sheet: {error}")
+            return 1
         print(f"\ncamera sheet: {file}")
     return 0 if report.healthy else 1
