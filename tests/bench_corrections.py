@@ -93,7 +93,8 @@ def main():
     rows = json.loads(FILE.read_text(encoding="utf-8"))["rows"] if FILE.exists() else []
     sets = {f"{asked.preset} rendering {number}": dict(preset=asked.preset, render_seed=number)
             for number in asked.renderings}
-    if asked.real: sets["real sensors"] = dict(dataset="sysu", data_root=asked.real, expect="any", select="last")
+    if asked.real: sets["real sensors"] = dict(dataset="sysu", data_root=asked.real, expect="any", select="last",
+                                                 hard_prototypes=False)
     for (name, data), seed in itertools.product(sets.items(), asked.seeds):
         with tempfile.TemporaryDirectory() as folder: row = case(folder, name, seed, data)
         rows = [other for other in rows if (other["set"], other["seed"]) != (name, seed)] + [row]

@@ -34,7 +34,7 @@ from hil.core.errors import RunError  # noqa: E402
 from hil.core.files import refuse_if_held  # noqa: E402
 from hil.core.progress import progress_bar  # noqa: E402
 from hil.evaluation import protocols  # noqa: E402
-from hil.experiments.ablation import VARIANTS  # noqa: E402
+from hil.experiments.ablation import PUBLISHED, VARIANTS  # noqa: E402
 from hil.experiments.cells import grid, real_sets, renderings  # noqa: E402
 from hil.experiments.grid import is_done, run_grid  # noqa: E402
 from hil.experiments.results import add_results, collect, read_results  # noqa: E402
@@ -129,7 +129,7 @@ def full(asked):
     "The most telling variants at the default size: all of the real sensors, and renderings."
     data = real_sets([asked.real]) + [dict(render_seed=seed) for seed in (103, 101, 102)]
     variants = named(["HIL", "HIL, hard prototypes"]) | {"HIL, the rate stays": dict(lr_end=1.0)} | named(CORE)
-    return [grid(variants, [one], range(2), dict(select="last")) for one in data]
+    return [grid(variants, [one], range(2), dict(PUBLISHED, select="last")) for one in data]
 
 
 WORLDS = {  # {what is changed of the rendered world: levers of `hil.synth.shots.Difficulty`}

@@ -38,7 +38,7 @@ def embeddings(rendering, kept): # seed of the rendering; file -> dict of arrays
         with tempfile.TemporaryDirectory() as folder:
             root = render("review", rendering, root=f"{folder}/pictures", progress=False)
             settings = Config(dataset="sysu", data_root=str(root), expect="any", select="last", stage1_epochs=2,
-                              stage2_epochs=4, run_dir=f"{folder}/run")
+                              stage2_epochs=4, hard_prototypes=False, run_dir=f"{folder}/run")
             source = open_source(Trainer(settings, progress=False).fit().path)
             epoch, n = source.labelled[-1], source.n
             labels = source.labels(epoch)

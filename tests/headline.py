@@ -5,29 +5,34 @@ import sys
 import textwrap
 from pathlib import Path
 
-from hil.experiments.ablation import REFERENCE, VARIANTS
+import pandas as pd
+
+from hil.experiments.ablation import PUBLISHED, REFERENCE, VARIANTS
 from hil.experiments.results import read_people, read_results, settings_text
 from hil.experiments.statistics import differences, means, points
 from hil.runs.config import Config, variant
+from hil.runs.records import chosen_epoch
 
 TOP = Path(__file__).resolve().parents[1]
 RESULTS = TOP / "nbs" / "bench" / "ablation.csv"
 HEALTH = TOP / "nbs" / "bench" / "health.json"
 ONE_FACTOR = TOP / "nbs" / "bench" / "questions_one_factor.csv"
 README = TOP / "README.md"
-HARD = "HIL, hard prototypes"
+DEFAULT = "HIL, hard prototypes"
 BEGIN, END = "<!-- figures: python tests/headline.py -->", "<!-- end of figures -->"
-SHOWN = {"untrained heads": (REFERENCE, "untrained"), "**HIL, last epoch, without a label**": (REFERENCE, "mAP"),
-         "HIL with `hard_prototypes`, last epoch, without a label": (HARD, "mAP"),
+SHOWN = {"untrained heads": (DEFAULT, "untrained"),
+         "**default: HIL with hard prototypes, last epoch, without a label**": (DEFAULT, "mAP"),
+         "HIL as published (`hard_prototypes = False`), last epoch, without a label": (REFERENCE, "mAP"),
          "supervised": ("supervised", "mAP")}
 
 
 def default_runs(table):
-    "Runs of the default settings on default renderings, at the number of threads that most of them have."
-    expected = {name: settings_text(variant(Config(), **VARIANTS[name])) for name in (REFERENCE, HARD, "supervised")}
+    "Runs on default renderings at the default size, at the number of threads that most of them have."
+    base = Config(**PUBLISHED)
+    expected = {name: settings_text(variant(base, **VARIANTS[name])) for name in (REFERENCE, DEFAULT, "supervised")}
     runs = table[(table.settings == table.variant.map(expected)) & table.data.str.fullmatch(r"rendering \d+")]
-    hil = runs[runs.variant == REFERENCE]
-    return runs[runs.threads == hil.threads.mode().iloc[0]] if len(hil) else runs.iloc[:0]
+    own = runs[runs.variant == DEFAULT]
+    return runs[runs.threads == own.threads.mode().iloc[0]] if len(own) else runs.iloc[:0]
 
 
 def block(table, people):
@@ -35,10 +40,10 @@ def block(table, people):
     runs = default_runs(table)
     if not len(runs):
         return "No run of the default settings on a default rendering is in nbs/bench/ablation.csv yet."
-    hil = runs[runs.variant == REFERENCE]
-    seeds = ", ".join(map(str, sorted(hil.seed.unique())))
-    lines = [f"mAP on the test people: {len(hil)} runs, {hil.data.nunique()} renderings, training seeds {seeds}, "
-             f"{hil.threads.iloc[0]:g} thread(s) a run, mean and interval of 95 %:", "",
+    own = runs[runs.variant == DEFAULT]
+    seeds = ", ".join(map(str, sorted(own.seed.unique())))
+    lines = [f"mAP on the test people: {len(own)} runs of the default, {own.data.nunique()} renderings, "
+             f"training seeds {seeds}, {own.threads.iloc[0]:g} thread(s) a run, mean and interval of 95 %:", "",
              "| | mAP % | interval | runs |", "|---|---|---|---|"]
     for name, (which, figure) in SHOWN.items():
         part = runs[(runs.variant == which) & runs[figure].notna()]
@@ -46,33 +51,44 @@ def block(table, people):
         row = means(part, people, figure).iloc[0]
         interval = "one run" if row.low != row.low else f"{100 * row.low:.1f} to {100 * row.high:.1f}"
         lines.append(f"| {name} | {100 * row['mean']:.1f} | {interval} | {row.runs} |")
-    worst, best = hil.loc[hil.mAP.idxmin()], hil.loc[hil.mAP.idxmax()]
-    lines += ["", f"Single runs of HIL lie between {100 * worst.mAP:.1f} % ({worst.data}, seed {worst.seed}) and "
-              f"{100 * best.mAP:.1f} % ({best.data}, seed {best.seed}): other rendered people give other figures."]
-    return "\n".join(lines + with_hard_prototypes(runs, people))
+    worst, best = own.loc[own.mAP.idxmin()], own.loc[own.mAP.idxmax()]
+    lines += ["", f"Single runs of the default lie between {100 * worst.mAP:.1f} % ({worst.data}, seed "
+              f"{worst.seed}) and {100 * best.mAP:.1f} % ({best.data}, seed {best.seed}): other rendered people give "
+              "other figures."]
+    return "\n".join(lines + against_others(runs, people))
 
 
-def with_hard_prototypes(runs, people): # -> lines
-    "A sentence on what they add to HIL on the same renderings, with the same seeds; nothing where they were not run."
-    both = runs[runs.variant.isin([REFERENCE, HARD])]
-    if both.variant.nunique() < 2: return []
-    row = differences(both, REFERENCE, people).iloc[0]
-    return [f"On the same renderings, `hard_prototypes` adds {points(row['mean'])} points [{points(row.low)}, "
-            f"{points(row.high)}]; it is the idea of another paper (PCLHD), and off by default."]
+def against_others(runs, people): # -> lines
+    "What the default gains over HIL as published and over 0.1.0, on the same renderings with the same seeds."
+    both, lines = runs[runs.variant.isin([REFERENCE, DEFAULT])], []
+    if both.variant.nunique() == 2:
+        row = differences(both, REFERENCE, people).iloc[0]
+        lines += [f"On the same renderings, `hard_prototypes`, the idea of another paper (PCLHD), adds "
+                  f"{points(row['mean'])} points [{points(row.low)}, {points(row.high)}]."]
+    old = {(run["set"], run["seed"]): run["epochs"][-1]["mAP"] for run in measured() if run["settings"] == "0.1.0"}
+    own = runs[runs.variant == DEFAULT].set_index(["data", "seed"]).mAP
+    if shared := [key for key in old if key in own.index]:
+        before, now = ([100 * of[key] for key in shared] for of in (old, own))
+        lines += [f"Version 0.1.0 on the same {len(shared)} of them: {sum(before) / len(before):.1f} %, worst "
+                  f"{min(before):.1f}; now {sum(now) / len(now):.1f} %, worst {min(now):.1f}."]
+    return lines
+
+
+def measured(): return json.loads(HEALTH.read_text(encoding="utf-8"))
 
 
 def sensors():
     "A sentence on the real sensors: what crossing the spectra brought, beside what the truth would have brought."
-    runs = [run for run in json.loads(HEALTH.read_text(encoding="utf-8")) if run["set"] == "real sensors"]
+    runs = [run for run in measured() if run["set"] == "real sensors"]
     def told(settings, pick):
         found = [100 * pick(run["epochs"])["mAP"] for run in runs if run["settings"] == settings]
         return f"{sum(found) / len(found):.1f} % ({min(found):.1f} to {max(found):.1f})" if found else "not measured"
-    def healthiest(epochs): return max(epochs[1:], key=lambda e: e["health"])
+    def chosen(epochs): return epochs[chosen_epoch(pd.DataFrame(epochs), "healthiest")]
     seeds = len({run["seed"] for run in runs if run["settings"] == "default"})
     untrained, first, last = (told("default", lambda e, at=at: e[at]) for at in (0, 1, -1))
     told_all = (f"{seeds} training seeds on one set of real sensors, test mAP, mean and range: untrained {untrained}, "
-                f"after stage 1 {first}, **HIL's healthiest epoch {told('default', healthiest)}**, its last {last}; "
-                f"with `hard_prototypes` {told('hard prototypes', lambda e: e[-1])}; "
+                f"after stage 1 {first}, **the last healthy epoch {told('default', chosen)}**, the last {last}; "
+                f"HIL as published, last healthy epoch {told('HIL', chosen)}; "
                 f"trained on the true identities, last epoch, {told('truth', lambda e: e[-1])}.")
     return textwrap.fill(told_all, 190)
 

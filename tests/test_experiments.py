@@ -15,7 +15,7 @@ from test_cli import call
 
 from hil.core.errors import DataError, RunError
 from hil.experiments import worker
-from hil.experiments.ablation import NEWER, SEVERAL, VARIANTS, add_measured, chosen_variants, reference_of
+from hil.experiments.ablation import NEWER, PUBLISHED, SEVERAL, VARIANTS, add_measured, chosen_variants, reference_of
 from hil.experiments.backends import at_once, results_of
 from hil.experiments.cells import CODE, Cell, data_name, grid, images_print, real_sets, renderings
 from hil.experiments.grid import is_done, run_grid
@@ -100,7 +100,7 @@ def test_a_new_setting_does_not_change_keys(monkeypatch):
 
 
 def test_two_names_of_one_run_are_run_once():
-    cells = grid(VARIANTS, renderings([9]), [0])
+    cells = grid(VARIANTS, renderings([9]), [0], PUBLISHED)
     names = {cell.variant: cell.key for cell in cells}
     assert names["HIL − MCCL"] == names["+ BRST + neighbours"] and names["HIL − neighbours"] == names["+ BRST + MCCL"]
     assert len(set(names.values())) == len(VARIANTS) - 2
@@ -108,7 +108,8 @@ def test_two_names_of_one_run_are_run_once():
 
 def things(name):
     "The settings in which a variant differs from its reference; K counts only where both have the loss that uses it."
-    one, base = (vars(variant(Config(), **VARIANTS[n])) for n in (name, reference_of(name)))
+    made = [variant(Config(**PUBLISHED), **VARIANTS[n]) for n in (name, reference_of(name))]
+    one, base = (vars(config) | dict(hard_prototypes=config.keeps_hard_prototypes) for config in made)
     both = one["mccl_weight"] and base["mccl_weight"]
     return [k for k, v in one.items() if v != base[k] and (k != "n_sub" or both)]
 
@@ -136,7 +137,7 @@ def test_K_does_nothing_without_the_loss_that_uses_it(hil_home, tmp_path):
 
 
 def test_every_variant_can_be_run_everywhere():
-    for base in ({}, {"preset": "tiny"}): assert grid(VARIANTS, renderings([1]), [0], base)
+    for base in (PUBLISHED, {"preset": "tiny"}): assert grid(VARIANTS, renderings([1]), [0], base)
     places = ["/x/dev", "regdb:/x/dev", "llcm:/x/dev"]
     with pytest.raises(RunError, match="variant 'HIL, camera-aware Jaccard' cannot be run on regdb dev, split 1; name"):
         grid(VARIANTS, real_sets(places), [0], {"preset": "tiny"})
@@ -384,10 +385,11 @@ def test_a_damaged_table_is_named(tmp_path):
 def test_runs_of_the_health_script_join_the_table(tmp_path):
     epochs = [dict(epoch=0, mAP=.4, seconds=1), dict(epoch=1, mAP=.7, seconds=2), dict(epoch=2, mAP=.6, seconds=2)]
     (tmp_path / "health.json").write_text(json.dumps([
-        dict(set="rendering 12", settings=name, seed=1, epochs=epochs) for name in ("default", "truth")]))
+        dict(set="rendering 12", settings=name, seed=1, epochs=epochs) for name in ("HIL", "default", "truth")]))
     table = add_measured(tmp_path / "health.json", tmp_path / "t.csv", threads=2)
     assert sorted(zip(table.variant, table.settings)) == [
-        ("HIL", "{}"), ("truth", "those that health.json calls truth")]
+        ("HIL", '{"hard_prototypes": false}'), ("HIL, hard prototypes", '{"hard_prototypes": true}'),
+        ("truth", "those that health.json calls truth")]
     assert (table.mAP == .6).all() and (table.best_mAP == .7).all() and (table.untrained == .4).all()
     assert (table.threads == 2).all() and (table.epoch == 2).all()
 

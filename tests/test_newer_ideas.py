@@ -204,6 +204,16 @@ def test_settings_that_would_do_nothing_are_refused(changes, says):
     with pytest.raises(RunError, match=says): Config(**changes)
 
 
+@pytest.mark.parametrize("changes, kept", [
+    ({}, True), (dict(dataset="sysu", data_root="x"), True), (dict(hard_prototypes=False), False),
+    (dict(preset="tiny"), False), (dict(preset="tiny", hard_prototypes=True), True), (dict(release=True), False),
+    (dict(preset="sysu", data_root="x", weights="random"), False), (dict(split_prototypes=True), False),
+    (dict(neighbor_soft_labels=True), False), (dict(supervision="truth", stage1_epochs=0), False),
+    (dict(matcher="none"), False), (dict(stage2_epochs=0), False)], ids=str)
+def test_hard_prototypes_are_kept_by_default_where_nothing_takes_their_place(changes, kept):
+    assert Config(**changes).keeps_hard_prototypes is kept
+
+
 @pytest.mark.parametrize("switch", ["split_prototypes", "hard_prototypes", "neighbor_soft_labels"])
 def test_a_run_with_a_newer_idea(train, whole, switch):
     run = train(stage2_epochs=1, **{switch: True})

@@ -400,7 +400,7 @@ BESIDE = {"dataset": dict(data_root="x"), "split": dict(dataset="regdb", data_ro
 def another(name):
     "A value of the setting that is not its default."
     default, (kind, choices, bounds, words) = DEFAULT[name], allowed(Config)[name]
-    if words: return kind(bounds.low + 5) if kind is int else .5
+    if words: return {int: bounds and int(bounds.low + 5), float: .5, bool: False}[kind]
     if isinstance(default, bool): return not default
     if name == "device": return "cpu"
     if isinstance(default, str): return next((c for c in choices if c != default), "x")

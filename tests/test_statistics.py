@@ -332,18 +332,25 @@ def test_readme_shows_the_figures_of_the_table():
 
 def test_the_results_page_says_where_hard_prototypes_gained():
     table = read_results(RESULTS)
-    pairs = paired_runs(table[table.variant.isin(["HIL", headline.HARD])], "HIL")
+    pairs = paired_runs(table[table.variant.isin(["HIL", headline.DEFAULT])], "HIL")
     page = (headline.TOP / "docs" / "pages" / "results.md").read_text(encoding="utf-8")
-    assert len(pairs) == 10 and ("It gained on all of them" in page) == bool((pairs.difference > 0).all())
+    assert len(pairs) >= 10 and ("It gained on all of them" in page) == bool((pairs.difference > 0).all())
 
 
 def test_the_headline_counts_default_runs_at_one_number_of_threads():
-    rows = [run("HIL", f"rendering {d}", s, .7 + .01 * d, untrained=.4, best_mAP=.9) for d in (1, 2, 3) for s in (0, 1)]
-    odd = [run("HIL", "rendering 1", 5, .1, threads=2), run("HIL", "tiny rendering 1", 0, .1),
-           run("HIL", "rendering 4", 0, .1, settings='{"lr": 1.0}'), run("HIL, one-way", "rendering 1", 0, .1)]
+    hard, published = '{"hard_prototypes": true}', '{"hard_prototypes": false}'
+    rows = [run(headline.DEFAULT, f"rendering {d}", s, .7 + .01 * d, untrained=.4, best_mAP=.9, settings=hard)
+            for d in (1, 2, 3) for s in (0, 1)]
+    rows += [run("HIL", f"rendering {d}", 0, .68 + .01 * d, untrained=.4, best_mAP=.9, settings=published)
+             for d in (1, 2)]
+    odd = [run(headline.DEFAULT, "rendering 1", 5, .1, threads=2, settings=hard),
+           run(headline.DEFAULT, "tiny rendering 1", 0, .1, settings=hard),
+           run(headline.DEFAULT, "rendering 4", 0, .1, settings='{"lr": 1.0}'),
+           run("HIL, one-way", "rendering 1", 0, .1, settings=published)]
     text = headline.block(pd.DataFrame(rows + odd), {})
-    assert "6 runs, 3 renderings, training seeds 0, 1, 1 thread(s) a run" in text
+    assert "6 runs of the default, 3 renderings, training seeds 0, 1, 1 thread(s) a run" in text
     assert re.search(r"without a label\*\* \| 72.0 \| \d+\.\d to \d+\.\d \| 6 \|", text) and "10.0" not in text
+    assert "`hard_prototypes`, the idea of another paper (PCLHD), adds +2.0 points" in text
     assert "between 71.0 % (rendering 1, seed 0) and 73.0 % (rendering 3, seed 0)" in text
     assert headline.block(pd.DataFrame(odd).iloc[1:], {}).startswith("No run of the default settings")
     with pytest.raises(ValueError, match="expected the marks"): headline.written("no marks", "x")

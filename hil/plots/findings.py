@@ -136,13 +136,6 @@ def _about_transfer(row, t):
                f"-p threshold {max(t - .1, .3):.2g}")
 
 
-def _has_room_for_hard_prototypes(settings):
-    "Whether the run had a stage 2 in which modalities meet, and no memory of another kind."
-    others = ("split_prototypes", "hard_prototypes", "neighbor_soft_labels")
-    return (settings["matcher"] != "none" and settings["stage2_epochs"] > 0 and settings.get("cluster_weight", 1) > 0
-            and settings.get("supervision", "none") == "none" and not any(settings.get(name) for name in others))
-
-
 def next_steps(
     history:pd.DataFrame, # of a run, the untrained model (epoch 0) first
     epoch:int, # whose features are the result
@@ -169,9 +162,6 @@ def next_steps(
     if "health" in history and len(later) and later.health.iloc[-1] < row.get("health", np.nan) - .1:
         found.append((f"after epoch {epoch} fewer round trips come home ({percent(later.health.iloc[-1])} at the end, "
                       f"{percent(row.health)} there)", f"-p lr {float(settings['lr']) / 3:.1g}"))
-    if _has_room_for_hard_prototypes(settings):
-        found.append(("a second memory of each cluster's least similar images (PCLHD) ended higher in the runs that "
-                      "README's results name", "-p hard_prototypes True"))
     more = int(settings["seed"]) + 1
     then = ", then other people," if "mAP" in history else ""
     found.append((f"how much of this is chance? Another seed{then} will tell", f"-p seed {more}"))

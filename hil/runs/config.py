@@ -100,9 +100,9 @@ class Config(metaclass=Settings):
     memory_update: Literal["mean", "sample", "hard"] = "mean"  # each "sample" in turn (release); "hard": least similar
     smoothing: Annotated[float, Range(0, 0.99)] = 0.2  # cluster contrast: share of a target spread over all clusters
     cluster_weight: Annotated[float, Range(0)] = 1.0  # cluster contrast; 0 switches it off
-    # newer ideas in the place of cluster contrast, one at a time
+    # newer ideas in the place of cluster contrast, one at a time; "auto": where no other one is on
     split_prototypes: bool = False  # stage 2: a cluster has a centre for each of its modalities (BMIL)
-    hard_prototypes: bool = False  # stage 2: and one of its least similar images (PCLHD; best unsmoothed)
+    hard_prototypes: bool | Auto = "auto"  # stage 2: and one of its least similar images (PCLHD)
     neighbor_soft_labels: bool = False  # labels and weights by the neighbours' clusters (N-ULC); no smoothing
     soft_neighbors: Annotated[int, Range(2, 1000)] = 30  # neighbor_soft_labels: K, the image itself included
     soft_own: Annotated[float, Range(0, 1)] = 0.7  # neighbor_soft_labels: beta, the hard label's share of the target
@@ -131,6 +131,12 @@ class Config(metaclass=Settings):
 
     @property
     def epochs(self): return self.stage1_epochs + self.stage2_epochs
+
+    @property
+    def keeps_hard_prototypes(self):
+        "Whether stage 2 has the second memory; \"auto\": where labels are guessed and no other newer idea acts."
+        if self.hard_prototypes != "auto": return self.hard_prototypes
+        return not (self.split_prototypes or self.neighbor_soft_labels or "hard_prototypes" in idle(self))
 
     @classmethod
     def recipe(cls, name, **changes): # "sysu", "regdb" or "llcm"; settings by name -> Config
@@ -203,7 +209,8 @@ CONTRADICTIONS = [ # (what to say, whether it is so)
     ('dataset = "regdb" has one camera a modality, and jaccard = "camera_aware" needs several: set jaccard = "plain"',
      lambda c: c.jaccard == "camera_aware" and c.dataset == "regdb"),
     ("split_prototypes, hard_prototypes and neighbor_soft_labels each take the place of cluster contrast: "
-     "switch on one of them", lambda c: c.split_prototypes + c.hard_prototypes + c.neighbor_soft_labels > 1),
+     "switch on one of them",
+     lambda c: c.split_prototypes + (c.hard_prototypes is True) + c.neighbor_soft_labels > 1),
     ("resume = True needs run_dir, the folder of the run to go on with", lambda c: c.resume and not c.run_dir),
     ("cluster_weight, mccl_weight and neighbor_weight are all 0: no loss is left; set one of them",
      lambda c: not any((c.cluster_weight, c.mccl_weight, c.neighbor_weight))),

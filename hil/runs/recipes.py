@@ -11,7 +11,7 @@ PAPER = dict(model="vit_base_ics", trainable="all", flip=True, stage1_epochs=30,
              weight_decay=5e-4, smoothing=0., min_samples=4, k1=30, k1_infrared=0, k2=6, k2_infrared=0, shrink=.9,
              update_sub_centers=False, matcher="brst", level="sample", brst_direction="alternate", temp=.05,
              momentum=.1, memory_update="sample", cluster_weight=1., mccl_weight=1., mccl_warmup=20,
-             mccl_variant="published",
+             mccl_variant="published", hard_prototypes=False,
              neighbor_weight=1., instance_mix="unit", select="last", trials=10)
 SYSU = {**PAPER, **dict(dataset="sysu", train_splits="train+val", iterations=100, eps=.6, n_sub=9, threshold=.5)}
 RECIPES = {"sysu": SYSU, "regdb": {**PAPER, **dict(dataset="regdb", train_splits="train", iterations=50, eps=.3,
@@ -19,12 +19,13 @@ RECIPES = {"sysu": SYSU, "regdb": {**PAPER, **dict(dataset="regdb", train_splits
            "llcm": {**SYSU, **dict(dataset="llcm",
                                    train_splits="train")}}  # LLCM: the kit's choice, no published settings
 TINY = dict(stage2_epochs=3, iterations=6, batch_ids=6, lr_end=1., eps=.6, k1=8, k1_infrared=6, k2=3, k2_infrared=0,
-            min_samples=3, n_sub=3)  # what 24 rendered people of eight visible and four infrared images can bear
+            min_samples=3, n_sub=3, hard_prototypes=False)  # what 24 rendered people of 8 + 4 images can bear
 SMALL = dict(stage2_epochs=2, iterations=8, batch_ids=12, lr=3e-4, lr_end=1., mccl_warmup=1,
-             trials=4)  # seconds a run, for grids
+             trials=4, hard_prototypes=False)  # seconds a run, for grids that compare with HIL as published
 REAL = ("sysu", "regdb", "llcm", "folder")  # without a recipe of their own, the healthiest epoch is taken
 RELEASE = dict(brst_direction="visible_to_infrared", level="sample", memory_update="sample", same_ids=False,
-               sampler="camera", instance_mix="raw", select="test_best", reload_epoch=20)
+               sampler="camera", instance_mix="raw", hard_prototypes=False, select="test_best",
+               reload_epoch=20)
 
 
 def recipe_of(

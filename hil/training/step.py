@@ -54,7 +54,7 @@ def coarse_memories(
     if config.split_prototypes and len(features) > 1:
         split = SplitMemory(features, labels, config.temp, config.momentum)
         return {m: split.side(m) for m in features}
-    if config.hard_prototypes and len(features) > 1:
+    if config.keeps_hard_prototypes and len(features) > 1:
         x, y = torch.cat(list(features.values())), np.concatenate(list(labels.values()))
         coarse = HardMemory(x, y, centers, config.temp, config.momentum, config.smoothing)
     else: coarse = ClusterMemory(centers, config.temp, config.momentum, config.smoothing)
