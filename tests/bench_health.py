@@ -1,6 +1,7 @@
 """Does health, which needs no label, go with mAP? Runs of good and of bad settings, into nbs/bench/health.json.
 
 python tests/bench_health.py [--renderings 9 12 13] [--real ../shared/real/dev] [--seeds 0 1 2]
+python tests/bench_health.py --collect FOLDER ...    # health and mAP of grids' runs, into nbs/bench/epochs.csv
 
 A run takes two minutes on two quiet cores. Runs that the file holds already are not repeated; --again starts anew.
 """
@@ -10,11 +11,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pandas as pd
+
 from hil.core.files import write_atomic
 from hil.runs.config import Config
 from hil.training.trainer import Trainer
 
 FILE = Path(__file__).resolve().parents[1] / "nbs" / "bench" / "health.json"
+EPOCHS = FILE.with_name("epochs.csv")
 BEFORE = dict(iterations=36, lr=7e-4, lr_end=1.0, lr_drop=0.7, averaging=0.0, smoothing=0.0, eps=0.6, min_samples=4,
               k1=30, k1_infrared=12, k2=6, k2_infrared=0, n_sub=9)  # the defaults of 0.2.0; its heads were not damped
 HIL = dict(hard_prototypes=False)  # as published
@@ -42,6 +46,16 @@ def figures(settings, seed):
         return json.loads(run.history[wanted].to_json(orient="records", double_precision=5))
 
 
+def histories(folders):
+    "Health and mAP of every epoch of the runs that grids left in folders."
+    for run in sorted(path for folder in folders for path in Path(folder).iterdir() if (path / "history.csv").exists()):
+        config = json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]
+        kind = f"{config['preset']} renderings" if config["dataset"] == "synth" else "pictures from a folder"
+        history = pd.read_csv(run / "history.csv")
+        if not {"health", "mAP"} <= set(history) or history[["health", "mAP"]].isna().any(axis=None): continue
+        yield history[["epoch", "health", "mAP"]].assign(run=run.name, kind=kind)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--renderings", type=int, nargs="*", default=[9, 12, 13])
@@ -50,7 +64,12 @@ def main():
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS)[:4])
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--file", type=Path, default=FILE)
+    parser.add_argument("--collect", nargs="+", metavar="FOLDER")
     asked = parser.parse_args()
+    if asked.collect:
+        pd.concat(histories(asked.collect))[["kind", "run", "epoch", "health", "mAP"]].to_csv(
+            EPOCHS, index=False, float_format="%.4f")
+        return
     rows = [] if asked.again or not asked.file.exists() else json.loads(asked.file.read_text(encoding="utf-8"))
     there = {(row["set"], row["settings"], row["seed"]) for row in rows}
     for seed in asked.seeds:

@@ -132,8 +132,9 @@ def test_epochs_that_are_chosen():
     history = pd.DataFrame(dict(epoch=[0, 1, 2, 3], health=[.5, .9, .9, .8], rank1=[.1, .2, .3, .4],
                                 mAP=[.1, .2, .5, .3]))
     assert [chosen_epoch(history, select) for select in ("last", "healthiest", "test_best")] == [3, 2, 2]
-    assert chosen_epoch(history.assign(health=[.99, .9, .8, .88]), "healthiest") == 3  # two points less are chance,
-    assert chosen_epoch(history.assign(health=[.99, .9, .8, .86]), "healthiest") == 1  # four are not; 0 is no training
+    assert chosen_epoch(history.assign(health=[.5, .9, .8, .86]), "healthiest") == 3  # four points less may be chance,
+    assert chosen_epoch(history.assign(health=[.5, .9, .8, .84]), "healthiest") == 1  # six are not
+    assert chosen_epoch(history.assign(health=[.9, .7, .8, .8]), "healthiest") == 0  # nothing but harm
     assert chosen_epoch(history[:1], "healthiest") == 0
     assert chosen_epoch(history.assign(health=[.5, .9, .9, np.nan]), "healthiest") == 2  # 3 was not evaluated
     assert chosen_epoch(history.drop(columns="health"), "healthiest") == 3  # a run of an older version
@@ -143,7 +144,7 @@ def test_epochs_that_are_chosen():
 def test_the_model_that_was_kept_is_that_of_the_chosen_epoch(health):
     "The trainer keeps an epoch's model when it is the choice so far: at the end the last one kept must be the choice."
     history = pd.DataFrame(dict(epoch=range(len(health)), health=health))
-    kept = [e for e in range(1, len(health)) if chosen_epoch(history[:e + 1], "healthiest") == e]
+    kept = [e for e in range(len(health)) if chosen_epoch(history[:e + 1], "healthiest") == e]
     assert kept[-1] == chosen_epoch(history, "healthiest")
 
 

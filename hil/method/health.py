@@ -84,7 +84,7 @@ def warnings(
     if len(history) < 2: return []
     if "health" in history: history = history.assign(health=history.health.ffill())  # an epoch that was not evaluated
     now, before, found = history.iloc[-1], history.iloc[:-1], []
-    if "health" in history and now.health < before.health.max() - .03:  # less may be chance
+    if "health" in history and now.health < before.health.max() - .03:
         best = before.loc[before.health.idxmax()]
         found.append(f"round trips come home less often than before ({100 * best.health:.0f} % in epoch "
                      f"{best.epoch:.0f}, now {100 * now.health:.0f} %): lower lr, train fewer epochs, or set "

@@ -22,7 +22,7 @@ TINY = dict(stage2_epochs=3, iterations=6, batch_ids=6, lr_end=1., eps=.6, k1=8,
             min_samples=3, n_sub=3, hard_prototypes=False)  # what 24 rendered people of 8 + 4 images can bear
 SMALL = dict(stage2_epochs=2, iterations=8, batch_ids=12, lr=3e-4, lr_end=1., mccl_warmup=1,
              trials=4, hard_prototypes=False)  # seconds a run, for grids that compare with HIL as published
-REAL = ("sysu", "regdb", "llcm", "folder")  # without a recipe of their own, the healthiest epoch is taken
+REAL = ("sysu", "regdb", "llcm", "folder")  # without a recipe of their own, the last healthy epoch is taken
 RELEASE = dict(brst_direction="visible_to_infrared", level="sample", memory_update="sample", same_ids=False,
                sampler="camera", instance_mix="raw", hard_prototypes=False, select="test_best",
                reload_epoch=20)

@@ -23,7 +23,7 @@ from .config import Config
 
 # %% ../../nbs/6_runs/04_records.ipynb #0973dc4e
 FORMAT = 1  # of the run folder
-CHANCE = .03  # health, the share of round trips that come home, moves that much without a cause
+CHANCE = .05  # health, the share of round trips that come home, may fall by so much without harm
 # what a run did in the days before these settings
 BEFORE = {"averaging": 0.0, "smoothing": 0.0, "k2_infrared": 0, "matmul_precision": "highest",
           "lr_end": 1.0, "hard_prototypes": False}
@@ -47,10 +47,9 @@ def chosen_epoch(
 ) -> int:
     "The epoch whose model is a run's result; of those that are best on the test set the first."
     if select == "test_best": return int(history.epoch[(history.rank1 + history.mAP).idxmax()])
-    trained = history[history.epoch > 0] if len(history) > 1 else history
-    healthy = "health" in history and trained.health.notna().any()  # runs of older versions have no such column
-    if select == "healthiest" and healthy: trained = trained[trained.health >= trained.health.max() - CHANCE]
-    return int(trained.epoch.max())
+    healthy = "health" in history and history.health.notna().any()  # runs of older versions have no such column
+    if select == "healthiest" and healthy: history = history[history.health >= history.health.max() - CHANCE]
+    return int(history.epoch.max())
 
 # %% ../../nbs/6_runs/04_records.ipynb #6f33e6cc
 class Records:
