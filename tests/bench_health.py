@@ -26,8 +26,8 @@ SETTINGS = {"default": {}, "HIL": HIL, "defaults of 0.2.0": {**HIL, **BEFORE},
             "truth": dict(supervision="truth", stage1_epochs=0),
             "the rate stays": dict(HIL, lr_end=1.0),
             # what a laptop can do where the frozen trunk is the limit (lesson lite0)
-            "lite1": dict(HIL, model="lite1"), "lite2": dict(HIL, model="lite2"), "three views": dict(HIL, n_views=3),
-            "end to end": dict(HIL, trainable="all")}
+            "lite1": dict(model="lite1"), "lite2": dict(model="lite2"), "three views": dict(n_views=3),
+            "end to end": dict(trainable="all")}
 
 
 def sets(renderings, real):
