@@ -3,6 +3,9 @@
 python tests/bench_health.py [--renderings 9 12 13] [--real ../shared/real/dev] [--seeds 0 1 2]
 python tests/bench_health.py --collect FOLDER ...    # health and mAP of grids' runs, into nbs/bench/epochs.csv
 
+Rows that are named "0.1.0" are defaults of that version, run by its own code (commit 37ac7b0, one thread):
+Trainer(Config(render_seed=..., seed=0, run_dir=...)).fit().history in a worktree of that commit.
+
 A run takes two minutes on two quiet cores. Runs that the file holds already are not repeated; --again starts anew.
 """
 import argparse

@@ -125,6 +125,16 @@ def transfer(asked):
         grid(first | more, between, range(2), SMALL)]
 
 
+def directions(asked):
+    "From which modality to which labels go, by one-way matching and by BRST, where people are missing in one of them."
+    ways = {"by turns": {}, "visible to infrared": dict(brst_direction="visible_to_infrared"),
+            "infrared to visible": dict(brst_direction="infrared_to_visible")}
+    variants = {f"{matcher}, {way}": {**one, **other} for matcher, one in
+                (("BRST", {}), ("one-way", dict(matcher="one_way"))) for way, other in ways.items()}
+    data = [dict(render_seed=seed, overlap=overlap) for overlap in (1.0, 0.75, 0.5, 0.25, 0.0) for seed in SEEN[:3]]
+    return [grid(variants, data, range(2), SMALL)]
+
+
 def full(asked):
     "The most telling variants at the default size: all of the real sensors, and renderings."
     data = real_sets([asked.real]) + [dict(render_seed=seed) for seed in (103, 101, 102)]
@@ -218,7 +228,8 @@ def chosen_trials(table):
     return {row.variant: json.loads(row.settings) for row in best.itertuples()}
 
 
-GRIDS = {f.__name__: f for f in (one_factor, real, centres, transfer, full, worlds, settings, breaks, tuning, tuned)}
+GRIDS = {f.__name__: f for f in (one_factor, real, centres, transfer, directions, full, worlds, settings, breaks,
+                                   tuning, tuned)}
 
 
 def light():
