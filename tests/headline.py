@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from hil.core.text import counted
 from hil.experiments.ablation import PUBLISHED, REFERENCE, VARIANTS
 from hil.experiments.results import read_people, read_results, settings_text
 from hil.experiments.statistics import differences, means, points
@@ -69,7 +70,7 @@ def against_others(runs, people): # -> lines
     own = runs[runs.variant == DEFAULT].set_index(["data", "seed"]).mAP
     if shared := [key for key in old if key in own.index]:
         before, now = ([100 * of[key] for key in shared] for of in (old, own))
-        lines += [f"Version 0.1.0 on the same {len(shared)} of them: {sum(before) / len(before):.1f} %, worst "
+        lines += [f"Version 0.1.0 on the same renderings ({counted(len(shared), 'run')}): {sum(before) / len(before):.1f} %, worst "
                   f"{min(before):.1f}; now {sum(now) / len(now):.1f} %, worst {min(now):.1f}."]
     return lines
 
