@@ -70,8 +70,9 @@ def against_others(runs, people): # -> lines
     own = runs[runs.variant == DEFAULT].set_index(["data", "seed"]).mAP
     if shared := [key for key in old if key in own.index]:
         before, now = ([100 * of[key] for key in shared] for of in (old, own))
-        lines += [f"Version 0.1.0 on the same renderings ({counted(len(shared), 'run')}): {sum(before) / len(before):.1f} %, worst "
-                  f"{min(before):.1f}; now {sum(now) / len(now):.1f} %, worst {min(now):.1f}."]
+        lines += [f"Version 0.1.0 on the same renderings ({counted(len(shared), 'run')}): "
+                  f"{sum(before) / len(before):.1f} %, worst {min(before):.1f}; "
+                  f"now {sum(now) / len(now):.1f} %, worst {min(now):.1f}."]
     return lines
 
 
