@@ -6,7 +6,8 @@ python tests/bench_health.py --collect FOLDER ...    # health and mAP of grids' 
 Rows that are named "0.1.0" are defaults of that version, run by its own code (commit 37ac7b0, one thread):
 Trainer(Config(render_seed=..., seed=0, run_dir=...)).fit().history in a worktree of that commit.
 
-A run takes two minutes on two quiet cores. Runs that the file holds already are not repeated; --again starts anew.
+A run takes two minutes on two quiet cores. Runs that the file holds already, made by today's code (hil.experiments.cells
+has its number), are not repeated; --again starts anew.
 """
 import argparse
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from hil.core.files import write_atomic
+from hil.experiments.cells import CODE
 from hil.runs.config import Config
 from hil.training.trainer import Trainer
 
@@ -74,13 +76,15 @@ def main():
             EPOCHS, index=False, float_format="%.4f")
         return
     rows = [] if asked.again or not asked.file.exists() else json.loads(asked.file.read_text(encoding="utf-8"))
-    there = {(row["set"], row["settings"], row["seed"]) for row in rows}
+    there = {(row["set"], row["settings"], row["seed"]) for row in rows if row["code"] == CODE}
     for seed in asked.seeds:
         for settings in asked.settings:
             for name, data in sets(asked.renderings, asked.real).items():
                 if (name, settings, seed) in there: continue
                 epochs = figures({**data, **SETTINGS[settings]}, seed)
-                rows.append({"set": name, "settings": settings, "seed": seed, "epochs": epochs})
+                own = {"set": name, "settings": settings, "seed": seed}
+                rows = [row for row in rows if any(row[k] != v for k, v in own.items())]
+                rows.append(own | {"code": CODE, "epochs": epochs})
                 text = json.dumps(rows, indent=1)
                 write_atomic(asked.file, lambda part, text=text: part.write_text(text, encoding="utf-8"))
                 print(name, settings, seed, [round(100 * e["mAP"], 1) for e in epochs], file=sys.stderr, flush=True)

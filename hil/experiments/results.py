@@ -171,13 +171,14 @@ def rows_of_epochs(
     file = Path(file)
     try:
         runs = json.loads(file.read_text(encoding="utf-8"))
-        told = [(run["set"], run["settings"], int(run["seed"]), pd.DataFrame(run["epochs"])) for run in runs]
+        told = [(run["set"], run["settings"], int(run["seed"]), int(run.get("code", CODE)),
+                 pd.DataFrame(run["epochs"])) for run in runs]
         known = {name: (variant, settings_text(config)) for name, (variant, config) in (names or {}).items()}
         return [dict(zip(("variant", "settings"), known.get(name, (name, f"those that {file.name} calls {name}"))),
-                     data=data, seed=seed, threads=threads, code=CODE,
+                     data=data, seed=seed, threads=threads, code=code,
                      run=f"{file.stem}-{data}-{name}-{seed}".replace(" ", "-"),
                      **figures_of(history.assign(seconds=history.get("seconds", np.nan)), select))
-                for data, name, seed, history in told]
+                for data, name, seed, code, history in told]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{file}: expected a list of runs, each with set, settings, seed and epochs "
                         f"({type(error).__name__}: {str(error)[:100]})") from None
