@@ -6,8 +6,8 @@ python tests/bench_health.py --collect FOLDER ...    # health and mAP of grids' 
 Rows that are named "0.1.0" are defaults of that version, run by its own code (commit 37ac7b0, one thread):
 Trainer(Config(render_seed=..., seed=0, run_dir=...)).fit().history in a worktree of that commit.
 
-A run takes two minutes on two quiet cores. Runs that the file holds already, made by today's code (hil.experiments.cells
-has its number), are not repeated; --again starts anew.
+A run takes two minutes on two quiet cores. Runs that the file holds already, made by today's code (CODE of
+hil.experiments.cells), are not repeated; --again starts anew.
 """
 import argparse
 import json

@@ -9,6 +9,7 @@ import pandas as pd
 
 from hil.core.text import counted
 from hil.experiments.ablation import PUBLISHED, REFERENCE, VARIANTS
+from hil.experiments.cells import CODE
 from hil.experiments.results import read_people, read_results, settings_text
 from hil.experiments.statistics import differences, means, points
 from hil.runs.config import Config, variant
@@ -28,7 +29,8 @@ SHOWN = {"untrained heads": (DEFAULT, "untrained"),
 
 
 def default_runs(table):
-    "Runs on default renderings at the default size, at the number of threads that most of them have."
+    "Runs of today's code on default renderings at the default size, at the number of threads that most of them have."
+    table = table[table.code == CODE]
     base = Config(**PUBLISHED)
     expected = {name: settings_text(variant(base, **VARIANTS[name])) for name in (REFERENCE, DEFAULT, "supervised")}
     runs = table[(table.settings == table.variant.map(expected)) & table.data.str.fullmatch(r"rendering \d+")]
@@ -81,7 +83,7 @@ def measured(): return json.loads(HEALTH.read_text(encoding="utf-8"))
 
 def sensors():
     "A sentence on the real sensors: what crossing the spectra brought, beside what the truth would have brought."
-    runs = [run for run in measured() if run["set"] == "real sensors"]
+    runs = [run for run in measured() if run["set"] == "real sensors" and run["code"] == CODE]
     def told(settings, pick):
         found = [100 * pick(run["epochs"])["mAP"] for run in runs if run["settings"] == settings]
         return f"{sum(found) / len(found):.1f} % ({min(found):.1f} to {max(found):.1f})" if found else "not measured"

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hil.experiments.ablation import report
+from hil.experiments.cells import CODE
 from hil.experiments.intervals import Cases, drawn_again, estimate_of, parts_of
 from hil.experiments.ranks import rank_agreement
 from hil.experiments.results import read_people, read_results
@@ -347,6 +348,8 @@ def test_the_headline_counts_default_runs_at_one_number_of_threads():
            run(headline.DEFAULT, "tiny rendering 1", 0, .1, settings=hard),
            run(headline.DEFAULT, "rendering 4", 0, .1, settings='{"lr": 1.0}'),
            run("HIL, one-way", "rendering 1", 0, .1, settings=published)]
+    rows, odd = ([row | dict(code=CODE) for row in part] for part in (rows, odd))
+    odd.append(run(headline.DEFAULT, "rendering 1", 6, .1, settings=hard, code=CODE - 1))  # by the code of before
     text = headline.block(pd.DataFrame(rows + odd), {})
     assert "6 runs of the default, 3 renderings, training seeds 0, 1, 1 thread(s) a run" in text
     assert re.search(r"without a label\*\* \| 72.0 \| \d+\.\d to \d+\.\d \| 6 \|", text) and "10.0" not in text
