@@ -32,7 +32,7 @@ from .widgets import Frame
 def cluster_map(
     source, # run folder, Run, Session, or DataFrame (path, camid, modality, optional pid, label, train)
     features=None, # [N, D] features of the DataFrame's rows
-    color="identity", # one of hil.explore.session.COLORINGS
+    color="identity", # one of hil.explore.colorings.COLORINGS
     epoch=None, # recorded epoch; None: the last one
     **options, # xy, journal, random_state, root, columns; for a DataFrame name and settings of Config, as eps, k1
 ) -> MapView:
