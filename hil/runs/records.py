@@ -80,8 +80,8 @@ class Records:
         try: return self.completed(settings)
         except RunError as error:
             raise RunError(f"{self.path / name}: was changed, or is of another version (written by hil "
-                           f"{self.about.get('version')}, this is hil {__version__}); put back a copy of it, or open it "
-                           f"with that version. {str(error).partition(chr(10))[0]}") from None
+                           f"{self.about.get('version')}, this is hil {__version__}); put back a copy of it, or open "
+                           f"it with that version. {str(error).partition(chr(10))[0]}") from None
 
     @staticmethod
     def _settings(file):
