@@ -166,7 +166,7 @@ def counts_of(
 
 
 def is_deep_colour(
-    image, # PIL image
+    image, # PIL image, opened and not decoded yet
 ) -> bool:
     "Whether a picture has several channels of 16 bits, of which only the upper 8 are read."
     return not has_counts(image) and any(word in str(image.tile) for word in (";16", ", 65535)"))

@@ -132,8 +132,8 @@ def _look(file, intensity):
     try:
         pixels = read_image(file, 96, 48, intensity=intensity).astype(int)
         with opened_picture(file) as image:
-            seen = dict(mode=image.mode, turned=orientation(image), radiometric=is_radiometric(image),
-                        deep=is_deep_colour(image),
+            deep = is_deep_colour(image)  # as long as it is not decoded, which looking for EXIF may do
+            seen = dict(mode=image.mode, deep=deep, turned=orientation(image), radiometric=is_radiometric(image),
                         several=getattr(image, "n_frames", 1) > 1, format=image.format)
             width, height = image.size
             swapped = has_counts(image) and _other_order(counts_of(image), intensity)
