@@ -256,7 +256,7 @@ def test_counts_in_colours_are_told(tmp_path, name, content):
 
 
 def test_a_palette_with_alpha_is_read_without_a_word(tmp_path):
-    Image.new("RGB", (4, 4), "red").quantize(4).save(tmp_path / "a.png", transparency=bytes(4))
+    Image.new("RGB", (4, 4), "red").quantize(4).save(tmp_path / "a.png", transparency=b"\7" * 4)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert read_picture(tmp_path / "a.png").getpixel((0, 0)) == (255, 0, 0)
