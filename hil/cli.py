@@ -103,6 +103,9 @@ def open_explorer(
     """
     from hil.runs.folder import Run
     run = Run(run).path  # a wrong folder is named here, not in the browser
+    if root and not given_path(root, "root").is_dir(): raise RunError(f"root = {root!r}: no such folder of images")
+    if columns and not given_path(columns, "columns").is_file():
+        raise RunError(f"columns = {columns!r}: no such file; expected a .csv or .parquet file")
     if not find_spec("jupyterlab"):
         raise RunError('hil explore opens JupyterLab, which is not installed here; '
                        'install it: pip install "hil[notebook]"')

@@ -204,7 +204,7 @@ LEFT_OUT = { # name -> (adds something to an archive, kind, how it is named)
     "macOS": (lambda root: (root / "visible/__MACOSX").mkdir(), "hidden", "visible/__MACOSX"),
     "a twin of macOS": (put("visible/._a.jpg"), "hidden", "visible/._a.jpg"),
     "a hidden folder": (lambda root: (root / "visible/.cache").mkdir(), "hidden", "visible/.cache"),
-    "a line feed": (put("visible/a\nb.heic"), "format", r"visible/a\\nb.heic"),
+    "a line feed": (put("visible/a\nb.png"), "control", r"visible/a\\nb.png"),
     "notes": (put("visible/cam1/notes.txt"), "other", "visible/cam1/notes.txt")}
 
 
@@ -216,7 +216,7 @@ def test_what_is_left_out_is_counted_and_named(tmp_path, caplog, name):
     assert len(table) == 12 and list(table.attrs["left_out"]) == [kind]
     assert re.fullmatch(rf".*: 1 \({named}\)", table.attrs["left_out"][kind]), table.attrs["left_out"]
     assert f"left out: {table.attrs['left_out'][kind]}" in caplog.text
-    assert ("WARNING" in caplog.text) == (kind in ("format", "name", "special"))
+    assert ("WARNING" in caplog.text) == (kind in ("format", "name", "control", "special"))
 
 
 def test_check_counts_all_of_it_and_does_not_contradict_itself(tmp_path, caplog):

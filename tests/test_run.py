@@ -256,7 +256,8 @@ def test_a_notebooks_other_names_are_not_parameters():
 
 # --- the folder -----------------------------------------------------------------------------------------------------
 
-IMAGES = pd.DataFrame({"path": ["cam1/0001/0001.jpg", "cam3/0001/0001.jpg"], "pid": [1, 1], "note": ["", "NA"]})
+IMAGES = pd.DataFrame({"path": ["cam1/0001/0001.jpg", "cam3/0001/0001.jpg"], "pid": [1, 1], "camid": [1, 3],
+                       "modality": ["visible", "infrared"], "train": True, "note": ["", "NA"]})
 
 
 @pytest.fixture

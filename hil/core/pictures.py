@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DAMAGED', 'FORMATS', 'SUFFIXES', 'OTHER_SUFFIXES', 'FIRST_BYTES', 'TURNS', 'picture_kind', 'has_picture_name',
            'no_picture', 'opened_picture', 'orientation', 'Intensity', 'is_radiometric', 'has_counts', 'counts_of',
-           'is_swapped', 'measured', 'eight_bits', 'camera_ranges', 'read_picture']
+           'is_deep_colour', 'is_swapped', 'measured', 'eight_bits', 'camera_ranges', 'read_picture']
 
 # %% ../../nbs/0_core/10_pictures.ipynb #c4605c88
 import os
@@ -78,6 +78,9 @@ def _told(file, error):
     kind = picture_kind(head)
     if isinstance(error, Image.UnidentifiedImageError):
         holds = f"begins as a {kind} file does" if kind else "is not known by its first bytes"
+        if kind in ("TIFF", "PNG", "BMP", "GIF", "WebP", "PNM", "PFM", "JPEG", "JPEG 2000"):
+            return DataError(f"{file}: {holds}, and is damaged, or of a kind of {kind} that is not read (as TIFF with "
+                             "numbers of 64 bits). Copy this file again, or save it as a PNG of 8 or 16 bits.")
         return _unreadable(file, f"of {size:,} bytes (UnidentifiedImageError: it {holds}; {', '.join(FORMATS)} are "
                                  "read)")
     return _unreadable(file, f"of {size:,} bytes ({type(error).__name__}: {str(error)[:80]})")
@@ -155,9 +158,18 @@ def has_counts(
 def counts_of(
     image, # PIL image
 ) -> np.ndarray: # [H, W] in the machine's own byte order
-    "The numbers of a picture as they are."
+    "The numbers of a picture as they are; turned round where it says that its largest number is black (TIFF)."
     x = np.asarray(image)
-    return x.astype(x.dtype.newbyteorder("="))
+    x = x.astype(x.dtype.newbyteorder("="))
+    white_is_0 = getattr(image, "tag_v2", {}).get(262) == 0
+    return x if not white_is_0 else 65535 - x if x.dtype == np.uint16 else -x
+
+
+def is_deep_colour(
+    image, # PIL image, opened and not decoded yet
+) -> bool:
+    "Whether a picture has several channels of 16 bits, of which only the upper 8 are read."
+    return not has_counts(image) and any(word in str(image.tile) for word in (";16", ", 65535)"))
 
 
 def _mean_step(x):
@@ -238,17 +250,24 @@ def camera_ranges(
     most=64, # pictures of a camera that are measured, spread evenly
 ) -> dict:   # {camera: Intensity} of those cameras that count in more than 8 bits
     "The range of each camera, measured on its own pictures."
-    by_camera, pairs = {}, [(file, camera) for file, camera in zip(files, cameras)
-                            if os.path.splitext(file)[1].lower() not in _EIGHT_BITS_ALWAYS]
+    by_camera, ranges = {}, {}
+    for file, camera in zip(files, cameras): by_camera.setdefault(camera, []).append(file)
     with ThreadPoolExecutor(8) as pool:
-        for (file, camera), deep in zip(pairs, pool.map(_has_counts, [file for file, _ in pairs])):
-            if deep: by_camera.setdefault(camera, []).append(file)
-        ranges = {}
-        for camera, deep in by_camera.items():
-            picked = [deep[i] for i in np.unique(np.linspace(0, len(deep) - 1, most).round().astype(int))]
-            pictures = [x for x in pool.map(_counts_in, picked) if x is not None]
+        for camera, own in by_camera.items():
+            by_name = [os.path.splitext(file)[1].lower() in _EIGHT_BITS_ALWAYS for file in own]
+            shallow = [file for file, yes in zip(own, by_name) if yes]
+            if not any(pool.map(_has_counts, _spread(shallow, most))):  # else the names are wrong
+                own = [file for file, yes in zip(own, by_name) if not yes]
+            deep = [file for file, yes in zip(own, pool.map(_has_counts, own)) if yes]
+            pictures = [x for x in pool.map(_counts_in, _spread(deep, most)) if x is not None]
             if pictures: ranges[camera] = measured(pictures)
     return ranges
+
+
+def _spread(files, most):
+    "So many of some files, evenly."
+    if len(files) <= most: return files
+    return [files[i] for i in np.linspace(0, len(files) - 1, most).round().astype(int)]
 
 
 def read_picture(
@@ -264,5 +283,6 @@ def read_picture(
         if has_counts(image):
             x = counts_of(image)
             image = Image.fromarray(eight_bits(x, intensity or measured([x])))
+        image.info.pop("transparency", None)  # alpha is dropped, without a warning of Pillow's
         image = image.convert("RGB")
     return image if turn is None else image.transpose(turn)

@@ -59,9 +59,27 @@ def read_rows(
     "A table as somebody wrote it. Raises ValueError for a file that is no table."
     path = given_path(path, what)
     if not path.is_file(): raise ValueError(f"{what} = {str(path)!r}: no such file; expected a .csv or .parquet file")
-    table = pd.read_parquet(path) if path.suffix == ".parquet" else _csv_table(path)
-    if path.suffix == ".parquet" or "path" not in table: return table
-    return table.assign(path=table.path.map(from_cell))
+    in_parquet = path.suffix.lower() == ".parquet"
+    table = _parquet_table(path) if in_parquet else _csv_table(path)
+    if (twice := table.columns.duplicated()).any():
+        raise ValueError(f"{path}: two columns are called {table.columns[twice][0]}; leave one of them out, or give it "
+                         "another name")
+    if "path" not in table: return table
+    if not in_parquet: table = table.assign(path=table.path.map(from_cell))
+    blank = table.path.isna() | (table.path.astype(str).str.strip() == "")
+    if blank.any():
+        raise ValueError(f"{path}, row {int(blank.to_numpy().argmax()) + 1}: names no image (its path is empty); fill "
+                         "it in, or take the row away")
+    return table
+
+
+def _parquet_table(path):
+    "A Parquet file, whose index is a column if it has a name. Raises ValueError for what is none."
+    try: table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        why = str(error).strip().rpartition("': ")[2][:80]
+        raise ValueError(f"{path}: is no Parquet file that can be read ({why}); write it again, or as .csv") from None
+    return table if table.index.name is None else table.reset_index()
 
 
 def same_spelling(paths) -> list: # [N] paths
@@ -88,6 +106,9 @@ def rows_by_path(
     return pd.Series(np.arange(len(names)), index=names).reindex(images).fillna(-1).to_numpy().astype(int)
 
 
+_OTHER_MARKS = {";": "semicolons", "\t": "tabs", "|": "bars", "sep=": "what its first line says"}
+
+
 def _csv_table(path):
     "A CSV file as text, row by row: a comma at the end of a line shifts no column. Raises ValueError."
     try:
@@ -96,6 +117,8 @@ def _csv_table(path):
         raise ValueError(f"{path}: is no CSV file in UTF-8 ({error}); save it as one") from None
     head = [name.strip() for name in head]
     while head and not head[-1]: head.pop()
+    if len(head) == 1 and (mark := next((word for sign, word in _OTHER_MARKS.items() if sign in head[0]), "")):
+        raise ValueError(f"{path}: its cells are parted by {mark}; save it with commas between them")
     for n, row in enumerate(rows, 1):
         if row and (len(row) < len(head) or any(cell.strip() for cell in row[len(head):])):
             raise ValueError(f"{path}, row {n}: {len(row)} values below {len(head)} names of columns; write a path "

@@ -22,7 +22,15 @@ from ..core.errors import DataError, RunError
 from ..core.files import write_atomic
 from ..core.names import COLORS, MODALITIES
 from ..core.paths import given_path, writable_folder
-from ..core.pictures import counts_of, has_counts, is_radiometric, is_swapped, opened_picture, orientation
+from hil.core.pictures import (
+    counts_of,
+    has_counts,
+    is_deep_colour,
+    is_radiometric,
+    is_swapped,
+    opened_picture,
+    orientation,
+)
 from ..core.text import counted, of_total, some
 from . import folder
 from .folder import LOST, as_folder, plain_name
@@ -116,7 +124,7 @@ def _count(report, expect):
 
 # %% ../../nbs/1_data/04_check.ipynb #e0b7ae07
 SEEN = {"error": "", "mode": "", "width": 0, "height": 0, "grey": False, "flat": False, "turned": 1, "several": False,
-        "radiometric": False, "swapped": False, "format": ""}
+        "radiometric": False, "swapped": False, "deep": False, "format": ""}
 
 
 def _look(file, intensity):
@@ -124,7 +132,8 @@ def _look(file, intensity):
     try:
         pixels = read_image(file, 96, 48, intensity=intensity).astype(int)
         with opened_picture(file) as image:
-            seen = dict(mode=image.mode, turned=orientation(image), radiometric=is_radiometric(image),
+            deep = is_deep_colour(image)  # as long as it is not decoded, which looking for EXIF may do
+            seen = dict(mode=image.mode, deep=deep, turned=orientation(image), radiometric=is_radiometric(image),
                         several=getattr(image, "n_frames", 1) > 1, format=image.format)
             width, height = image.size
             swapped = has_counts(image) and _other_order(counts_of(image), intensity)
@@ -194,6 +203,8 @@ ODDITIES = { # column of SEEN: what is said of images where it holds
     "radiometric": "are radiometric files of a FLIR camera: the picture that the camera drew is used, with its colours "
                    "and marks, not the counts beside it; to train on counts, write them into 16-bit files (exiftool "
                    "-b -RawThermalImage)",
+    "deep": "have 16 bits in each of several channels, of which the upper 8 are read: counts of a thermal camera "
+            "belong into pictures of one channel (grey, without alpha)",
     "misnamed": "hold another format than their name says, and are read by what they hold"}
 
 

@@ -22,10 +22,12 @@ from .images import measure_ranges
 
 # %% ../../nbs/1_data/02_folder.ipynb #b5913815
 log = logging.getLogger(__name__)
-SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found")
+SYSTEM = ("thumbs.db", "icon\r", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information",
+          "lost+found")
 LEFT_OUT = { # kind: what is said of it; those of LOST look like pictures, and should not be left out
     "format": "files in picture formats that are not read (save them as PNG or JPEG)",
     "name": "names that are not text in UTF-8 (rename them, for example with convmv -f latin1 -t utf8)",
+    "control": "names that hold a line feed, a tab or another control character (rename them)",
     "locale": "names that this locale cannot express (set PYTHONUTF8=1 or LC_ALL=C.UTF-8)",
     "special": "names of pictures behind which is no file, but a link to nowhere or a named pipe",
     "closed": "folders and files that may not be opened (change their permissions)",
@@ -34,7 +36,7 @@ LEFT_OUT = { # kind: what is said of it; those of LOST look like pictures, and s
     "unlisted": "pictures that are in no list",
     "hidden": "hidden files, and those that a system left behind",
     "other": "files that are no pictures"}
-LOST = ("format", "name", "locale", "special", "closed")
+LOST = ("format", "name", "control", "locale", "special", "closed")
 ITS_OWN = ("exp/", "idx/", "synth.json", "truth.csv")  # lists and manifests, which belong to a data set
 
 
@@ -55,8 +57,13 @@ def pictures_in(
 def _hidden(name): return name.startswith(".") or name.lower() in SYSTEM
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
 def _not_text(name):
-    "The kind of a name that is no text: 'name' where its bytes are not UTF-8, 'locale' where they are; '' for others."
+    """The kind of a name that is no text: 'control' where it would break the lines of a table, 'name' where its bytes
+    are not UTF-8, 'locale' where they are; '' for others."""
+    if _CONTROL.search(name): return "control"
     try: return "" if name.encode() else ""
     except UnicodeEncodeError: pass
     try: return "locale" if os.fsencode(name).decode("utf-8") else ""
@@ -154,7 +161,7 @@ def as_folder(
     expected="", # a sentence on what it should hold
 ) -> Path:
     "The folder of a data set. Raises DataError where there is none, or where its path is no text."
-    if _not_text(str(root)):
+    if _not_text(str(root)) in ("name", "locale"):
         raise DataError(f"{plain_name(str(root))}: the path of this folder is not text in UTF-8, and is written into "
                         "files. Rename the folder, or set PYTHONUTF8=1 if this terminal has another locale.")
     root = given_path(root, "data_root")

@@ -20,6 +20,7 @@ from ..method.identities import find_identities
 from ..method.labels import Rules, apart_labels
 from ..runs.corrections import given_labels, given_names
 from ..runs.folder import Run
+from ..runs.records import check_rows
 
 # %% ../../nbs/5_evaluation/06_sightings.ipynb #be6e6c7e
 def run_clusters(
@@ -35,6 +36,7 @@ def run_clusters(
     if missing:
         raise RunError(f"{run.path}: epoch {epoch} holds no features (keep_features = False), so nothing can be "
                        "clustered; train with keep_features = True")
+    check_rows(run, epoch, {m: arrays[f"features_{m}"] for m in MODALITIES}, images)
     features = {m: arrays[f"features_{m}"][:len(t)].astype(np.float32) for m, t in tables.items()}
     cameras = {m: t.camid.to_numpy() for m, t in tables.items()}
     known = Known.of(run.known) if known is None else known

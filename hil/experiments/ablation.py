@@ -187,6 +187,7 @@ def ablation(
     """
     data = [*rendered_sets(renderings), *real_sets(real)]
     if not data: raise RunError("no data set: name renderings (their seeds) or real sets")
+    if not variants or not seeds: raise RunError("nothing to run: name at least one variant and one seed")
     cells = grid(chosen_variants(variants), data, seeds, as_published(settings_of(settings)), threads)
     file, options = results or str(Path(folder) / "results.csv"), dict(word.partition("=")[::2] for word in engine)
     state = run_grid(cells, folder, backend, workers, way=way, keep_models=keep_models, results=file,

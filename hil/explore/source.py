@@ -33,6 +33,7 @@ from ..core.manifest import Manifest
 from ..core.names import MODALITIES
 from ..core.paths import check_inside, given_path
 from ..core.pictures import camera_ranges, read_picture
+from ..core.settings import allowed, check_value
 from ..core.tables import read_rows, rows_by_path
 from ..core.text import some
 from ..evaluation.sightings import run_clusters, sightings
@@ -43,6 +44,7 @@ from ..method.labels import Rules, compact, epoch_labels
 from ..method.sub_clusters import secondary_assign
 from ..runs.config import Config
 from ..runs.folder import Run
+from ..runs.records import check_rows
 
 # %% ../../nbs/9_explore/01_source.ipynb #76acf4f5
 class ShownLabels(NamedTuple):
@@ -204,10 +206,18 @@ def thumbnail(
     return out.getvalue()
 
 # %% ../../nbs/9_explore/01_source.ipynb #9776e481
+def _said_true(column):
+    "A column of yes and no, as programs write it, as bool [N]. Raises ValueError that names the first other value."
+    texts = column.astype(str).str.lower().str.strip().str.removesuffix(".0")
+    if (strange := ~texts.isin(["true", "1", "false", "0"])).any():
+        first = int(strange.to_numpy().argmax())
+        raise ValueError(f"table: train[{first}] is {column.iloc[first]!r}; expected True or False for each image")
+    return texts.isin(["true", "1"]).to_numpy()
+
+
 def _order(table):
     "Clustered images first, visible before infrared."
-    train = table["train"].astype(str).isin(["True", "1",
-                                             "true"]).to_numpy() if "train" in table else np.ones(len(table), bool)
+    train = _said_true(table["train"]) if "train" in table else np.ones(len(table), bool)
     return np.lexsort((np.arange(len(table)), [MODALITIES.index(m) for m in table.modality], ~train)), int(train.sum())
 
 
@@ -305,7 +315,10 @@ def from_run(
     order, n = _order(table)
     inverse = np.concatenate([np.flatnonzero(table.modality == m) for m in MODALITIES])  # as features are stored
     place = np.argsort(inverse)[order]
-    def features(e): return np.concatenate([*_pick(run, e, "features")[0].values()])[place].astype(np.float32)
+    def features(e):
+        parts = _pick(run, e, "features")[0]
+        check_rows(run, int(e), parts, table)
+        return np.concatenate([*parts.values()])[place].astype(np.float32)
     key = hashlib.blake2b(json.dumps([held, n], sort_keys=True).encode(), digest_size=8).hexdigest()
     result = run.result_epoch if run.result_epoch in epochs else epochs[-1]
     given = run.config.supervision != "none"  # such a run learned from names, not from clusters
@@ -357,6 +370,16 @@ def known_labels(table, features, settings): # -> ShownLabels
     return ShownLabels(apart, identity, sub, names + parts.names, True)
 
 
+def _numbers_of(features): # -> float32 [N, D]
+    "Features as numbers of one precision. Raises ValueError for what is none."
+    x = features.detach().cpu() if hasattr(features, "detach") else features
+    try: x = np.asarray(x)
+    except ValueError: raise ValueError("features: rows of different lengths; expected [N, D]") from None
+    if x.dtype.kind not in "fiu":
+        raise ValueError(f"features: values of type {x.dtype}; expected real numbers [N, D], a row for each image")
+    with np.errstate(over="ignore"): return x.astype(np.float32)  # infinity is told with its row
+
+
 def from_frame(
     table, # DataFrame: path, camid, modality; optional pid, label, train
     features, # [len(table), D]
@@ -365,7 +388,9 @@ def from_frame(
     **settings, # eps, min_samples, k1 ... as in hil.runs.config.Config
 ) -> Source:
     "Any project's embeddings as a source. Raises ValueError that names what is missing."
-    features = np.asarray(features, np.float32)
+    features = _numbers_of(features)
+    for setting in settings.keys() & DEFAULTS.keys():
+        check_value(setting, settings[setting], allowed(Config)[setting], DEFAULTS[setting])
     if missing := [c for c in REQUIRED if c not in table]:
         raise ValueError(f"table: no column {', '.join(missing)}; expected {', '.join(REQUIRED)} "
                          "and optionally pid, label, train")
@@ -380,7 +405,10 @@ def from_frame(
         raise ValueError(f"features: row {bad[0]} ({table.path.iloc[bad[0]]}) holds NaN or infinity; "
                          f"drop or repair {len(bad)} such rows")
     checked_ids("table: camid", table.camid)
+    if table.path.isna().any():
+        raise ValueError(f"table: row {int(table.path.isna().to_numpy().argmax())} has no path; name its image")
     order, n = _order(table)
+    if not n: raise ValueError("table: train is False in every row, so no image is left to cluster; leave it out")
     table, features = table.iloc[order].reset_index(drop=True), features[order]
     kinds = table.modality.to_numpy()[:n]
     def labels(e):
@@ -400,7 +428,12 @@ def more_columns(
     quietly=False, # say nothing of the columns that are there already
 ) -> Source: # the same one
     "What else somebody knows about the images, as further columns. Raises ValueError."
+    if not isinstance(given, (pd.DataFrame, str, os.PathLike)):
+        raise ValueError(f"columns: a {type(given).__name__}; expected a DataFrame with the column path, or its file")
     table = given if isinstance(given, pd.DataFrame) else read_rows(given, "columns")
+    table = table.set_axis(table.columns.map(str), axis=1)
+    if (twice := table.columns.duplicated()).any():
+        raise ValueError(f"columns: two columns are called {table.columns[twice][0]}; give one of them another name")
     where = "columns" if isinstance(given, pd.DataFrame) else f"columns {given}"
     if "path" not in table:
         raise ValueError(f"{where}: no column path; found {some(table.columns)}. It tells which image a row is about")
@@ -426,14 +459,22 @@ def open_source(
     "Whatever can be explored, as a Source. Raises RunError or ValueError."
     if columns is not None:
         return more_columns(open_source(source, features, root, labels, crops, **settings), columns)
-    if isinstance(source, Source): return source
+    given = dict(features=features, root=root or None, labels=labels or None, crops=crops or None, **settings)
+    def refuse(names, what):
+        if idle := [name for name in names if given[name] is not None]:
+            raise ValueError(f"{some(idle)}: given beside {what}, and would do nothing there; leave it out")
+    if isinstance(source, Source):
+        refuse(given, "a Source")
+        return source
     if isinstance(source, pd.DataFrame):
+        refuse(("labels", "crops"), "a table, which says in its column label whom an image shows")
         if features is None: raise ValueError("a DataFrame needs its features: explore(table, features)")
         return from_frame(source, features, root, **settings)
     path = getattr(source, "path", source)
     if str(path).endswith((".csv", ".parquet")):
         raise ValueError(f"{path}: a list of identities has no features; open it with the run that it is of: "
                          f"explore(run, labels={str(path)!r})")
+    refuse(("features", *settings), "a run, which has its own")
     if isinstance(path, (str, os.PathLike)) and (labels or crops):
         run, numbers = Run(path), set(DEFAULTS)
         table, x = sightings(run, labels, crops)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..core.text import some
 from .pickles import read_file
 
 # %% ../../nbs/3_models/04_weights.ipynb #52614cf4
@@ -48,7 +49,7 @@ def unwrap(
     entries = {k: _as_tensor(v) for k, v in saved.items() if isinstance(k, str)} if isinstance(saved, dict) else {}
     state = {k: v for k, v in entries.items() if isinstance(v, torch.Tensor)}
     if not state:
-        got = ", ".join(map(str, saved)) or "nothing" if isinstance(saved, dict) else type(saved).__name__
+        got = some(saved) or "nothing" if isinstance(saved, dict) else type(saved).__name__
         raise ValueError(f"no weights: expected a dict of tensors, alone or under one of {WRAPPERS}, got {got}")
     while shared := next((p for p in PREFIXES if all(k.startswith(p) for k in state)), None):
         state = {k.removeprefix(shared): v for k, v in state.items()}

@@ -30,7 +30,12 @@ def given_names(
         raise ValueError(f"{file}: no column {', '.join(missing)}; found {', '.join(map(str, table.columns))}")
     everybody = [p for m in MODALITIES for p in paths[m]]
     rows = rows_by_path(table.path, everybody, file, "training image")
-    names = np.append([_plain(value) for value in table[column]], "")[rows]
+    told = [_plain(value) for value in table[column]]
+    wrong = next((n for n, name in enumerate(told) if _NO_NAME.fullmatch(name)), None)
+    if wrong is not None:
+        raise ValueError(f"{file}, row {wrong + 1} ({table.path.iloc[wrong]}): {column} {told[wrong][:40]!r}; expected "
+                         "a name or a whole number from 0; an empty cell or -1 where nobody knows")
+    names = np.append(told, "")[rows]
     if not (names != "").any():
         raise ValueError(f"{file}: gives an identity to none of the {len(everybody):,} training images; expected a "
                          f"name or a number from 0 in the column {column} for some of them")
@@ -48,9 +53,14 @@ def given_labels(
     return dict(zip(MODALITIES, np.split(people, [len(names[MODALITIES[0]])])))
 
 
+# what other programs write where nobody knows, and numbers that number nobody
+_NO_NAME = re.compile(r"nan|NaN|NAN|None|null|NULL|[nN]/[aA]|<NA>|NaT|[+-]?inf|[+-][0-9].*|[0-9]+[.,][0-9]*|"
+                      r"[0-9.]+e[+-]?[0-9]+")
+
+
 def _plain(value):
     "An identity as a text: 3, 3.0 and '3' are one; '' where nobody knows."
-    text = "" if value is None or value != value else str(value).strip()
+    text = "" if value is None or value is pd.NA or value != value else str(value).strip()
     text = re.sub(r"^(-?[0-9]+)\.0+$", r"\1", text)
     return "" if text == "-1" else text
 

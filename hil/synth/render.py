@@ -136,9 +136,10 @@ def render(
     and if the root holds another rendering.
     """
     manifest = plan(preset, seed, overlap, difficulty, looks)
-    root = given_path(root, "root") if root is not None else default_root(preset, seed, overlap, looks)
+    chosen = root is not None
+    root = given_path(root, "root") if chosen else default_root(preset, seed, overlap, looks)
     if complete(root, manifest): return root
-    writable_folder(root, "root")
+    writable_folder(*(root, "root") if chosen else (cache_home(), "HIL_HOME"))
     pictures = sum(manifest["images_per_camera"].values())
     need_disk(8000 * pictures, root, f"{pictures:,} rendered pictures", "choose a folder on another disk")
     try: (root / "exp").mkdir(parents=True, exist_ok=True)

@@ -66,7 +66,7 @@ class Trainer:
         for name in ("labels", "links"):
             file = getattr(config, name)
             if file and not config.resume and not Path(file).is_file():
-                raise RunError(f'{name} = "{file}": no such file')
+                raise RunError(f'{name} = "{file}": no such file, or a folder')
         self.device = distributed.own_device(find_device(config.device))
         writable_folder(cache_home(), "HIL_HOME")
         with distributed.first_alone():
