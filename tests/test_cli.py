@@ -220,7 +220,7 @@ print(json.dumps(dict(file=str(file), source=json.loads(file.read_text())["cells
 
 def test_explore_opens_jupyterlab_beside_the_run(tmp_path):
     "With a JupyterLab that only tells what it was given: the run and the present folder stay as they are."
-    (tmp_path / "lab").mkdir()
+    for name in ("lab", "images"): (tmp_path / name).mkdir()
     (tmp_path / "lab" / "jupyterlab.py").write_text(LAB)
     run = Run.create(Config(run_dir=str(tmp_path / "run")), pd.DataFrame({"path": ["a.jpg"]}))
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}

@@ -7,6 +7,7 @@ import struct
 import warnings
 import zipfile
 import zlib
+from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
@@ -16,8 +17,10 @@ from PIL import Image
 
 from hil.cli import main
 from hil.core.errors import DataError, RunError
+from hil.core.ids import checked_ids
 from hil.core.names import MODALITIES
 from hil.core.pictures import camera_ranges, measured, read_picture
+from hil.core.tables import rows_by_path
 from hil.data.check import check
 from hil.data.folder import load_folder
 from hil.evaluation.sightings import identity_table
@@ -53,6 +56,22 @@ def test_a_table_that_cannot_be_meant(tmp_path, text, says):
 def test_names_that_look_like_numbers_stay(tmp_path):
     (tmp_path / "who.csv").write_text("path,identity\nvisible/0.jpg,0012\nvisible/1.jpg,Nathan\ninfrared/0.jpg,12a\n")
     assert given_names(tmp_path / "who.csv", PATHS)["visible"].tolist() == ["0012", "Nathan"]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_letters_of_two_signs_are_those_of_one(form):
+    "macOS writes an é as e and an accent."
+    one, two = (normalize(f, "visible/\u00e9.png") for f in ("NFC", "NFD"))
+    assert rows_by_path([normalize(form, one), "b.png"], ["b.png", one], "who.csv").tolist() == [1, 0]
+    assert rows_by_path([two, one], [one, two], "who.csv").tolist() == [1, 0]
+
+
+def test_ids_that_are_masked_or_of_half_precision():
+    with pytest.raises(ValueError, match="q_pids is an array of which 1 entries are masked"):
+        checked_ids("q_pids", np.ma.array([1, 2], mask=[True, False]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert checked_ids("q_pids", np.array([1, 2048], np.float16)).tolist() == [1, 2048]
 
 
 KINDS = {"Int64": pd.array([1, None], dtype="Int64"), "string": pd.array(["1", None], dtype="string"),

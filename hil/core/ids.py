@@ -24,6 +24,9 @@ def _as_array(name, values):
             found = ", ".join(sorted(kind.__name__ for kind in kinds))
             raise ValueError(f"{name} holds entries of the types {found}; expected whole numbers throughout, or texts "
                              "throughout")
+    if np.ma.is_masked(values):
+        raise ValueError(f"{name} is an array of which {int(np.ma.count_masked(values))} entries are masked; fill them "
+                         "in, with -1 where nobody knows")
     try: x = np.asarray(values)
     except ValueError: raise ValueError(f"{name} must be one row of ids; its entries differ in length") from None
     if x.ndim: return x
@@ -64,6 +67,7 @@ def checked_ids(
                              "images out")
         return np.where(blank, "-1", x)
     if x.dtype.kind not in "iuf": raise ValueError(f"{name} holds values of type {x.dtype}; {expected}")
+    if x.dtype.kind == "f": x = x.astype(np.float64)  # 2**53 is more than float16 can hold
     wrong = ~(np.isfinite(x) & (x == np.floor(x)) & (x >= lowest) & (x < 2**53))
     if wrong.any():
         i = _first(wrong)

@@ -10,6 +10,7 @@ import csv
 import logging
 import posixpath
 from functools import partial
+from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
@@ -95,6 +96,8 @@ def rows_by_path(
 ) -> np.ndarray: # int [N] row of each image, -1 = none
     "Where each image stands in a table. Raises ValueError for a path that is there twice, or where no path fits."
     names, images = same_spelling(names), same_spelling(paths)
+    known, composed = set(images), {normalize("NFC", path): path for path in images}  # macOS writes an é as two signs
+    names = [name if name in known else composed.get(normalize("NFC", name), name) for name in names]
     if (twice := pd.Series(names).duplicated()).any():
         raise ValueError(f"{where}: {names[int(twice.argmax())]} is there twice")
     strange = sorted(set(names) - set(images))
