@@ -168,7 +168,8 @@ def test_auto_is_the_default_and_recipes_have_numbers():
     for recipe in ("sysu", "regdb", "llcm"):
         assert not Rules.of(Config.recipe(recipe, data_root="x", weights="random")).to_choose
     assert Config.recipe("sysu", data_root="x", weights="random", k1="auto").k1 == "auto"
-    assert {name for name, asked in allowed(Config).items() if "auto" in asked.words} == {*NAMES, "threads"}
+    assert {name for name, asked in allowed(Config).items() if "auto" in asked.words} == {*NAMES, "hard_prototypes",
+                                                                                               "threads"}
 
 
 @pytest.mark.parametrize("given, said", [
