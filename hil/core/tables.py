@@ -60,8 +60,8 @@ def read_rows(
     path = given_path(path, what)
     if not path.is_file(): raise ValueError(f"{what} = {str(path)!r}: no such file; expected a .csv or .parquet file")
     table = pd.read_parquet(path) if path.suffix == ".parquet" else _csv_table(path)
-    if path.suffix == ".parquet" or "path" not in table: return table
-    return table.assign(path=table.path.map(from_cell))
+    if path.suffix == ".parquet": return table
+    return table.assign(**{c: table[c].map(from_cell) for c in ("path", "name") if c in table})
 
 
 def same_spelling(paths) -> list: # [N] paths
