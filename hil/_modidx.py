@@ -1295,6 +1295,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'hil.explore.view.View.origin': ('9_explore/view.html#view.origin', 'hil/explore/view.py'),
                                   'hil.explore.view.View.picked': ('9_explore/view.html#view.picked', 'hil/explore/view.py'),
                                   'hil.explore.view.View.pictures': ('9_explore/view.html#view.pictures', 'hil/explore/view.py'),
+                                  'hil.explore.view.View.reply': ('9_explore/view.html#view.reply', 'hil/explore/view.py'),
                                   'hil.explore.view.View.sheet': ('9_explore/view.html#view.sheet', 'hil/explore/view.py'),
                                   'hil.explore.view.View.state': ('9_explore/view.html#view.state', 'hil/explore/view.py'),
                                   'hil.explore.view.View.static': ('9_explore/view.html#view.static', 'hil/explore/view.py'),
