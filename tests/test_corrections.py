@@ -15,7 +15,7 @@ from hil.explore.source import open_source
 from hil.method.constraints import Known
 from hil.runs.actions import facts_of, images_key
 from hil.runs.config import Config
-from hil.runs.corrections import given_labels, given_links
+from hil.runs.corrections import given_labels, given_links, given_people
 from hil.runs.folder import Run
 from hil.training.trainer import Trainer
 
@@ -52,6 +52,25 @@ def test_parquet_with_gaps(tmp_path):
 def test_tables_that_say_nothing(tmp_path, text, says):
     (tmp_path / "who.csv").write_text(text)
     with pytest.raises(ValueError, match=says): given_labels(tmp_path / "who.csv", PATHS)
+
+
+HEAD = "path,label,name\nvisible/0.jpg,7,Ada\ninfrared/1.jpg,7,\nvisible/1.jpg,9,\nvisible/2.jpg,-1,\n"
+
+
+def test_people_are_called_by_the_column_name(tmp_path):
+    (tmp_path / "who.csv").write_text(HEAD)
+    labels, called = given_people(tmp_path / "who.csv", PATHS)
+    assert called == ["Ada", "9"] and labels["visible"].tolist() == [0, 1, -1, -1]
+    assert labels["infrared"].tolist() == [-1, 0, -1]
+
+
+@pytest.mark.parametrize("line,says", [
+    ("visible/3.jpg,7,Bob\n", "identity 7 has Ada, Bob as its name; expected one name"),
+    ("visible/3.jpg,8,Ada\n", "name Ada has 7, 8 as its identity; expected one name")])
+def test_one_name_for_each_identity(tmp_path, line, says):
+    (tmp_path / "who.csv").write_text(HEAD + line)
+    with pytest.raises(ValueError, match=says): given_people(tmp_path / "who.csv", PATHS)
+    assert given_labels(tmp_path / "who.csv", PATHS)["visible"][3] >= 0     # a run learns from the numbers alone
 
 
 def test_a_row_without_a_training_image_is_told(tmp_path, caplog):

@@ -94,6 +94,35 @@ def test_a_run_is_read_as_it_was_written(shared, whole):
     assert quality["identities"] == told.clusters_visible and quality["ari"] == pytest.approx(told.ari_visible)
 
 
+def test_features_find_their_images_whatever_the_order_of_the_table(tmp_path):
+    rng = np.random.default_rng(0)
+    images = pd.DataFrame({"path": [f"{i}.jpg" for i in range(40)], "pid": -1, "camid": 1,
+                           "modality": rng.choice(MODALITIES, 40), "train": rng.random(40) < .7})
+    run = Run.create(Config(run_dir=str(tmp_path / "run"), eps=.5, k1=5, k1_infrared=5), images)
+    x = np.arange(120).reshape(40, 3).astype(np.float16) + 1
+    y = {f"{kind}_{m}": np.zeros(((images.modality == m) & images.train).sum(), np.int32)
+         for kind in ("labels", "final", "sub") for m in MODALITIES}
+    features = {f"features_{m}": x[images.modality == m] for m in MODALITIES}
+    run.record(dict(epoch=1, stage=2, mAP=.5, transfer_direction="visible_to_infrared"), y | features, {})
+    source = open_source(run.path)
+    assert source.n == images.train.sum() and source.features(1).dtype == np.float32
+    for path, row in zip(source.paths, source.features(1)):
+        np.testing.assert_array_equal(row, x[int(path.removesuffix(".jpg"))])
+
+
+def test_the_first_picture_of_a_run_needs_no_features(run, tmp_path):
+    "Map and identities are kept from the visit before; features of many images take seconds to read."
+    explore(run, journal=tmp_path / "j")
+    source, asked = open_source(run), []
+    read = source._read["features"]
+    source._read["features"] = lambda epoch: asked.append(epoch) or read(epoch)
+    async def opened(): return explore(source, journal=tmp_path / "j")      # as in a notebook: what can wait does
+    app = asyncio.run(opened())
+    assert app.view("Identity").sheet_.rows and not asked
+    app.session.open(int(identities(app.session).code[0]))
+    assert asked
+
+
 def test_the_result_of_a_run_is_labelled_as_hil_identities_has_it(shared, run, tmp_path):
     "One truth: what is opened, counted, corrected and exported, and what the command writes."
     table = identity_table(run).set_index("path").identity
@@ -151,7 +180,7 @@ def test_identities_of_many_images_are_found_again_at_the_next_visit(monkeypatch
         return {m: np.zeros(n, int) for m in MODALITIES}, None, x, None
     monkeypatch.setattr("hil.explore.source.run_clusters", clusters)
     monkeypatch.setattr("hil.explore.widgets.display", lambda notice, display_id: asked.append(str(notice)))
-    first, again = (_result(run, 1, np.concatenate([*x.values()]), "key") for _ in range(2))
+    first, again = (_result(run, 1, lambda: np.concatenate([*x.values()]), "key") for _ in range(2))
     assert asked[0].startswith("finding the identities of 400,000 images, duration ") and asked[1:] == [1]
     for a, b in zip(first, again): np.testing.assert_array_equal(a, b)
 

@@ -173,12 +173,24 @@ def test_an_error_does_not_stand_beside_an_old_success(app, tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_no_view_speaks_of_an_epoch_that_is_not_shown(two_epochs):
+    app, s = two_epochs, two_epochs.session
+    views = {name: app.view(name) for name in ("Matches", "Review", "Knobs", "Curation")}
+    s.epoch = 1
+    views["Matches"].use(), views["Knobs"].use(), views["Review"].pressed("y"), views["Curation"].do("undo")
+    said = [views[name].said for name in ("Matches", "Knobs")] + [views[name].frame for name in ("Review", "Curation")]
+    assert all("this is epoch 1" in frame.warn for frame in said)
+    s.epoch = 2
+    assert not any(frame.warn for frame in said)
+
+
 def test_corrections_say_which_epoch_is_shown(two_epochs):
     s, view = two_epochs.session, two_epochs.view("Curation")
     s.epoch = 1
     view.do("undo")
     assert "made on epoch 2, the result of the run; this is epoch 1: go there" in view.frame.warn
     s.epoch = 2
+    assert not view.frame.warn                                                   # nobody is there any more
     s.replace({m: s.source.labels(2).apart[s.source.rows(m)] for m in MODALITIES})
     view.do("undo")
     assert "only shown" in view.frame.warn and "go there" not in view.frame.warn

@@ -16,6 +16,7 @@ from hil.core.names import MODALITIES
 from hil.core.vectors import unit
 from hil.evaluation.sightings import assign, candidates, identities_told, identity_table
 from hil.explore.app import explore
+from hil.explore.identity_view import identities_of
 from hil.explore.journal import read_labels
 from hil.explore.source import open_source
 from hil.method.cluster import centroids
@@ -215,6 +216,31 @@ def test_a_table_that_comes_back_keeps_its_numbers(archive, tmp_path):
     y, told = source.labels(source.result), table.set_index("path").identity.astype(str)
     wanted = [told[p] if told[p] == "Ada" else f"P{told[p]}" for p in source.paths[:source.n]]
     assert [y.names[c] if c >= 0 else "P-1" for c in y.identity] == wanted and "Ada" in wanted
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_names_given_in_the_explorer_come_back_with_its_export(archive, tmp_path, kind):
+    app = explore(archive / "run", xy=np.zeros((len(identity_table(archive / "run")), 2)), journal=tmp_path / "j")
+    curation, largest = app.view("Curation"), identities_of(app.session).code.tolist()[:2]
+    for code, name in zip(largest, ("Zoe", "=Ada")):
+        app.session.open(code)
+        curation.name.value = name
+        curation.do("rename")
+    curation.file.value = str(tmp_path / f"who.{kind}")
+    curation.do("export")
+    assert not app.session.told[1], app.session.told
+    again = explore(archive / "run", xy=app.session.maps.xy(app.session.epoch), labels=str(tmp_path / f"who.{kind}"),
+                    journal=tmp_path / "k")
+    view = again.view("Identity")
+    assert set(identities_of(again.session).name) == set(identities_of(app.session).name)
+    view.find.value = "ada"                                                        # find
+    assert [row["head"] for row in view.sheet_.rows] == ["=Ada"]
+    view.find.value, view.sort.value = "", "by name"                               # sort
+    heads = [row["head"] for row in view.sheet_.rows if row["head"] != "outlier"]
+    assert heads == sorted(heads) and heads[0] == "=Ada" and heads[-1] == "Zoe"
+    view.entered(0)                                                                # heading
+    assert view.sheet_.title.startswith("=Ada: ")
+    assert any(words.startswith("Zoe (") for words, _ in again.view("Curation").one.options)
 
 
 def test_the_tutorial_on_exploring_says_at_once_that_it_needs_names(archive):

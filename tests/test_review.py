@@ -14,7 +14,7 @@ from hil.core.vectors import unit_rows
 from hil.explore.app import TABS, explore
 from hil.explore.colorings import coloring
 from hil.explore.journal import Journal, apply, read_labels
-from hil.explore.parts import identity_parts
+from hil.explore.parts import cuts_of, identity_parts, near_parts
 from hil.explore.review import ORDERS, Review, honour, link_action
 from hil.explore.review_view import ReviewView
 from hil.explore.session import as_session, in_step
@@ -22,6 +22,7 @@ from hil.explore.source import join_labels
 from hil.explore.why import chain, crossing, why_joined
 from hil.method.labels import compact
 from hil.method.match import transfer
+from hil.method.sub_clusters import secondary_assign
 
 SMALL = dict(k1=8, k1_infrared=8, k2=2, min_samples=3, n_sub=2, threshold=.5)
 
@@ -281,6 +282,80 @@ def test_parts_are_what_a_cluster_gave_to_an_identity(seed):
         np.testing.assert_allclose(parts.centre[p], centre, atol=1e-5)
         cosine = unit_rows(x) @ centre
         assert parts.speaker[p] in own and cosine[own].max() - cosine[parts.speaker[p]] < 1e-5
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10 ** 6), st.integers(1, 12), st.integers(0, 12))
+def test_near_parts_are_those_of_the_plain_way(seed, k, kept):
+    "What is known already of the first parts, taken over."
+    table, x = people(n=4, seed=seed % 97)
+    y = clustered(table, x, seed)
+    parts = identity_parts(unit_rows(x), table.modality.to_numpy(), y.identity, y.apart)
+    plain = parts.centre @ parts.centre.T
+    np.fill_diagonal(plain, -2)
+    near, value, cosine = near_parts(parts, k, plain[:kept, :kept])
+    np.testing.assert_allclose(cosine, plain, atol=1e-5)
+    for p in range(len(parts.size)):
+        for m in range(2):
+            others = sorted((plain[p, q] for q in np.flatnonzero(parts.modality == m) if q != p), reverse=True)[:k]
+            found, told = near[p, m][near[p, m] >= 0], value[p, m][near[p, m] >= 0]
+            np.testing.assert_allclose(told, others, atol=1e-5)
+            np.testing.assert_allclose(plain[p, found], told, atol=1e-5)
+            assert (parts.modality[found] == m).all() and len(set(found)) == len(found) and p not in found
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10 ** 6), st.lists(st.integers(1, 9), max_size=6))
+def test_cuts_are_those_of_the_plain_way(seed, sizes):
+    rng = np.random.default_rng(seed)
+    rows = rng.permutation(sum(sizes) + 3)[:sum(sizes)]
+    x = unit_rows(rng.standard_normal((len(rows) + 3, 5)))
+    groups = np.split(rows, np.cumsum(sizes)[:-1]) if sizes else []
+    for group in groups:
+        if rng.random() < .3: x[group] = x[group[0]]           # all look the same
+    cuts = cuts_of(x, groups)
+    assert len(cuts) == len(groups)
+    for group, cut in zip(groups, cuts):
+        half = secondary_assign(x[group], np.zeros(len(group), int), 2)
+        assert (cut is None) == (half.max() < 1)
+        if cut is None: continue
+        wanted = sorted((group[half == h] for h in (0, 1)), key=len, reverse=True)
+        if len(wanted[0]) == len(wanted[1]) and wanted[0][0] != cut.halves[0][0]: wanted = wanted[::-1]
+        for h, own, speaker, centre in zip(wanted, cut.halves, cut.speakers, cut.centres):
+            np.testing.assert_array_equal(own, h)
+            np.testing.assert_allclose(centre, unit_rows(x[h].mean(0)[None])[0], atol=1e-5)
+            assert speaker in h and (x[h] @ centre).max() - x[speaker] @ centre < 1e-5
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10 ** 6), st.lists(st.booleans(), min_size=1, max_size=5))
+def test_what_is_kept_between_answers_is_what_would_be_found_anew(seed, steps):
+    "Identities are cut or joined one after the other; all figures are those of the parts as they are then."
+    table, x = people(n=4, seed=seed % 97)
+    y, kind, rng = clustered(table, x, seed), table.modality.to_numpy(), np.random.default_rng(seed)
+    identity, apart, x = y.identity.copy(), y.apart.copy(), unit_rows(x)
+    review = Review(x, kind, identity, apart)
+    for k, cut in enumerate(steps):
+        there, identity, apart = np.unique(identity[identity >= 0]), identity.copy(), apart.copy()
+        if not len(there): break
+        inside = identity == rng.choice(there)
+        if cut:
+            away = inside & (rng.random(len(x)) < .5)
+            identity[away] = apart[away] = len(y.names) + k
+        else: identity[inside] = rng.choice(there)
+        review.update(identity, apart, [])
+    parts = review.parts
+    np.testing.assert_array_equal(parts.of < 0, identity < 0)
+    anew = identity_parts(x, kind, parts.of, parts.of)         # each part alone an identity
+    for now, then in zip(parts, anew): np.testing.assert_allclose(now, then, atol=1e-5)
+    for now, then in zip((review.value, review.cosine), near_parts(anew)[1:]):
+        np.testing.assert_allclose(now, then, atol=1e-5)
+    assert [*review.cut_part] == [*review.cuts]
+    for k, p in enumerate(review.cut_part):
+        np.testing.assert_array_equal(np.sort(np.concatenate(review.cuts[p].halves)), np.flatnonzero(parts.of == p))
+        np.testing.assert_array_equal(review._beside[k], review.near[p, parts.modality[p]])
+        np.testing.assert_allclose(review._rivals[k], review.cuts[p].centres @ parts.centre[review._beside[k]].T,
+                                   atol=1e-5)
 
 
 @settings(max_examples=40, deadline=None)

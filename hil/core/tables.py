@@ -65,8 +65,8 @@ def read_rows(
     if (twice := table.columns.duplicated()).any():
         raise ValueError(f"{path}: two columns are called {table.columns[twice][0]}; leave one of them out, or give it "
                          "another name")
+    if not in_parquet: table = table.assign(**{c: table[c].map(from_cell) for c in ("path", "name") if c in table})
     if "path" not in table: return table
-    if not in_parquet: table = table.assign(path=table.path.map(from_cell))
     blank = table.path.isna() | (table.path.astype(str).str.strip() == "")
     if blank.any():
         raise ValueError(f"{path}, row {int(blank.to_numpy().argmax()) + 1}: names no image (its path is empty); fill "

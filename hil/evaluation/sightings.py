@@ -18,7 +18,7 @@ from .encode import extract, load_encoder
 from ..method.constraints import Known
 from ..method.identities import find_identities
 from ..method.labels import Rules, apart_labels
-from ..runs.corrections import given_labels, given_names
+from ..runs.corrections import given_people
 from ..runs.folder import Run
 from ..runs.records import check_rows
 
@@ -133,7 +133,7 @@ SHOWN = ["path", "camid", "modality", "pid", "label", "name"]
 
 def sightings(
     run, # Run, or its folder
-    labels=None, # table of path and identity, as `hil identities` writes it; None: the run's own identities
+    labels=None, # table of path and identity, as `hil identities` or the explorer writes it; None: the run's own
     crops=None, # folder of new crops, shown beside the run's images
     device="cpu", # where the network runs
     progress=True, # show a bar
@@ -142,9 +142,9 @@ def sightings(
     run = run if isinstance(run, Run) else Run(run)
     who, tables, features = run_identities(run)
     paths = {m: t.path.tolist() for m, t in tables.items()}
-    given = given_labels(labels, paths) if labels else who.labels
-    called = given_names(labels, paths) if labels else given
-    parts = [t.assign(label=given[m], name=called[m])[SHOWN] for m, t in tables.items()]
+    given, called = given_people(labels, paths) if labels else (who.labels, range(len(who.centres["visible"])))
+    called = np.array([*map(str, called), "-1"])
+    parts = [t.assign(label=given[m], name=called[given[m]])[SHOWN] for m, t in tables.items()]
     x = list(features.values())
     if crops:
         if labels: raise ValueError("labels and crops: new crops are put to the run's own identities; give one of them")

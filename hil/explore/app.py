@@ -141,7 +141,7 @@ class Explorer(View):
     def ahead(self):
         "Steps: what the first click will need is read while nobody waits."
         s = self.session
-        for step in (s.features, s.directions, lambda: identities_of(s), lambda: s.source.before(s.epoch)): yield step()
+        for step in (s.features, s.directions, s.centres, lambda: s.source.before(s.epoch)): yield step()
 
     def turn(self, name): # one of TABS
         "Show a tab: its view wakes up, the others sleep."

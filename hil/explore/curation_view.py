@@ -23,7 +23,6 @@ from .journal import apply, export_labels
 from .session import nearest_identities
 from .source import sub_clusters
 from .view import View
-from .widgets import Frame
 from ..plots.style import empty_figure, figure_title, styled
 
 # %% ../../nbs/9_explore/16_curation_view.ipynb #8d99f152
@@ -99,7 +98,7 @@ class CurationView(View):
         self.file = control(w.Text, "export to", 330, 64, "hil-file", value="identities.csv")
         self.buttons = {name: button(name, lambda name=name: self.do(name), tip) for name, tip in TIPS.items()}
         for name, b in self.buttons.items(): b.add_class("hil-" + name.replace(" ", "-"))
-        self.frame, self.table, self._near_of = Frame(), w.HTML(), -1
+        self.frame, self.table, self._near_of = self.reply(), w.HTML(), -1
         self.watch(self.show, "identity", "version", "selection", "epoch")
         lines = ([self.one, "split in two"], [self.other, "merge", "move selection"], [self.name, "rename"],
                  ["split selection", "outliers", "undo"], [self.file, "export"])

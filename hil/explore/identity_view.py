@@ -13,7 +13,7 @@ import pandas as pd
 from ..core.names import COLORS, MODALITIES
 from ..core.text import counted, percent, short
 from .controls import button, control, side_by_side
-from .session import identities, nearest_identities
+from .session import counted_identities, nearest_identities
 from .source import sub_clusters
 from .view import View, grouped
 from .when import WhenView
@@ -133,7 +133,7 @@ class IdentityView(View):
         seen = len(set(s.source.camera_name[:s.source.n][s.labels.identity == s.identity]) - {""})
         of = f" of {counted(seen, 'camera')}" if seen else ""
         return (f"{s.name(s.identity)}: {row.visible} visible and {row.infrared} infrared images{of} in "
-                f"{counted(n_sub, 'sub-cluster')}, tightness {row.tightness:.2f}{people}")
+                f"{counted(n_sub, 'sub-cluster')}, tightness {s.tightness()[s.identity]:.2f}{people}")
 
     def show_selection(self):
         s, y = self.session, self.session.labels.identity
@@ -159,6 +159,7 @@ class IdentityView(View):
         rows, (column, rising) = identities_of(self.session), SORTS[self.sort.value]
         rows = rows[rows.code.isin(found.index)].assign(images=lambda r: r.code.map(found))
         rows["lacks"] = rows[[*MODALITIES]].min(axis=1)
+        if column == "tightness": rows[column] = rows.code.map(self.session.tightness())
         word = self.find.value.strip().lower()
         if word: rows = rows[rows.name.astype(str).str.lower().str.contains(word, regex=False)]
         codes = rows.sort_values([column, "code"], ascending=[rising, True]).code.astype(int).tolist()
@@ -189,7 +190,7 @@ class IdentityView(View):
 
 
 def identities_of(session): # -> DataFrame
-    "`hil.explore.session.identities`, computed once for each version of the labels."
+    "`hil.explore.session.counted_identities`, once for each version of the labels; it needs no features."
     key = session.epoch, session.version
-    if getattr(session, "_identities", (None,))[0] != key: session._identities = key, identities(session)
+    if getattr(session, "_identities", (None,))[0] != key: session._identities = key, counted_identities(session)
     return session._identities[1]

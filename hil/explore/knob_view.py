@@ -60,7 +60,7 @@ class KnobView(View):
                             "cluster the epoch again with these settings; nothing is written", button_style="primary")
         self.adopt = button("use these settings", self.use, "go on from these clusters: corrections, export and all "
                             "counts begin with them; undo (key u) takes it back").add_class("hil-use")
-        self.reset, self.said, self.advice = button("back to the run's own", self.back), Frame(), Frame()
+        self.reset, self.said, self.advice = button("back to the run's own", self.back), self.reply(), Frame()
         self.suggest = button("suggest k1 and eps", self.search, "try every k1 with every radius; nothing is changed")
         self.curves = Curves(self.pick, empty="the curves come as soon as the neighbour graph is there")
         self.bar, self.left = w.FloatProgress(min=0, max=1, layout=w.Layout(width="180px")), w.HTML()

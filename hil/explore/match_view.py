@@ -14,7 +14,7 @@ from ..core.text import counted, of_total, percent, short
 from .controls import button, control, side_by_side
 from .view import View, grouped
 from .why import WhyView
-from .widgets import Frame, MatchGraph
+from .widgets import MatchGraph
 from ..plots import maps
 
 # %% ../../nbs/9_explore/12_match_view.ipynb #8db0d8f1
@@ -38,7 +38,7 @@ class MatchView(View):
         self.most = control(w.Dropdown, "draw", 210, 60, heard=self.show, value=40, options=MOST)
         self.adopt = button("use these settings", self.use, "go on from these matches: corrections, export and all "
                             "counts begin with them; undo (key u) takes it back").add_class("hil-use")
-        self.said, self.graph = Frame(), MatchGraph(self.edge, self.node, tall=250)
+        self.said, self.graph = self.reply(), MatchGraph(self.edge, self.node, tall=250)
         self.graph.on_stale = self.too_late
         self.why = WhyView(session)
         self.ask = button("why these two?", lambda: self.why.of_clusters(*self.graph.chosen),

@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from ..core.vectors import unit_rows
 from ..method.cluster import centroids
@@ -40,14 +41,19 @@ def identity_parts(
     if not len(found):
         none = np.zeros(0, int)
         return IdentityParts(of, none, none, directions[:0], none, np.zeros(0))
-    centre = unit_rows(centroids(directions, of))
-    cosine = np.concatenate([np.einsum("nd,nd->n", x, centre[p])
-                             for x, p in zip(np.array_split(directions, 64), np.array_split(of, 64))])
-    order = np.lexsort((cosine, of))
-    last = np.searchsorted(of[order], np.arange(len(found)), side="right") - 1
+    centre, speaker, cosine = _middle(directions, of)
     size = np.bincount(number)
     tight = np.bincount(number, cosine[inside]) / size
-    return IdentityParts(of, infrared[inside][first], size, centre, order[last], tight)
+    return IdentityParts(of, infrared[inside][first], size, centre, speaker, tight)
+
+
+def _middle(x, of): # [N, D] unit rows, int [N] group of each, all of 0..P-1 present, -1 = none
+    "Unit centres [P, D] of groups, the row [P] that is nearest to each, and the cosine [N] of each row to its own."
+    centre = unit_rows(centroids(x, of))
+    cosine = np.concatenate([np.einsum("nd,nd->n", part, centre[p])
+                             for part, p in zip(np.array_split(x, 64), np.array_split(of, 64))])
+    order = np.lexsort((cosine, of))
+    return centre, order[np.searchsorted(of[order], np.arange(len(centre)), side="right") - 1], cosine
 
 # %% ../../nbs/9_explore/17_parts.ipynb #357c3da7
 class Pairs(NamedTuple):
@@ -61,18 +67,20 @@ class Pairs(NamedTuple):
 def near_parts(
     parts, # IdentityParts
     k=8, # neighbours in each modality
+    known=(), # float [Q, Q] cosines of the first Q parts, from an earlier call
 ): # (int [P, 2, k] nearest parts of each modality, float [P, 2, k] their cosines; -1 and -2 where there are fewer)
     "Who is near whom, in each modality; and all cosines, float [P, P]."
-    cosine = parts.centre @ parts.centre.T
+    n, q = len(parts.size), len(known)
+    cosine = np.empty((n, n), np.float32)
+    cosine[:q, :q], cosine[q:] = known, parts.centre[q:] @ parts.centre.T
+    cosine[:q, q:] = cosine[q:, :q].T
     np.fill_diagonal(cosine, -2)
-    near, value = np.full((len(cosine), 2, k), -1), np.full((len(cosine), 2, k), -2.)
+    near, value = np.full((n, 2, k), -1), np.full((n, 2, k), -2.)
     for m in range(2):
         columns = np.flatnonzero(parts.modality == m)
-        block, most = cosine[:, columns], min(k, len(columns))
+        most = min(k, len(columns))
         if not most: continue
-        first = np.argpartition(-block, most - 1, axis=1)[:, :most]
-        order = np.take_along_axis(first, np.argsort(-np.take_along_axis(block, first, 1), axis=1, kind="stable"), 1)
-        found = np.take_along_axis(block, order, 1)
+        found, order = (a.numpy() for a in torch.from_numpy(cosine[:, columns]).topk(most))
         near[:, m, :most], value[:, m, :most] = np.where(found > -2, columns[order], -1), found
     return near, value, cosine
 
@@ -127,10 +135,16 @@ def cuts_of(
     "Each group of images cut in two by k-means with K = 2 (HIL, section 3.2)."
     if not groups: return []
     rows, group = np.concatenate(groups), np.repeat(np.arange(len(groups)), [len(g) for g in groups])
-    half = np.split(secondary_assign(directions[rows], group, 2), np.cumsum([len(g) for g in groups])[:-1])
-    def cut(images, half):
-        if half.max() < 1: return None
-        halves = sorted((images[half == h] for h in (0, 1)), key=len, reverse=True)
-        centres = unit_rows(np.stack([directions[h].mean(0) for h in halves]))
-        return Cut(tuple(halves), tuple(int(h[(directions[h] @ c).argmax()]) for h, c in zip(halves, centres)), centres)
-    return [cut(*both) for both in zip(groups, half)]
+    x = directions[rows]
+    half = secondary_assign(x, group, 2)
+    two = np.bincount(group, half) > 0 # whether there is a second half
+    of = np.where(two[group], 2 * (two.cumsum() - 1)[group] + half, -1)
+    if not two.any(): return [None] * len(groups)
+    centre, speaker, _ = _middle(x, of)
+    order = np.argsort(of, kind="stable")[(of < 0).sum():]
+    halves = np.split(rows[order], np.cumsum(np.bincount(of[of >= 0]))[:-1])
+    def cut(k): # place of its first half
+        ends = [k, k + 1] if len(halves[k]) >= len(halves[k + 1]) else [k + 1, k]
+        return Cut(tuple(halves[e] for e in ends), tuple(rows[speaker[ends]].tolist()), centre[ends])
+    cuts = map(cut, range(0, len(halves), 2))
+    return [next(cuts) if both else None for both in two]

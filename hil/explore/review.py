@@ -69,8 +69,9 @@ class Review:
         self.identity, self.links = np.asarray(identity), list(links)
         whole = np.zeros(0, bool) if self.parts is None else self._whole(self.parts)
         if self.parts is None or not whole.all():
+            known = self.cosine[np.ix_(whole, whole)] if whole.any() else ()
             self.parts = self._parts(np.asarray(apart), whole)
-            self.near, self.value, self.cosine = near_parts(self.parts)
+            self.near, self.value, self.cosine = near_parts(self.parts, known=known)
             self._found = None
             self._cut()
         self.of_part = self.identity[self.parts.speaker]
@@ -84,9 +85,9 @@ class Review:
         return whole
 
     def _parts(self, apart, whole): # int [N], bool [P] -> Parts: whole ones as they are, the others made again
-        new = np.flatnonzero(~np.append(whole, False)[self.parts.of]) if whole.any() else np.arange(len(self.x))
+        if not whole.any(): return identity_parts(self.x, self.modality, self.identity, apart)
+        new = np.flatnonzero(~np.append(whole, False)[self.parts.of])
         made = identity_parts(self.x[new], self.modality[new], self.identity[new], apart[new])
-        if not whole.any(): return made
         old, number = self.parts, np.append(np.where(whole, whole.cumsum() - 1, -1), -1)
         of = number[old.of]
         of[new] = np.where(made.of < 0, -1, made.of + whole.sum())
@@ -107,7 +108,9 @@ class Review:
         self.cut_cosine = np.einsum("nd,nd->n", centres[:, 0], centres[:, 1])
         self.cut_size = np.array([len(c.halves[0]) * len(c.halves[1]) for c in self.cuts.values()])
         self._beside = self.near[self.cut_part, self.parts.modality[self.cut_part]] # [K, k] near parts of the modality
-        self._rivals = np.einsum("chd,ckd->chk", centres, self.parts.centre[self._beside], optimize=True) # [K, 2, k]
+        pieces = len(centres) // 128 + 1 # small enough for the processor's cache
+        self._rivals = np.concatenate([half @ self.parts.centre[beside].transpose(0, 2, 1) for half, beside in
+            zip(np.array_split(centres, pieces), np.array_split(self._beside, pieces))]) # [K, 2, k]
 
     def _cut_leads(self): # float [K, 2], the smaller first
         "By how much the halves prefer each other to the best part of another identity in their modality."

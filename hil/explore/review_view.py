@@ -14,7 +14,6 @@ from .controls import button, control, side_by_side
 from .knob_view import in_turns
 from .review import ORDERS, link_action
 from .view import View, grouped
-from .widgets import Frame
 from ..plots import sheets
 
 # %% ../../nbs/9_explore/19_review_view.ipynb #227f1625
@@ -40,7 +39,8 @@ class ReviewView(View):
         self.buttons["yes"].button_style = self.buttons["no"].button_style = "primary"
         self.find = button("show on the map", self.select, "select the images of both strips")
         self.strips = self.sheet(columns=["", ""], height=96, tall=420)
-        self.bar, self.frame = w.FloatProgress(min=0, max=1, layout=w.Layout(width="120px", height="14px")), Frame()
+        self.bar = w.FloatProgress(min=0, max=1, layout=w.Layout(width="120px", height="14px"))
+        self.frame = self.reply()
         self.watch(self.show, "version", "epoch")
         self.watch(lambda: setattr(self.strips, "on", [self.session.image]), "image")
         self.widget = w.VBox([side_by_side(*self.buttons.values(), self.order, self.find), self.strips,

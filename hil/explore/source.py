@@ -218,7 +218,8 @@ def _said_true(column):
 def _order(table):
     "Clustered images first, visible before infrared."
     train = _said_true(table["train"]) if "train" in table else np.ones(len(table), bool)
-    return np.lexsort((np.arange(len(table)), [MODALITIES.index(m) for m in table.modality], ~train)), int(train.sum())
+    kinds = [MODALITIES.index(m) for m in table.modality.tolist()] # a Series of texts is slow to go through
+    return np.lexsort((np.arange(len(table)), kinds, ~train)), int(train.sum())
 
 
 def _pick(run, epoch, *prefixes):
@@ -279,7 +280,7 @@ def joined_labels(
     return ShownLabels(own, identity, np.minimum(identity, 0), names, True)
 
 
-def _result(run, epoch, features, key): # -> ShownLabels, or None where these features make no cluster
+def _result(run, epoch, read, key): # `read()` gives float32 [n, D] -> ShownLabels, or None: these make no cluster
     "The identities of a run by the features of its result, kept on disk for the next visit."
     def make():
         apart, _, x, known = run_clusters(run, epoch)
@@ -291,8 +292,9 @@ def _result(run, epoch, features, key): # -> ShownLabels, or None where these fe
     name = f"{hashlib.blake2b(told.encode(), digest_size=12).hexdigest()}.npz"
     if found := kept.load(name, load_npz):
         return ShownLabels(**{**found, "names": found["names"].tolist()}, shared=True)
-    n, dim = features.shape
-    with announced("finding", "the identities", n, 3e-11 * n ** 2 * dim): y = make() # neighbours take most of it
+    features = read()
+    wait = 3e-11 * len(features) ** 2 * features.shape[1] # neighbours take most of it
+    with announced("finding", "the identities", len(features), wait): y = make()
     if y:
         arrays = {k: np.array(v) for k, v in y._asdict().items() if k != "shared"}
         kept.keep(name, lambda p: save_npz(p, arrays))
@@ -306,7 +308,7 @@ def from_run(
     "A run folder as a source. Raises RunError."
     run = Run(path)
     table, history = run.images, run.history
-    check_inside(table.path, run.path / "images.csv")
+    check_inside(table.path.tolist(), run.path / "images.csv")
     epochs = _whole_epochs(run, history)
     held = run.read(f"epochs/{epochs[-1]:04d}.npz", _names_and_sums)
     if "features_visible.npy" not in held:
@@ -315,15 +317,19 @@ def from_run(
     order, n = _order(table)
     inverse = np.concatenate([np.flatnonzero(table.modality == m) for m in MODALITIES])  # as features are stored
     place = np.argsort(inverse)[order]
+    starts = np.flatnonzero(np.diff(place, prepend=-2) != 1) # of pieces that stand together in the file, too
     def features(e):
         parts = _pick(run, e, "features")[0]
         check_rows(run, int(e), parts, table)
-        return np.concatenate([*parts.values()])[place].astype(np.float32)
+        held = np.concatenate([*parts.values()])
+        out = np.empty((len(place), held.shape[1]), np.float32)
+        for to, end in zip(starts, [*starts[1:], len(place)]): out[to:end] = held[place[to]:place[to] + end - to]
+        return out
     key = hashlib.blake2b(json.dumps([held, n], sort_keys=True).encode(), digest_size=8).hexdigest()
     result = run.result_epoch if run.result_epoch in epochs else epochs[-1]
     given = run.config.supervision != "none"  # such a run learned from names, not from clusters
     def labels(e):
-        if e == result and not given and (y := _result(run, e, features(e)[:n], key)): return y
+        if e == result and not given and (y := _result(run, e, lambda: features(e)[:n], key)): return y
         apart, final, sub = _pick(run, e, "labels", "final", "sub")
         if not apart: return compute_labels(features(e)[:n], table.modality.to_numpy()[order][:n], _numbers(run))
         direction = str(history.set_index("epoch").get("transfer_direction", pd.Series(dtype=str)).get(e, ""))

@@ -20,7 +20,7 @@ from ..core.errors import DataError
 from ..core.names import COLORS
 from ..core.pictures import read_picture
 from ..core.text import short, some
-from .widgets import STATIC, Sheet
+from .widgets import STATIC, Frame, Sheet
 
 
 # %% ../../nbs/9_explore/09_view.ipynb #16ce8a4b
@@ -47,6 +47,13 @@ class View:
         if not awake: return
         missed, self._missed = self._missed, {}
         for what in missed: what()
+
+    def reply(self): # -> a Frame in which a view says what was done, or why not
+        "What was said about one epoch is not left standing beside another."
+        made = Frame()
+        def silence(change): made.note, made.warn = "", ""
+        self.session.observe(silence, "epoch")
+        return made
 
     def sheet(self, **traits): # -> a Sheet whose clicks select in the session, and that marks what is selected
         s = self.session

@@ -29,6 +29,10 @@ def _answers_of(file): # -> labels by question, and how far they stand apart by 
     return {key: y.astype(int) for key, y in found.items()}, apart
 
 
+def _rows_of(features, rows): # a view where the rows stand together, as in a session; else a copy
+    return features[rows[0]:rows[-1] + 1] if len(rows) and np.ptp(rows) == len(rows) - 1 else features[rows]
+
+
 def _content(m, labels): # -> text that tells these labels of a modality from others
     return m + hashlib.blake2b(np.asarray(labels, np.int32).tobytes(), digest_size=12).hexdigest()
 
@@ -43,7 +47,7 @@ class Graph:
         store=None, # path whose name begins the files that keep the neighbours on disk
     ):
         self.rows = {m: np.flatnonzero(modality == m) for m in MODALITIES}
-        self.x = {m: features[rows] for m, rows in self.rows.items()}
+        self.x = {m: _rows_of(features, rows) for m, rows in self.rows.items()}
         self.rules, self.most_k1, self.store = Rules.of(settings), most_k1, store
         self._near, self._distance, self._search, self._unit = {}, {}, {}, {}
         self.kept = store and Manifest(store.parent)
