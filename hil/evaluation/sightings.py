@@ -7,6 +7,7 @@ __all__ = ['SHOWN', 'run_clusters', 'run_identities', 'candidates', 'identity_ta
 
 # %% ../../nbs/5_evaluation/06_sightings.ipynb #5bbe0754
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -142,7 +143,9 @@ def sightings(
     run = run if isinstance(run, Run) else Run(run)
     who, tables, features = run_identities(run)
     paths = {m: t.path.tolist() for m, t in tables.items()}
-    given, called = given_people(labels, paths) if labels else (who.labels, range(len(who.centres["visible"])))
+    given: Any = who.labels
+    called: Any = range(len(who.centres["visible"]))
+    if labels: given, called = given_people(labels, paths)
     called = np.array([*map(str, called), "-1"])
     parts = [t.assign(label=given[m], name=called[given[m]])[SHOWN] for m, t in tables.items()]
     x = list(features.values())

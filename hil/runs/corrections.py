@@ -36,9 +36,9 @@ def given_people(
     labels, people = _numbers(identity)
     named = pd.DataFrame({"identity": identity, "name": name})[(identity != "") & (name != "")].drop_duplicates()
     for one, other in (("identity", "name"), ("name", "identity")):
-        if (twice := named[one].duplicated()).any():
-            first = named[one][twice].iloc[0]
-            several = some(sorted(named[other][named[one] == first]))
+        others = {key: sorted(rows[other]) for key, rows in named.groupby(one, sort=False)}
+        if (first := next((key for key, found in others.items() if len(found) > 1), None)) is not None:
+            several = some(others[first])
             raise ValueError(f"{file}: {one} {short(first)} has {several} as its {other}; expected one name for "
                              "each identity: correct the table, or take its column name out")
     called = dict(zip(named.identity, named["name"]))
@@ -63,7 +63,8 @@ def _told(file, paths):
         raise ValueError(f"{file}: no column {', '.join(missing)}; found {', '.join(map(str, table.columns))}")
     everybody = [p for m in MODALITIES for p in paths[m]]
     rows = rows_by_path(table.path, everybody, file, "training image")
-    identity, name = ([_plain(value) for value in table.get(c, [""] * len(table))] for c in (column, "name"))
+    identity = [_plain(value) for value in table[column]]
+    name = [_plain(value) for value in table["name"]] if "name" in table else [""] * len(table)
     wrong = next((n for n, text in enumerate(identity) if _NO_NAME.fullmatch(text)), None)
     if wrong is not None:
         raise ValueError(f"{file}, row {wrong + 1} ({table.path.iloc[wrong]}): {column} {identity[wrong][:40]!r}; "
