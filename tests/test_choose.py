@@ -9,14 +9,13 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import adjusted_rand_score
 
 from hil.core.errors import RunError
 from hil.core.names import MODALITIES
 from hil.core.settings import allowed
 from hil.core.vectors import unit_rows
 from hil.explore.source import open_source
-from hil.method.choose import LADDER, agreement, choose_settings, separation, votes
+from hil.method.choose import LADDER, choose_settings, separation
 from hil.method.cluster import cluster_quality, pseudo_labels
 from hil.method.labels import Rules, apart_labels, modality_labels
 from hil.method.neighbors import nearest
@@ -131,26 +130,6 @@ def test_separation_against_its_definition(seed, most):
     twins = np.average([gap(c) for c in clusters], weights=sizes) if len(clusters) > 1 else 0
     expected = (total / clustered - .5 * twins) * (clustered / n) ** .85
     assert separation(x, y) == pytest.approx(expected, abs=1e-5)
-
-
-@given(seed=st.integers(0, 99), most=st.integers(0, 9))
-@settings(max_examples=20, deadline=None)
-def test_agreement_is_the_adjusted_rand_index(seed, most):
-    y = np.random.default_rng(seed).integers(-1, most, (3, 40))
-    alone = np.where(y < 0, 40 + np.arange(40), y)
-    expected = [[adjusted_rand_score(a, b) for b in alone] for a in alone]
-    if (y < 0).all(): expected = np.zeros((3, 3))  # nothing is together in any of them: no say
-    assert agreement(y) == pytest.approx(np.array(expected), abs=1e-9)
-
-
-def test_a_lucky_score_loses_the_vote():
-    "One clustering scores a little more than four others that agree; with a lead that is large, it wins."
-    right = np.repeat(np.arange(10), 6)
-    others = [np.where(np.arange(60) == i, -1, right) for i in range(4)]
-    lucky = np.repeat(np.arange(5), 12)
-    assert votes([1, .98, .98, .98, .98], [lucky, *others]).argmax() > 0
-    assert votes([1, .7, .7, .7, .7], [lucky, *others]).argmax() == 0
-    assert (votes([0, -1, 0, 0, 0], [lucky, *others]) == 0).all()
 
 
 def test_the_picture():

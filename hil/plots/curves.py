@@ -240,7 +240,7 @@ def choice_curve(
         ax.set(xlabel="k2: images that neighbours are averaged over", ylabel=name)
         ax.legend(loc="best")
     axes[1].set_ylim(bottom=0)
-    figure_title(fig, f"Settings that fit the data: {'; '.join(found)}", 100)
+    figure_title(fig, f"Clusters stand apart best at {'; '.join(found)}", 100)
     return fig
 
 # %% ../../nbs/8_plots/01_curves.ipynb #03b02a57
