@@ -321,6 +321,8 @@ def test_tabs_fit_beside_the_map_and_are_equally_high(page, lab):
     plane, tabs = (page.locator(f".hil-{part}").bounding_box() for part in ("map", "tabs"))
     assert plane["x"] + plane["width"] <= tabs["x"] + 1 and abs(plane["y"] - tabs["y"]) < 40
     assert tabs["x"] + tabs["width"] <= 1000
+    names = "[...document.querySelectorAll('.hil-tabs .lm-TabBar-tabLabel')].map(e => e.scrollWidth - e.clientWidth)"
+    assert page.evaluate(names) == [0] * 7  # no tab's name is cut
     # thumbnails have the width of the sheet, and a click on a match leaves the list where it was
     tab(page, "Identity")
     sheet, cells = (page.locator(f".hil-identity .{part}").first.bounding_box() for part in ("scroll", "sides"))
