@@ -255,8 +255,8 @@ def test_files_that_cannot_be_read(saved, tmp_path):
     (tmp_path / "cut.pth").write_bytes(whole.read_bytes()[:700])
     (tmp_path / "page.pth").write_text("<html>Google Drive: quota exceeded</html>")
     (tmp_path / "empty.pth").write_bytes(b"")
-    for name in ("cut", "page", "empty"):
-        with pytest.raises(ValueError, match=f"{name}.pth: not a file that torch.save wrote, or cut short"):
+    for name, says in (("cut", "or cut short"), ("page", "but a web page"), ("empty", "or cut short")):
+        with pytest.raises(ValueError, match=f"{name}.pth: not a file that torch.save wrote, {says}"):
             read_file(tmp_path / f"{name}.pth")
     with pytest.raises(FileNotFoundError, match="no such checkpoint"): read_file(tmp_path / "nowhere.pth")
     with pytest.raises(ValueError, match="no weights: .* got epoch, args"):

@@ -85,7 +85,7 @@ def test_what_is_committed_is_of_a_trained_run():
     at = tags.index(["parameters"])
     assert tags[at + 1] == ["injected-parameters"] and sum("injected-parameters" in t for t in tags) == 1
     shown = [o.data.get("text/markdown", "") for c in cells if c.cell_type == "code" for o in c.outputs if "data" in o]
-    assert any(re.match(r"### lite0, run default, epoch [1-9]", text) for text in shown)
+    assert any(re.match(r"### lite0, run [0-9-]+, epoch [1-9]", text) for text in shown)
 
 
 SETTINGS = {"sysu": ["SYSU-MM01 all-search", "SYSU-MM01 indoor-search"],

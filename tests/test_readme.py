@@ -169,6 +169,7 @@ def hil_runs(command, folder, run, **_):
         assert code == 1 and "1 PROBLEM" in out and "rendered stand-in" in out, out + error
         return
     if "new_crops/" in words: some_crops(folder / "new_crops")
+    if "times.csv" in words: times_of(run, folder)
     if "/path/to/crops" in words:
         some_crops(folder / "crops")
         words[-1] = "crops"
@@ -194,11 +195,16 @@ def python_runs(command, folder, run, **_):
         exec(compile(line, "README.md", "exec"), names)
 
 
+def times_of(run, folder):
+    "A time for each picture of the run."
+    table = pd.read_csv(Path(run) / "images.csv")[["path"]]
+    table.assign(time=np.arange(len(table))).to_csv(Path(folder) / "times.csv", index=False)
+
+
 def opens_with_times(folder, run, **_):
     "With a time for each picture of the run."
     from hil import explore
-    table = pd.read_csv(Path(run) / "images.csv")[["path"]]
-    table.assign(time=np.arange(len(table))).to_csv(Path(folder) / "times.csv", index=False)
+    times_of(run, folder)
     assert "time" in explore(str(run), columns=str(Path(folder) / "times.csv")).session.source.table
 
 

@@ -25,7 +25,7 @@ COMMON = dict(model="vit_base_ics", flip=True, trainable="all",                 
               matcher="brst", level="sample", brst_direction="alternate",                                  # 4
               batch_ids=8, instances=16, temp=.05, momentum=.1, memory_update="sample",                    # 5
               mccl_warmup=20, mccl_variant="published", instance_mix="unit", cluster_weight=1.,
-              mccl_weight=1., neighbor_weight=1.,
+              mccl_weight=1., neighbor_weight=1., hard_prototypes=False,
               stage1_epochs=30, stage2_epochs=30, optimizer="sgd", lr=3.5e-5, warmup_lr=1.,                # 6
               weight_decay=5e-4, lr_end=1., lr_drop=1., averaging=0., smoothing=0., select="last",
               reload_epoch=0, supervision="none", trials=10, accumulate=1, precision="float32", release=False)
@@ -109,7 +109,8 @@ def test_release_is_one_word():
     config = Config(preset="sysu", release=True, **MINE)
     assert {k: getattr(config, k) for k in RELEASE} == dict(brst_direction="visible_to_infrared", level="sample",
                                                             memory_update="sample", same_ids=False, sampler="camera",
-                                                            instance_mix="raw", select="test_best", reload_epoch=20)
+                                                            instance_mix="raw", hard_prototypes=False,
+                                                            select="test_best", reload_epoch=20)
     assert config.eps == .6 and config.release and Config(preset="tiny", release=True).select == "test_best"
     assert Config(preset="sysu", release=True, select="last", **MINE).select == "last"
 

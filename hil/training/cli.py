@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..core.errors import RunError
 from ..core.files import new_folder
+from ..core.settings import allowed
 from ..core.text import duration
 from ..runs.folder import Run
 from . import distributed
@@ -45,8 +46,9 @@ def words_of(
 ) -> list: # of str
     "The command line that `hil train` reads as these settings."
     def word(name, value):
-        if isinstance(value, bool): return f"--{name}" if value else f"--no-{name}"
+        if isinstance(value, bool) and not asked[name].words: return f"--{name}" if value else f"--no-{name}"
         return f"--{name}={value}"
+    asked = {name.replace("_", "-"): what for name, what in allowed(type(config)).items()}
     return [word(name.replace("_", "-"), value) for name, value in asdict(config).items()]
 
 
