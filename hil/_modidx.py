@@ -2110,6 +2110,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                              'hil/runs/records.py'),
                                   'hil.runs.records.Records.broken': ('6_runs/records.html#records.broken', 'hil/runs/records.py'),
                                   'hil.runs.records.Records.checkpoint': ('6_runs/records.html#records.checkpoint', 'hil/runs/records.py'),
+                                  'hil.runs.records.Records.choice': ('6_runs/records.html#records.choice', 'hil/runs/records.py'),
                                   'hil.runs.records.Records.chosen': ('6_runs/records.html#records.chosen', 'hil/runs/records.py'),
                                   'hil.runs.records.Records.completed': ('6_runs/records.html#records.completed', 'hil/runs/records.py'),
                                   'hil.runs.records.Records.data_root': ('6_runs/records.html#records.data_root', 'hil/runs/records.py'),

@@ -66,8 +66,9 @@ def against_others(runs, people): # -> lines
     both, lines = runs[runs.variant.isin([REFERENCE, DEFAULT])], []
     if both.variant.nunique() == 2:
         row = differences(both, REFERENCE, people).iloc[0]
-        lines += [f"On the same renderings, `hard_prototypes`, the idea of another paper (PCLHD), adds "
-                  f"{points(row['mean'])} points [{points(row.low)}, {points(row.high)}]."]
+        lines += [f"Where both were run with the same seed ({counted(int(row.runs), 'pair')}), `hard_prototypes`, "
+                  f"the idea of another paper (PCLHD), adds {points(row['mean'])} points [{points(row.low)}, "
+                  f"{points(row.high)}]."]
     old = {(run["set"], run["seed"]): run["epochs"][-1]["mAP"] for run in measured() if run["settings"] == "0.1.0"}
     own = runs[runs.variant == DEFAULT].set_index(["data", "seed"]).mAP
     if shared := [key for key in old if key in own.index]:

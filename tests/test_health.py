@@ -136,6 +136,7 @@ def test_epochs_that_are_chosen():
     assert chosen_epoch(history.assign(health=[.5, .9, .8, .84]), "healthiest") == 1  # six are not
     assert chosen_epoch(history.assign(health=[.9, .7, .8, .8]), "healthiest") == 0  # nothing but harm
     assert chosen_epoch(history[:1], "healthiest") == 0
+    assert chosen_epoch(history, "healthiest", None) == 1  # a run that began before: the first of the healthiest
     assert chosen_epoch(history.assign(health=[.5, .9, .9, np.nan]), "healthiest") == 2  # 3 was not evaluated
     assert chosen_epoch(history.drop(columns="health"), "healthiest") == 3  # a run of an older version
 

@@ -409,6 +409,15 @@ def another(name):
     return default - 1 if default == bounds.high else default + 1
 
 
+def test_a_run_keeps_the_rule_with_which_it_began(tmp_path):
+    "best.pt of an older run holds the healthiest epoch, so that stays its result."
+    run = Run.create(Config(select="healthiest", run_dir=str(tmp_path / "run")), IMAGES)
+    history = pd.DataFrame(dict(epoch=[0, 1, 2], health=[.5, .9, .88]))
+    assert run.choice(history) == 2
+    del run.about["chance"]
+    assert run.choice(history) == 1
+
+
 @pytest.mark.parametrize("name", DEFAULT)
 def test_resume_with_other_settings(tmp_path, name):
     beside, value = BESIDE.get(name, {}), another(name)

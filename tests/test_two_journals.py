@@ -1,4 +1,6 @@
 """hil.runs.two_journals: what two people did is kept, what contradicts is listed, and nothing is decided silently."""
+from itertools import takewhile
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -45,7 +47,7 @@ def test_whatever_two_people_did(seed, n, m):
     assert set(partition(done)) == set(partition(turned)), "the order of the two people does not matter"
     assert sorted(i for *_, images in conflicts for i in images) == sorted(i for *_, images in again for i in images)
     touched = {i for *_, images in conflicts for i in images}
-    begun = [a for a, b in zip(one, two) if a == b][:next((k for k, (a, b) in enumerate(zip(one, two)) if a != b), 9)]
+    begun = [a for a, _ in takewhile(lambda both: both[0] == both[1], zip(one, two))]
     before = dict(partition(begun))  # what both did first is agreed
     for company, name in partition(done):
         if company & touched: assert before.get(company) == name, "what is not agreed is as it was"

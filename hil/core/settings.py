@@ -15,6 +15,7 @@ from typing import Annotated, Literal, NamedTuple, Union, get_args, get_origin, 
 
 from .errors import RunError, closest
 from .paths import given_path
+from .text import short
 
 # %% ../../nbs/0_core/06_settings.ipynb #3cb6aa6f
 class Range(NamedTuple):
@@ -27,8 +28,7 @@ def as_told(
     value, # of any kind
 ) -> str:
     "A value as it was given, and no more than a line of it."
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:60]} ... {text[-30:]}"
+    return short(repr(value), 100)
 
 
 class Word(NamedTuple):

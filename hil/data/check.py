@@ -18,19 +18,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
+from ..core import pictures
 from ..core.errors import DataError, RunError
 from ..core.files import write_atomic
 from ..core.names import COLORS, MODALITIES
 from ..core.paths import given_path, writable_folder
-from hil.core.pictures import (
-    counts_of,
-    has_counts,
-    is_deep_colour,
-    is_radiometric,
-    is_swapped,
-    opened_picture,
-    orientation,
-)
 from ..core.text import counted, of_total, some
 from . import folder
 from .folder import LOST, as_folder, plain_name
@@ -131,12 +123,13 @@ def _look(file, intensity):
     "What one image is like, by the names of SEEN; `error` says why it cannot be read."
     try:
         pixels = read_image(file, 96, 48, intensity=intensity).astype(int)
-        with opened_picture(file) as image:
-            deep = is_deep_colour(image)  # as long as it is not decoded, which looking for EXIF may do
-            seen = dict(mode=image.mode, deep=deep, turned=orientation(image), radiometric=is_radiometric(image),
+        with pictures.opened_picture(file) as image:
+            deep = pictures.is_deep_colour(image)  # as long as it is not decoded, which looking for EXIF may do
+            seen = dict(mode=image.mode, deep=deep, turned=pictures.orientation(image),
+                        radiometric=pictures.is_radiometric(image),
                         several=getattr(image, "n_frames", 1) > 1, format=image.format)
             width, height = image.size
-            swapped = has_counts(image) and _other_order(counts_of(image), intensity)
+            swapped = pictures.has_counts(image) and _other_order(pictures.counts_of(image), intensity)
     except DataError as error: return SEEN | {"error": str(error)}
     if seen["turned"] > 4: width, height = height, width
     low, high = np.percentile(pixels.mean(2), (1, 99))
@@ -147,7 +140,7 @@ def _look(file, intensity):
 def _other_order(x, intensity):
     "Whether the bytes of these counts stand the other way round than in most pictures of their camera."
     if intensity is None: return False
-    return is_swapped(x.astype(np.uint16).byteswap() if intensity.swapped else x)
+    return pictures.is_swapped(x.astype(np.uint16).byteswap() if intensity.swapped else x)
 
 
 def _twins(files, pool):

@@ -90,8 +90,9 @@ def history_plot(
     for ax, panel in zip(axes.flat, panels): _history_panel(ax, epoch, history, *panel)
     for name, value in marks.items():
         axes[0, 0].axhline(value, color="#999999", ls=(0, (4, 2, 1, 2)), lw=1.2)
-        above = "mAP" in history and len(history) and value > history["mAP"].iloc[0]  # curves rise: left is room above,
-        place, side = (0.01, "left") if above else (0.99, "right")                    # right is room below
+        # curves rise: there is room above them on the left, and below them on the right
+        above = "mAP" in history and len(history) and value > history["mAP"].iloc[0]
+        place, side = (0.01, "left") if above else (0.99, "right")
         axes[0, 0].annotate(f"{short(name)} mAP {percent(value)}", (place, value), (0, 2),
                             xycoords=("axes fraction", "data"), textcoords="offset points", ha=side, fontsize=8,
                             color="#666666")

@@ -27,7 +27,7 @@ from ..core.manifest import NAME, Manifest, fingerprint
 from ..core.paths import writable_folder
 from ..core.text import counted
 from .config import idle
-from .records import FORMAT, LOST, Records
+from .records import CHANCE, FORMAT, LOST, Records
 from .same_images import image_changes, image_prints
 
 # %% ../../nbs/6_runs/02_folder.ipynb #1760f93b
@@ -102,7 +102,7 @@ class Run(Records):
             prints = image_prints(images)
             manifest.keep("files.csv", lambda p: prints.to_csv(p, index=False, encoding="utf-8"))
         about = dict(format=FORMAT, version=__version__, python=sys.version.split()[0], **surroundings(),
-                     data_root=str(images.attrs.get("root", "")), config=asdict(config))
+                     data_root=str(images.attrs.get("root", "")), chance=CHANCE, config=asdict(config))
         manifest.keep("config.json", lambda p: p.write_text(json.dumps(about, indent=2), encoding="utf-8"))
         return cls(path)
 

@@ -48,12 +48,14 @@ LOST = {"config.json": "Without it the run cannot be opened: put back a copy of 
 def chosen_epoch(
     history, # DataFrame, a row an epoch
     select, # "last", "healthiest" or "test_best"
+    chance=CHANCE, # how far health may fall; None: take the healthiest itself, as older runs did
 ) -> int:
     "The epoch whose model is a run's result; of those that are best on the test set the first."
     if select == "test_best": return int(history.epoch[(history.rank1 + history.mAP).idxmax()])
     healthy = "health" in history and history.health.notna().any()  # runs of older versions have no such column
-    if select == "healthiest" and healthy: history = history[history.health >= history.health.max() - CHANCE]
-    return int(history.epoch.max())
+    if select != "healthiest" or not healthy: return int(history.epoch.max())
+    if chance is None: return int(history.epoch[history.health.idxmax()])
+    return int(history.epoch[history.health >= history.health.max() - chance].max())
 
 # %% ../../nbs/6_runs/04_records.ipynb #6f33e6cc
 class Records:
@@ -175,7 +177,11 @@ class Records:
         if self.history.empty:
             raise RunError(f"{self.path}: no epoch is recorded yet; wait until the first one is there, then open it "
                            "again")
-        return chosen_epoch(self.history, self.config.select)
+        return self.choice(self.history)
+
+    def choice(self, history): # DataFrame, a row an epoch -> int
+        "The epoch that the run takes of these, by the rule with which it began: best.pt holds that model."
+        return chosen_epoch(history, self.config.select, self.about.get("chance"))
 
     @property
     def history(self): # DataFrame: a row an epoch

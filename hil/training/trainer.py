@@ -40,7 +40,6 @@ from ..method.labels import Rules, epoch_labels, label_quality, true_labels
 from ..models.build import build_model, model_options
 from ..runs.corrections import given_labels, given_links
 from ..runs.folder import Run
-from ..runs.records import chosen_epoch
 from . import distributed
 from .feed import fed, fetched, home_of
 from .gradient_cache import passage
@@ -462,4 +461,4 @@ class Trainer:
         "Whether the epoch is better than every one before it, by what `select` looks at."
         if self.config.select == "last": return False
         history = pd.DataFrame([*self.run.history[self.run.history.epoch < number].to_dict("records"), row])
-        return chosen_epoch(history, self.config.select) == number
+        return self.run.choice(history) == number
