@@ -97,6 +97,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'hil.core.pictures._has_counts': ('0_core/pictures.html#_has_counts', 'hil/core/pictures.py'),
                                    'hil.core.pictures._head': ('0_core/pictures.html#_head', 'hil/core/pictures.py'),
                                    'hil.core.pictures._in_order': ('0_core/pictures.html#_in_order', 'hil/core/pictures.py'),
+                                   'hil.core.pictures._is_signed': ('0_core/pictures.html#_is_signed', 'hil/core/pictures.py'),
                                    'hil.core.pictures._mean_step': ('0_core/pictures.html#_mean_step', 'hil/core/pictures.py'),
                                    'hil.core.pictures._spread': ('0_core/pictures.html#_spread', 'hil/core/pictures.py'),
                                    'hil.core.pictures._told': ('0_core/pictures.html#_told', 'hil/core/pictures.py'),

@@ -255,6 +255,14 @@ def test_white_that_is_0(tmp_path):
     assert np.array_equal(a, b) and len(np.unique(a)) > 99
 
 
+def test_eight_bits_with_a_sign(tmp_path):
+    signed = np.linspace(-100, 100, 48 * 24).reshape(48, 24).round().astype(np.int8)
+    (tmp_path / "a.tif").write_bytes(tiff(signed.tobytes(), 8, False, 2))
+    (tmp_path / "b.tif").write_bytes(tiff((signed.astype(int) * 99).astype("<i2").tobytes(), 16, False, 2))
+    assert np.abs(grey(tmp_path / "a.tif") - grey(tmp_path / "b.tif")).max() <= 1
+    assert (np.diff(grey(tmp_path / "a.tif").ravel()) >= 0).all()
+
+
 def test_a_tiff_that_is_not_read_is_not_said_to_be(tmp_path):
     (tmp_path / "a.tif").write_bytes(tiff(RAMP.astype("<f8").tobytes(), 64, False, 3))
     with pytest.raises(DataError, match="a kind of TIFF that is not read .*as a PNG"): read_picture(tmp_path / "a.tif")

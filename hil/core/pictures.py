@@ -151,8 +151,13 @@ def is_radiometric(
 def has_counts(
     image, # PIL image
 ) -> bool:
-    "Whether a picture has one channel of more than 8 bits, or of floating point numbers."
-    return image.mode[:1] in ("I", "F")
+    "Whether a picture has one channel of more than 8 bits, of floating point numbers, or of numbers below 0."
+    return image.mode[:1] in ("I", "F") or _is_signed(image)
+
+
+def _is_signed(image):
+    "Whether a TIFF counts from -128 to 127, which Pillow reads as 0 to 255."
+    return image.mode == "L" and getattr(image, "tag_v2", {}).get(339) in (2, (2,))
 
 
 def counts_of(
@@ -160,7 +165,7 @@ def counts_of(
 ) -> np.ndarray: # [H, W] in the machine's own byte order
     "The numbers of a picture as they are; turned round where it says that its largest number is black (TIFF)."
     x = np.asarray(image)
-    x = x.astype(x.dtype.newbyteorder("="))
+    x = x.view(np.int8).astype(np.int16) if _is_signed(image) else x.astype(x.dtype.newbyteorder("="))
     white_is_0 = getattr(image, "tag_v2", {}).get(262) == 0
     return x if not white_is_0 else 65535 - x if x.dtype == np.uint16 else -x
 
