@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +14,7 @@ from hil.core.names import MODALITIES
 from hil.core.settings import allowed
 from hil.core.vectors import unit_rows
 from hil.explore.source import open_source
-from hil.method.choose import LADDER, choose_settings, separation
+from hil.method.choose import LADDER, agreement, choose_settings, separation
 from hil.method.cluster import cluster_quality, pseudo_labels
 from hil.method.labels import Rules, apart_labels, modality_labels
 from hil.method.neighbors import nearest
@@ -132,10 +131,47 @@ def test_separation_against_its_definition(seed, most):
     assert separation(x, y) == pytest.approx(expected, abs=1e-5)
 
 
+@given(st.lists(st.integers(-1, 4), min_size=2, max_size=20), st.lists(st.integers(-1, 4), min_size=20, max_size=20),
+       st.integers(0, 9))
+def test_agreement_against_its_definition(labels, again, seed):
+    "The adjusted Rand index, pair by pair; an image in no cluster is together with nobody."
+    labels, n = np.array(labels), len(labels)
+    rows = np.sort(np.random.default_rng(seed).permutation(n)[:max(2, n - 2)])
+    again = np.array(again[:len(rows)])
+    pairs = [(i, j) for i in range(len(rows)) for j in range(i)]
+    old = np.array([labels[rows[i]] == labels[rows[j]] >= 0 for i, j in pairs])
+    new = np.array([again[i] == again[j] >= 0 for i, j in pairs])
+    both, chance = (old & new).sum(), old.sum() * new.sum() / len(pairs)
+    most = (old.sum() + new.sum()) / 2
+    expected = 1 if most == chance else (both - chance) / (most - chance)
+    assert agreement(labels, rows, again) == pytest.approx(expected)
+
+
+def test_what_is_chosen_scores_best():
+    "The score, by hand; one radius for both modalities; a clustering that does not come back scores less."
+    curve = choose_settings({m: people([9] * 25, i)[0] for i, m in enumerate(MODALITIES)}, AUTO).curve
+    scored = curve[curve.score.notna()]
+    expected = scored.separation * scored.stability.clip(0) ** .5 * (scored["size"].clip(1) / scored.k1) ** .05
+    assert np.allclose(scored.score, expected) and (scored.stability <= 1).all() and scored.stability.nunique() > 1
+    best = curve[curve.chosen]
+    assert len(best) == 2 and best.eps.nunique() == 1
+    for row in best.itertuples():
+        own = scored[(scored.modality == row.modality) & (scored.eps == row.eps)]
+        assert row.score == own.score.max()
+
+
+def test_a_given_radius_is_the_only_one():
+    features = {m: people([9] * 20, i)[0] for i, m in enumerate(MODALITIES)}
+    assert set(choose_settings(features, replace(AUTO, eps=.5)).curve.eps) == {.5}
+    assert set(choose_settings(features, AUTO).curve.eps) == {.55, .6, .65}
+
+
 def test_the_picture():
     curve = choose_settings({m: people([6] * 20, i)[0] for i, m in enumerate(MODALITIES)}, AUTO).curve
     assert "visible k2 =" in choice_curve(curve)._suptitle.get_text().replace("\n", " ")
     choice_curve(curve[:0])
+    before = curve[curve.chosen].drop(columns=["eps", "score", "stability"])  # as runs of older versions hold it
+    assert "infrared k2 =" in choice_curve(before)._suptitle.get_text().replace("\n", " ")
 
 
 # -- settings ---------------------------------------------------------------------------------------------------
@@ -179,7 +215,8 @@ def test_a_run_keeps_what_it_chose(run):
     kept = run.chosen
     assert set(kept["settings"]) == {"k1", "k2", "n_sub"} and kept["reason"].startswith("Settings that fit the data")
     assert run.config.k1 == "auto" and run.settled.k1 == kept["settings"]["k1"] and run.settled.eps == .7
-    assert set(pd.DataFrame(kept["curve"]).k2) <= set(LADDER)
+    assert {(row["k1"], row["k2"]) for row in kept["curve"] if row["modality"] == "visible"} <= set(LADDER)
+    assert None in {row["score"] for row in kept["curve"]} and "NaN" not in (run.path / "chosen.json").read_text()
     told = open_source(run.path).settings
     assert {name: told[name] for name in kept["settings"]} == kept["settings"]
 

@@ -225,24 +225,43 @@ def eps_curve(
 # %% ../../nbs/8_plots/01_curves.ipynb #ch01ce01
 @styled
 def choice_curve(
-    df:pd.DataFrame # columns modality, k2, clusters, separation, chosen: `curve` of `hil.method.choose.choose_settings`
+    df:pd.DataFrame # `curve` of hil.method.choose: modality, k1, k2, eps, clusters, separation, score, chosen
 ) -> Figure:
-    "How well clusters stand apart, and how many there are, at each step that was tried before training."
+    "How well clusters stand apart, how candidates score, and how many clusters there are, at each step tried."
     if not len(df): return empty_figure("Settings that fit the data", "nothing was tried: every number was given")
-    fig, axes = plt.subplots(1, 2, figsize=(10.2, 3.5), layout="constrained", sharex=True)
-    found = []
-    for m, part in df.groupby("modality", sort=False):
-        part, best = part.sort_values("k2"), part[part["chosen"]].iloc[0]
-        for ax, name in zip(axes, ("separation", "clusters")):
-            ax.plot(part["k2"], part[name], color=COLORS.get(m, "#222222"), marker=MARKERS.get(m, "o"), ms=4, label=m)
-            ax.axvline(best.k2, color=COLORS.get(m, "#222222"), ls=":", lw=1.4)
-        found.append(f"{m} k2 = {best.k2} with {counted(int(best.clusters), 'cluster')}")
+    df = df.assign(**{name: np.nan for name in ("eps", "score") if name not in df})  # runs of older versions
+    steps = sorted(set(zip(df["k2"], df["k1"])))
+    df = df.assign(place=[steps.index(step) for step in zip(df["k2"], df["k1"])])
+    fig, axes = plt.subplots(1, 2, figsize=(10.2, 3.8), layout="constrained", sharex=True)
+    found = [_chosen_step(axes, m, part.sort_values("place")) for m, part in df.groupby("modality", sort=False)]
     for ax, name in zip(axes, ("how well clusters stand apart", "number of clusters")):
-        ax.set(xlabel="k2: images that neighbours are averaged over", ylabel=name)
-        ax.legend(loc="best")
+        ax.set(xlabel="number of neighbours: k1, k2", ylabel=name)
+        ax.set_xticks(range(len(steps)), [f"{k1}, {k2}" for k2, k1 in steps], rotation=60, fontsize=8)
+    for eps, marker in _radii(df).items(): axes[0].plot([], [], marker, color="#777777", label=f"score, eps {eps:g}")
+    axes[0].legend(loc="best", fontsize=8)
+    axes[1].legend(loc="best", fontsize=8)
     axes[1].set_ylim(bottom=0)
-    figure_title(fig, f"Clusters stand apart best at {'; '.join(found)}", 100)
+    figure_title(fig, f"Chosen: {'; '.join(found)}", 100)
     return fig
+
+
+def _radii(df): # -> {eps: marker}
+    "Radii of the candidates that were scored."
+    return dict(zip(sorted(df["eps"][df["score"].notna()].unique()), "v^sDP"))
+
+
+def _chosen_step(axes, m, part): # -> words
+    "The line and the candidates of one modality, and a ring around what was chosen."
+    color, best = COLORS.get(m, "#222222"), part[part["chosen"]].iloc[0]
+    usual = part[part["eps"].isna() | (part["eps"] == part["eps"].mode().get(0, 0))]
+    for ax, name, score in zip(axes, ("separation", "clusters"), ("score", "clusters")):
+        ax.plot(usual["place"], usual[name], color=color, lw=1.2, label=f"{m}, {name}")
+        for eps, marker in _radii(part).items():
+            own = part[(part["eps"] == eps) & part["score"].notna()]
+            ax.plot(own["place"], own[score], marker, color=color, ms=5)
+        ax.plot(best.place, best[name if np.isnan(best.score) else score], "o", ms=13, mfc="none", mec=color, mew=1.8)
+    return f"{m} k2 = {best.k2} with {counted(int(best.clusters), 'cluster')}"
+
 
 # %% ../../nbs/8_plots/01_curves.ipynb #03b02a57
 @styled

@@ -215,7 +215,8 @@ class Run(Records):
         curve, # DataFrame
     ):
         "Keep what was chosen for the whole run in the place of each `auto`."
-        about = dict(settings=settings, reason=reason, curve=curve.to_dict("records"))
+        rows = json.loads(curve.to_json(orient="records", double_precision=6))  # null where nothing was measured
+        about = dict(settings=settings, reason=reason, curve=rows)
         self.manifest.keep("chosen.json", lambda p: p.write_text(json.dumps(about, indent=2), encoding="utf-8"))
 
     def keep_known(self, arrays): # dict as `known` gives it
