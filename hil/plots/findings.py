@@ -157,7 +157,8 @@ def next_steps(
     found += _about_clusters(row, people, images, settings["eps"])
     if ceiling is not None and settings["trainable"] == "heads" and ceiling - last.get("mAP", np.nan) < .05:
         found.append(("the frozen trunk is nearly exhausted: the truth would add "
-                      f"{_points(max(ceiling - last.mAP, 0))} at most", "-p n_views 3"))
+                      f"{_points(max(ceiling - last.mAP, 0))} at most; training it takes several times as long",
+                      "-p trainable all"))
     later = history[history.epoch > epoch]
     if "health" in history and len(later) and later.health.iloc[-1] < row.get("health", np.nan) - .1:
         found.append((f"after epoch {epoch} fewer round trips come home ({percent(later.health.iloc[-1])} at the end, "
