@@ -147,6 +147,15 @@ def test_agreement_against_its_definition(labels, again, seed):
     assert agreement(labels, rows, again) == pytest.approx(expected)
 
 
+def test_pieces_at_the_foot_of_the_ladder_are_climbed_over():
+    "Sixty images of a person: the first steps have pieces that stand apart less than not at all."
+    (many, pids), (few, _) = people([60] * 30, 1, dim=48, camera=0), people([5] * 40, 1)
+    choice = choose_settings({"visible": many, "infrared": few}, AUTO)
+    assert choice.curve[choice.curve.modality == "visible"].separation.min() < 0
+    found = apart_labels({"visible": many, "infrared": few}, choice.rules)["visible"]
+    assert cluster_quality(found, pids)["ari"] > .95
+
+
 def test_what_is_chosen_scores_best():
     "The score, by hand; one radius for both modalities; a clustering that does not come back scores less."
     curve = choose_settings({m: people([9] * 25, i)[0] for i, m in enumerate(MODALITIES)}, AUTO).curve
@@ -164,6 +173,17 @@ def test_a_given_radius_is_the_only_one():
     features = {m: people([9] * 20, i)[0] for i, m in enumerate(MODALITIES)}
     assert set(choose_settings(features, replace(AUTO, eps=.5)).curve.eps) == {.5}
     assert set(choose_settings(features, AUTO).curve.eps) == {.55, .6, .65}
+
+
+def test_the_bar_comes_to_its_end(monkeypatch):
+    told = dict(parts=0)
+    class Bar:
+        def __enter__(self): return self
+        def __exit__(self, *_): pass
+        def update(self): told["parts"] += 1
+    monkeypatch.setattr("hil.method.choose.progress_bar", lambda **options: told.update(options) or Bar())
+    choose_settings({m: people([6] * 9, i)[0] for i, m in enumerate(MODALITIES)}, AUTO, progress=True)
+    assert told["parts"] == told["total"] > 0 and not told["disable"]
 
 
 def test_the_picture():

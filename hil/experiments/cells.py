@@ -21,7 +21,7 @@ from ..runs.folder import FREE
 from ..runs.same_images import LABELS, image_prints
 
 # %% ../../nbs/a_experiments/00_cells.ipynb #56fb87de
-CODE = 4  # raised in the commit after which the same settings and images give other figures
+CODE = 5  # raised in the commit after which the same settings and images give other figures
 OWN = {"seed", "run_dir", "resume", "keep_features"}  # what a grid sets itself
 # the settings that say which images are meant
 WHERE = ("preset", "dataset", "data_root", "render_seed", "overlap", "looks", "split", "expect", "evaluate_on")

@@ -18,6 +18,7 @@ from sklearn.metrics import adjusted_rand_score
 from ..core.names import MODALITIES
 from ..core.parallel import in_parts
 from ..core.products import product
+from ..core.progress import progress_bar
 from ..core.vectors import unit_rows
 from .labels import Rules, apart_distance, modality_labels
 from .neighbors import nearest
@@ -156,7 +157,7 @@ class _Trials:
         def apart(i): return self.row(self.ladder[i])["separation"]
         best = 0
         for i in range(1, len(self.ladder), 2):
-            if best and apart(i) < FALLEN * apart(best): break
+            if best and apart(best) > 0 and apart(i) < FALLEN * apart(best): break  # below 0 all are pieces of people
             best = max(best, i, key=apart)
         return max(range(max(best - 1, 0), min(best + 2, len(self.ladder))), key=apart)
 
@@ -167,11 +168,13 @@ class _Trials:
         for at in around: self.row(at)
         found = {eps: [replace(at, eps=eps) for at in around] for eps in _radii(self.rules)}
         def apart(one): return self.row(one)["separation"]
-        return [one for alike in found.values() for one in alike if apart(one) >= NEAR * max(map(apart, alike))]
+        def enough(best): return min(NEAR * best, best)  # below 0 nothing but the best itself
+        return [one for alike in found.values() for one in alike if apart(one) >= enough(max(map(apart, alike)))]
 
-    def compare(self):
-        "Stability and score of each candidate."
+    def compare(self, tick):
+        "Stability and score of each candidate; `tick` is called after each part of the work."
         agreed, rng = {at: [] for at in self.candidates()}, np.random.default_rng(self.rules.seed)
+        tick()
         steps = list(dict.fromkeys(replace(at, eps=self.ladder[0].eps) for at in agreed))
         for _ in range(TIMES):
             kept = np.sort(rng.permutation(len(self.x))[:max(1, round(KEPT * len(self.x)))])
@@ -179,6 +182,7 @@ class _Trials:
             near = self.search(x, max(at.k1 for at in steps))
             found = {one: again for at in steps for one, again in self.clusters(at, x, near).items()}
             for at in agreed: agreed[at].append(agreement(self.labels[at], kept, found[at]))
+            tick()
         for at, values in agreed.items():
             row, stability = self.rows[at], max(float(np.mean(values)), 0.)
             row.update(stability=stability,
@@ -202,10 +206,13 @@ def choose_settings(
     features, # {modality: [N, D]} raw features of the images to be clustered
     rules, # Rules, "auto" in the place of what is to be chosen
     device="cpu", # where neighbours are searched
+    progress=False, # whether a bar is shown
 ) -> Choice:
     "The settings whose clusters stand apart and come back; no label is looked at. The paper has them by set (4.2)."
     trials = [_Trials(features[m], m, rules, device) for m in MODALITIES]
-    for one in trials: one.compare()
+    parts = len(trials) * (TIMES + 1)
+    with progress_bar(total=parts, desc="choosing settings", unit="parts", disable=not progress) as bar:
+        for one in trials: one.compare(bar.update)
     eps = _radius(trials, rules)
     for one in trials:
         for at, row in one.rows.items(): row["chosen"] = at == one.best(eps)

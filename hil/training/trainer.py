@@ -275,8 +275,8 @@ class Trainer:
             if not new:
                 raise RunError(f"{self.run.path}: no chosen.json, which holds the numbers that this run chose for "
                                f"{', '.join(rules.to_choose)}; put it back, or start a new run")
-            choice = distributed.from_first(lambda: choose_settings(self.joined(), rules, self.device),
-                                            self.config.threads)
+            choice = distributed.from_first(
+                lambda: choose_settings(self.joined(), rules, self.device, self.progress), self.config.threads)
             if distributed.rank() == 0: self.run.keep_choice(choice.settings, choice.reason, choice.curve)
             distributed.wait()
             log.info(choice.reason)
