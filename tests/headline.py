@@ -84,12 +84,15 @@ def measured(): return json.loads(HEALTH.read_text(encoding="utf-8"))
 
 def sensors():
     "A sentence on the real sensors: what crossing the spectra brought, beside what the truth would have brought."
-    runs = [run for run in measured() if run["set"] == "real sensors" and run["code"] == CODE]
+    runs = [run for run in measured() if run["set"] == "real sensors"]
     def told(settings, pick):
-        found = [100 * pick(run["epochs"])["mAP"] for run in runs if run["settings"] == settings]
-        return f"{sum(found) / len(found):.1f} % ({min(found):.1f} to {max(found):.1f})" if found else "not measured"
+        code = max((run["code"] for run in runs if run["settings"] == settings), default=0)
+        found = [100 * pick(run["epochs"])["mAP"] for run in runs if (run["settings"], run["code"]) == (settings, code)]
+        if not found: return "not measured"
+        by = "" if code == CODE else ", by the code of before"
+        return f"{sum(found) / len(found):.1f} % ({min(found):.1f} to {max(found):.1f}{by})"
     def chosen(epochs): return epochs[chosen_epoch(pd.DataFrame(epochs), "healthiest")]
-    seeds = len({run["seed"] for run in runs if run["settings"] == "default"})
+    seeds = len({run["seed"] for run in runs if run["settings"] == "default" and run["code"] == CODE})
     untrained, first, last = (told("default", lambda e, at=at: e[at]) for at in (0, 1, -1))
     told_all = (f"{seeds} training seeds on one set of real sensors, test mAP, mean and range: untrained {untrained}, "
                 f"after stage 1 {first}, **the last healthy epoch {told('default', chosen)}**, the last {last}; "
