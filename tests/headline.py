@@ -94,7 +94,7 @@ def sensors():
     def chosen(epochs): return epochs[chosen_epoch(pd.DataFrame(epochs), "healthiest")]
     seeds = len({run["seed"] for run in runs if run["settings"] == "default" and run["code"] == CODE})
     untrained, first, last = (told("default", lambda e, at=at: e[at]) for at in (0, 1, -1))
-    told_all = (f"{seeds} training seeds on one set of real sensors, test mAP, mean and range: untrained {untrained}, "
+    told_all = (f"{counted(seeds, 'training seed')} on one set of real sensors, test mAP, mean and range: untrained {untrained}, "
                 f"after stage 1 {first}, **the last healthy epoch {told('default', chosen)}**, the last {last}; "
                 f"HIL as published, last healthy epoch {told('HIL', chosen)}; "
                 f"trained on the true identities, last epoch, {told('truth', lambda e: e[-1])}.")
