@@ -18,6 +18,7 @@ from hil.runs.records import chosen_epoch
 TOP = Path(__file__).resolve().parents[1]
 RESULTS = TOP / "nbs" / "bench" / "ablation.csv"
 HEALTH = TOP / "nbs" / "bench" / "health.json"
+TRUNKS = TOP / "nbs" / "bench" / "trunks.json"
 ONE_FACTOR = TOP / "nbs" / "bench" / "questions_one_factor.csv"
 README = TOP / "README.md"
 DEFAULT = "HIL, hard prototypes"
@@ -97,8 +98,18 @@ def sensors():
     told_all = (f"{counted(seeds, 'training seed')} on one set of real sensors, test mAP, mean and range: untrained {untrained}, "
                 f"after stage 1 {first}, **the last healthy epoch {told('default', chosen)}**, the last {last}; "
                 f"HIL as published, last healthy epoch {told('HIL', chosen)}; "
-                f"trained on the true identities, last epoch, {told('truth', lambda e: e[-1])}.")
+                f"trained on the true identities, last epoch, {told('truth', lambda e: e[-1])}. {end_to_end()}")
     return textwrap.fill(told_all, 190)
+
+
+def end_to_end():
+    "A sentence on what a trunk that learns, too, reaches on the real sensors, and how much longer it takes."
+    runs = {run["settings"]: run["epochs"] for run in json.loads(TRUNKS.read_text(encoding="utf-8"))}
+    last, seconds = ({name: figure(epochs) for name, epochs in runs.items()} for figure in (
+        lambda epochs: 100 * epochs[-1]["mAP"], lambda epochs: sum(epoch["seconds"] for epoch in epochs)))
+    longer = seconds["end to end"] / seconds["default"]
+    return (f"With a trunk that learns, too (`trainable = \"all\"`, one seed, {longer:.0f} times as long): "
+            f"{last['end to end']:.1f} %, where the default ended at {last['default']:.1f} %.")
 
 
 # {what was taken away or put in its place: what the difference tells the worth of}
