@@ -95,11 +95,11 @@ def sensors():
     def chosen(epochs): return epochs[chosen_epoch(pd.DataFrame(epochs), "healthiest")]
     seeds = len({run["seed"] for run in runs if run["settings"] == "default" and run["code"] == CODE})
     untrained, first, last = (told("default", lambda e, at=at: e[at]) for at in (0, 1, -1))
-    told_all = (f"{counted(seeds, 'training seed')} on one set of real sensors, test mAP, mean and range: untrained {untrained}, "
-                f"after stage 1 {first}, **the last healthy epoch {told('default', chosen)}**, the last {last}; "
+    told_all = (f"{counted(seeds, 'training seed')} on one set of real sensors, test mAP, mean and range: "
+                f"untrained {untrained}, after stage 1 {first}, **the last healthy epoch {told('default', chosen)}**, the last {last}; "
                 f"HIL as published, last healthy epoch {told('HIL', chosen)}; "
                 f"trained on the true identities, last epoch, {told('truth', lambda e: e[-1])}. {end_to_end()}")
-    return textwrap.fill(told_all, 190)
+    return textwrap.fill(told_all, 198)
 
 
 def end_to_end():
@@ -131,7 +131,7 @@ def parts():
                          f"({found.runs.iloc[0]} pairs of runs each: {table.data.nunique()} renderings, "
                          f"{table.seed.nunique()} training seeds). **Decided, after Holm's correction for all "
                          f"{len(found)} comparisons of the ablation: {'; '.join(told[True]) or 'nothing'}.** "
-                         f"Not decided: {'; '.join(told[False]) or 'nothing'}.", 190)
+                         f"Not decided: {'; '.join(told[False]) or 'nothing'}.", 198)
 
 
 def written(readme, text):
