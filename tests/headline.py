@@ -96,7 +96,8 @@ def sensors():
     seeds = len({run["seed"] for run in runs if run["settings"] == "default" and run["code"] == CODE})
     untrained, first, last = (told("default", lambda e, at=at: e[at]) for at in (0, 1, -1))
     told_all = (f"{counted(seeds, 'training seed')} on one set of real sensors, test mAP, mean and range: "
-                f"untrained {untrained}, after stage 1 {first}, **the last healthy epoch {told('default', chosen)}**, the last {last}; "
+                f"untrained {untrained}, after stage 1 {first}, **the last healthy epoch {told('default', chosen)}**, "
+                f"the last {last}; "
                 f"HIL as published, last healthy epoch {told('HIL', chosen)}; "
                 f"trained on the true identities, last epoch, {told('truth', lambda e: e[-1])}. {end_to_end()}")
     return textwrap.fill(told_all, 198)
@@ -105,11 +106,10 @@ def sensors():
 def end_to_end():
     "A sentence on what a trunk that learns, too, reaches on the real sensors, and how much longer it takes."
     runs = {run["settings"]: run["epochs"] for run in json.loads(TRUNKS.read_text(encoding="utf-8"))}
-    last, seconds = ({name: figure(epochs) for name, epochs in runs.items()} for figure in (
-        lambda epochs: 100 * epochs[-1]["mAP"], lambda epochs: sum(epoch["seconds"] for epoch in epochs)))
-    longer = seconds["end to end"] / seconds["default"]
+    seconds = {name: sum(epoch["seconds"] for epoch in epochs) for name, epochs in runs.items()}
+    longer, last = seconds["end to end"] / seconds["default"], 100 * runs["end to end"][-1]["mAP"]
     return (f"With a trunk that learns, too (`trainable = \"all\"`, one seed, {longer:.0f} times as long): "
-            f"{last['end to end']:.1f} %, where the default ended at {last['default']:.1f} %.")
+            f"{last:.1f} %.")
 
 
 # {what was taken away or put in its place: what the difference tells the worth of}
