@@ -14,7 +14,7 @@ from hil.core.names import MODALITIES
 from hil.core.settings import allowed
 from hil.core.vectors import unit_rows
 from hil.explore.source import open_source
-from hil.method.choose import LADDER, agreement, choose_settings, separation
+from hil.method.choose import LADDER, choose_settings, resampled_agreement, separation
 from hil.method.cluster import cluster_quality, pseudo_labels
 from hil.method.labels import Rules, apart_labels, modality_labels
 from hil.method.neighbors import nearest
@@ -144,7 +144,7 @@ def test_agreement_against_its_definition(labels, again, seed):
     both, chance = (old & new).sum(), old.sum() * new.sum() / len(pairs)
     most = (old.sum() + new.sum()) / 2
     expected = 1 if most == chance else (both - chance) / (most - chance)
-    assert agreement(labels, rows, again) == pytest.approx(expected)
+    assert resampled_agreement(labels, rows, again) == pytest.approx(expected)
 
 
 def test_pieces_at_the_foot_of_the_ladder_are_climbed_over():

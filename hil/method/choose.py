@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OUTLIERS', 'TWINS', 'KEPT', 'TIMES', 'LADDER', 'FALLEN', 'BELOW', 'ABOVE', 'NEAR', 'EPS', 'RADII', 'AS_GOOD', 'FEW',
-           'twin_gap', 'separation', 'agreement', 'Choice', 'choose_settings']
+           'twin_gap', 'separation', 'resampled_agreement', 'Choice', 'choose_settings']
 
 # %% ../../nbs/4_method/08_choose.ipynb #c4005e02
 from dataclasses import dataclass, replace
@@ -78,7 +78,7 @@ def _alone(labels): # -> int [N]
     return np.where(out, labels.max(initial=-1) + np.cumsum(out), labels)
 
 
-def agreement(
+def resampled_agreement(
     labels, # int [N] clusters of all images, -1 = outlier
     rows, # int [M] the images that were clustered again
     again, # int [M] their new clusters, -1 = outlier
@@ -181,7 +181,7 @@ class _Trials:
             x = self.x[kept]
             near = self.search(x, max(at.k1 for at in steps))
             found = {one: again for at in steps for one, again in self.clusters(at, x, near).items()}
-            for at in agreed: agreed[at].append(agreement(self.labels[at], kept, found[at]))
+            for at in agreed: agreed[at].append(resampled_agreement(self.labels[at], kept, found[at]))
             tick()
         for at, values in agreed.items():
             row, stability = self.rows[at], max(float(np.mean(values)), 0.)
