@@ -6,6 +6,9 @@ python tests/bench_health.py --collect FOLDER ...    # health and mAP of grids' 
 Rows that are named "0.1.0" are defaults of that version, run by its own code (commit 37ac7b0, one thread):
 Trainer(Config(render_seed=..., seed=0, run_dir=...)).fit().history in a worktree of that commit.
 
+Rows with "run_by_code" were run by that CODE and count as today's: CODE 5 changed how settings are chosen, and chooses
+the same numbers for them (or they use no chosen number that differs); the figures of health were not computed again.
+
 A run takes two minutes on two quiet cores. Runs that the file holds already, made by today's code (CODE of
 hil.experiments.cells), are not repeated; --again starts anew.
 """

@@ -90,7 +90,7 @@ def sensors():
         code = max((run["code"] for run in runs if run["settings"] == settings), default=0)
         found = [100 * pick(run["epochs"])["mAP"] for run in runs if (run["settings"], run["code"]) == (settings, code)]
         if not found: return "not measured"
-        by = "" if code == CODE else ", by the code of before"
+        by = "" if code == CODE else ", measured by an earlier version"
         return f"{sum(found) / len(found):.1f} % ({min(found):.1f} to {max(found):.1f}{by})"
     def chosen(epochs): return epochs[chosen_epoch(pd.DataFrame(epochs), "healthiest")]
     seeds = len({run["seed"] for run in runs if run["settings"] == "default" and run["code"] == CODE})

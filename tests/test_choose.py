@@ -157,7 +157,7 @@ def test_pieces_at_the_foot_of_the_ladder_are_climbed_over():
 
 
 def test_what_is_chosen_scores_best():
-    "The score, by hand; one radius for both modalities; a clustering that does not come back scores less."
+    "The score, by hand; one radius for both modalities."
     curve = choose_settings({m: people([9] * 25, i)[0] for i, m in enumerate(MODALITIES)}, AUTO).curve
     scored = curve[curve.score.notna()]
     expected = scored.separation * scored.stability.clip(0) ** .5 * (scored["size"].clip(1) / scored.k1) ** .05

@@ -19,6 +19,7 @@ from .controls import button, control, side_by_side
 from .view import View
 from .widgets import Curves, Frame
 from ..method.advice import advice_text, advise
+from ..method.cluster import outliers_alone
 from ..method.health import warnings
 from ..plots.curves import eps_curve
 
@@ -91,8 +92,7 @@ class KnobView(View):
         "Adjusted Rand index (an outlier is alone)."
         source = self.session.source
         if not source.truth: return float("nan")
-        alone = np.where(labels < 0, labels.max(initial=-1) + 1 + np.arange(len(labels)), labels)
-        return adjusted_rand_score(source.pid[source.rows(m)], alone)
+        return adjusted_rand_score(source.pid[source.rows(m)], outliers_alone(labels))
 
     def answer(self):
         "The finding for the present settings, and the mark in the curves."

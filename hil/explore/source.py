@@ -38,7 +38,7 @@ from ..core.tables import read_rows, rows_by_path
 from ..core.text import some
 from ..evaluation.sightings import run_clusters, sightings
 from .widgets import announced
-from ..method.cluster import majority_pids
+from ..method.cluster import majority_pids, outliers_alone
 from ..method.identities import join_clusters
 from ..method.labels import Rules, compact, epoch_labels
 from ..method.sub_clusters import secondary_assign
@@ -161,7 +161,7 @@ class Source:
         if known.any():
             y, who = compact(labels[known])[0], pid[known]
             right = majority_pids(y, who)[y[y >= 0]] == who[y >= 0] if (y >= 0).any() else np.array([np.nan])
-            out.update(ari=float(adjusted_rand_score(who, np.where(y < 0, len(y) + np.arange(len(y)), y))),
+            out.update(ari=float(adjusted_rand_score(who, outliers_alone(y))),
                        purity=float(right.mean()))
         self._quality[key] = out
         while len(self._quality) > 64: self._quality.popitem(last=False)

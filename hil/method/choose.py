@@ -20,6 +20,7 @@ from ..core.parallel import in_parts
 from ..core.products import product
 from ..core.progress import progress_bar
 from ..core.vectors import unit_rows
+from .cluster import outliers_alone
 from .labels import Rules, apart_distance, modality_labels
 from .neighbors import nearest
 
@@ -72,19 +73,13 @@ def separation(
 KEPT, TIMES = .8, 4 # share of the images that is clustered again, and how often
 
 
-def _alone(labels): # -> int [N]
-    "Labels in which each image that is in no cluster is a cluster of its own."
-    out = labels < 0
-    return np.where(out, labels.max(initial=-1) + np.cumsum(out), labels)
-
-
 def resampled_agreement(
     labels, # int [N] clusters of all images, -1 = outlier
     rows, # int [M] the images that were clustered again
     again, # int [M] their new clusters, -1 = outlier
 ) -> float: # at most 1
     "Adjusted Rand index between old and new clusters of the same images; an outlier is a cluster of its own."
-    return adjusted_rand_score(_alone(labels)[rows], _alone(again))
+    return adjusted_rand_score(outliers_alone(labels)[rows], outliers_alone(again))
 
 # %% ../../nbs/4_method/08_choose.ipynb #c4005e07
 LADDER = ((4, 2), (4, 3), (4, 4), (6, 4), (8, 4), (10, 5), (12, 6), (14, 7), (16, 8), (20, 10), (26, 13), (32, 16),
@@ -165,7 +160,6 @@ class _Trials:
         "Of the steps around the best, those that stand apart nearly as well as the best of the same radius."
         best = self.climb()
         around = self.ladder[max(best - BELOW, 0):best + ABOVE + 1]
-        for at in around: self.row(at)
         found = {eps: [replace(at, eps=eps) for at in around] for eps in _radii(self.rules)}
         def apart(one): return self.row(one)["separation"]
         def enough(best): return min(NEAR * best, best)  # below 0 nothing but the best itself
@@ -220,17 +214,21 @@ def choose_settings(
     curve = curve.sort_values(["modality", "k2", "k1", "eps"], key=_in_order, ignore_index=True)
     rows: Any = curve[curve.chosen].itertuples()
     best = {row.modality: row for row in rows}
-    visible, infrared = (best[m] for m in MODALITIES)
-    images = visible.size + infrared.size
-    numbers = dict(eps=eps, min_samples=int(np.clip(round(min(visible.size, infrared.size) / 4), 2, 4)), k1=visible.k1,
-                   k1_infrared=infrared.k1, k2=visible.k2, k2_infrared=infrared.k2,
-                   n_sub=int(np.clip(round(images / 3), 2, 9)))
+    numbers = _numbers(*(best[m] for m in MODALITIES))
     settings = {name: numbers[name] for name in rules.to_choose}
     return Choice(replace(rules, **settings), settings, curve, _reason(best, settings))
 
 
 def _in_order(column): # -> sortable column: visible first
     return column.map(MODALITIES.index) if column.name == "modality" else column
+
+
+def _numbers(visible, infrared): # rows of the curve -> {name of a setting: number}
+    "What follows from the chosen row of each modality."
+    smaller, both = min(visible.size, infrared.size), visible.size + infrared.size
+    return dict(eps=visible.eps, min_samples=int(np.clip(round(smaller / 4), 2, 4)), k1=visible.k1,
+                k1_infrared=infrared.k1, k2=visible.k2, k2_infrared=infrared.k2,
+                n_sub=int(np.clip(round(both / 3), 2, 9)))
 
 
 def _reason(best, settings): # -> str

@@ -237,7 +237,7 @@ def choice_curve(
     for ax, name in zip(axes, ("how well clusters stand apart", "number of clusters")):
         ax.set(xlabel="number of neighbours: k1, k2", ylabel=name)
         ax.set_xticks(range(len(steps)), [f"{k1}, {k2}" for k2, k1 in steps], rotation=60, fontsize=8)
-    for eps, marker in _radii(df).items(): axes[0].plot([], [], marker, color="#777777", label=f"score, eps {eps:g}")
+    for eps, marker in _markers(df).items(): axes[0].plot([], [], marker, color="#777777", label=f"score, eps {eps:g}")
     axes[0].legend(loc="best", fontsize=8)
     axes[1].legend(loc="best", fontsize=8)
     axes[1].set_ylim(bottom=0)
@@ -245,18 +245,19 @@ def choice_curve(
     return fig
 
 
-def _radii(df): # -> {eps: marker}
-    "Radii of the candidates that were scored."
+def _markers(df): # -> {eps: marker}
+    "A marker for each radius of the candidates that were scored."
     return dict(zip(sorted(df["eps"][df["score"].notna()].unique()), "v^sDP"))
 
 
 def _chosen_step(axes, m, part): # -> words
     "The line and the candidates of one modality, and a ring around what was chosen."
     color, best = COLORS.get(m, "#222222"), part[part["chosen"]].iloc[0]
-    usual = part[part["eps"].isna() | (part["eps"] == part["eps"].mode().get(0, 0))]
+    # a row for each step: with the chosen radius, where the step was tried with it
+    one = part.assign(other=part["eps"] != best.eps).sort_values(["place", "other"]).drop_duplicates("place")
     for ax, name, score in zip(axes, ("separation", "clusters"), ("score", "clusters")):
-        ax.plot(usual["place"], usual[name], color=color, lw=1.2, label=f"{m}, {name}")
-        for eps, marker in _radii(part).items():
+        ax.plot(one["place"], one[name], color=color, lw=1.2, label=f"{m}, {name}")
+        for eps, marker in _markers(part).items():
             own = part[(part["eps"] == eps) & part["score"].notna()]
             ax.plot(own["place"], own[score], marker, color=color, ms=5)
         ax.plot(best.place, best[name if np.isnan(best.score) else score], "o", ms=13, mfc="none", mec=color, mew=1.8)
